@@ -1,0 +1,57 @@
+"""The five complementary modalities and the facts that hold for each of them everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Modality(str, Enum):
+    """A complementary sensor (X). The value is its name in YAML, topics, checkpoints and reports."""
+
+    EVENT = "event"
+    THERMAL = "thermal"
+    DEPTH = "depth"
+    POLARIZATION = "polarization"
+    LIGHT_FIELD = "light_field"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def index(self) -> int:
+        """Position in `MODALITIES`: the integer that stands for this modality in tensors."""
+        return MODALITIES.index(self)
+
+    @property
+    def facts(self) -> ModalityFacts:
+        """What resampling and display need to know about this modality's X image."""
+        return _FACTS[self]
+
+
+@dataclass(frozen=True)
+class ModalityFacts:
+    """Facts of a modality's X image.
+
+    Attributes:
+        letter: the paper's abbreviation (Table I).
+        title: for captions.
+        resamples_linearly: False where interpolation would invent values (event pictures).
+        is_colour: True where the three channels are a picture to look at as it is.
+    """
+
+    letter: str
+    title: str
+    resamples_linearly: bool
+    is_colour: bool
+
+
+MODALITIES: tuple[Modality, ...] = tuple(Modality)
+
+_FACTS = {
+    Modality.EVENT: ModalityFacts("E", "Event", resamples_linearly=False, is_colour=True),
+    Modality.THERMAL: ModalityFacts("T", "Thermal", resamples_linearly=True, is_colour=False),
+    Modality.DEPTH: ModalityFacts("D", "Depth", resamples_linearly=True, is_colour=False),
+    Modality.POLARIZATION: ModalityFacts("P", "Polarization", resamples_linearly=True, is_colour=True),
+    Modality.LIGHT_FIELD: ModalityFacts("LF", "Light field", resamples_linearly=True, is_colour=True),
+}
