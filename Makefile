@@ -1,0 +1,50 @@
+# Every command a contributor needs; `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+# Another index for torch and torchvision, e.g. a CPU or CUDA build of your choice; empty takes the default build.
+TORCH_INDEX ?=
+# Which recording the demo plays.
+MODALITY ?= thermal
+OUT ?= demo_out
+
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+CODE = segrgbx_core segrgbx_ros training
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quick check fix clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the virtual environment with ROS 2 wheels, torch and the tools
+
+$(READY): setup.py requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) torch torchvision)
+	$(BIN)/python -m pip install --quiet --editable ".[ros,train,synth,dev]"
+	touch $@
+
+demo: $(READY)  ## play the shipped recording through the live node; results in demo_out/
+	$(BIN)/python -m segrgbx_ros.demo --modality $(MODALITY) --out $(OUT)
+
+test: $(READY)  ## run the whole CPU test suite
+	$(BIN)/python -m pytest
+
+quick: $(READY)  ## lint and the tests that need neither torch nor ROS
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q --durations=0 test/core -m "not slow and not clip" -k "not model and not clip and not inference and not checkpoint and not batch and not bench"
+
+check: $(READY)  ## format, lint, import rules and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+fix: $(READY)  ## repair format and lint where that can be done by a tool
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what was built, keep the virtual environment
+	rm -rf build install log dist demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

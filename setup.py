@@ -1,0 +1,89 @@
+"""Packaging for colcon (ament_python) and pip alike; versions and bounds have one home each."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+PACKAGE = "segrgbx_ros"
+
+
+def version() -> str:
+    """The version that segrgbx_core declares."""
+    for line in (ROOT / "segrgbx_core" / "__init__.py").read_text(encoding="utf-8").splitlines():
+        if line.startswith("__version__"):
+            return line.split('"')[1]
+    raise RuntimeError("segrgbx_core/__init__.py: no __version__ line")
+
+
+def requirements() -> list:
+    """The lines of requirements.txt that name a package."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def files(pattern: str) -> list:
+    """Files that match a pattern, relative to this folder as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.is_file())
+
+
+setup(
+    name=PACKAGE,
+    version=version(),
+    packages=find_packages(include=["segrgbx_core", "segrgbx_core.*", "segrgbx_ros", "segrgbx_ros.*"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", files("launch/*.launch.py")),
+        (f"share/{PACKAGE}/config", files("config/*.yaml") + files("config/*.xml") + files("config/*.rviz")),
+        # pip puts console scripts into bin/, where `ros2 run` does not look; these wrappers stand where it does.
+        (f"lib/{PACKAGE}", files("resource/lib/*")),
+    ],
+    install_requires=requirements(),
+    extras_require={
+        "ros": [  # ROS 2 Kilted from wheels (x86-64 Linux); on a ROS installation apt has them
+            "ros-rclpy[fastrtps]~=9.1",
+            "ros-sensor-msgs~=5.5",
+            "ros-std-msgs~=5.5",
+            "ros-geometry-msgs~=5.5",
+            "ros-diagnostic-msgs~=5.5",
+            "ros-std-srvs~=5.5",
+            "ros-lifecycle-msgs~=2.3",
+        ],
+        "train": [
+            "accelerate>=1.0",
+            "matplotlib>=3.7",
+            "open_clip_torch>=2.30,<4",
+            "peft>=0.13",
+            "scikit-learn>=1.3",
+            "tensorboard>=2.14",
+            "transformers>=4.46",
+        ],
+        "synth": ["embreex>=4.4"],
+        "dev": [
+            "hypothesis>=6.90",
+            "import-linter>=2.0",
+            "mypy>=1.11",
+            "pytest>=7.4",
+            "pytest-timeout>=2.2",
+            "pytest-cov>=4.1",
+            "ruff>=0.6",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
+    },
+    tests_require=["pytest"],
+    python_requires=">=3.10",
+    zip_safe=True,
+    maintainer="segrgbx maintainers",
+    maintainer_email="maintainers@example.org",
+    description="Semantic segmentation of RGB plus one complementary sensor with one generalist model.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "segrgbx-node = segrgbx_ros.node:main",
+            "segrgbx-replay = segrgbx_ros.replay:main",
+            "segrgbx-bench = segrgbx_core.bench:main",
+        ],
+    },
+)
