@@ -1,0 +1,204 @@
+"""From messages to samples: pairing by stamp and decoding, the same live and in replay.
+
+Neither ROS nor torch: whoever receives messages calls `push` with them, live node and replay
+alike, so both make the same pairs. Decoding is put off until someone asks for the sample, because
+a pair that a newer one replaces is never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from segrgbx_core.align import AlignCounts, Match, PairAligner
+
+from segrgbx_core.encoders import EncodingConfig
+from segrgbx_core.errors import EncodingError
+from segrgbx_core.modality import Modality
+from segrgbx_core.samples import Array, RgbxSample, XForm
+from segrgbx_ros import messages
+from segrgbx_ros.config import NodeConfig, PairConfig, Stream
+
+__all__ = ["PairedMessages", "Pipeline", "Stream"]
+
+NS_PER_MS = 1_000_000
+
+_GREY = ("mono8", "8UC1", "mono16", "16UC1")
+_RGB = ("rgb8", "bgr8", "rgba8", "bgra8")
+_BAYER = tuple(name for name in messages.COLOUR_ENCODINGS if name.startswith("bayer_"))
+# Which encodings of a raw X image make sense for a modality; drawn pictures take `_PICTURE`.
+_RAW = {
+    Modality.THERMAL: (*_GREY, "32FC1"),
+    Modality.DEPTH: ("16UC1", "mono16", "32FC1"),
+    Modality.POLARIZATION: (*_GREY, *_BAYER, "8UC4", "16UC4", "32FC2", *_RGB),
+    Modality.LIGHT_FIELD: messages.COLOUR_ENCODINGS,
+    Modality.EVENT: (),
+}
+_PICTURE = (*_GREY, *messages.COLOUR_ENCODINGS)
+
+
+@dataclass(frozen=True)
+class _Received:
+    message: Any
+    now_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class PairedMessages:
+    """Messages that belong together, not decoded yet.
+
+    Attributes:
+        pair: name of the RGB-X pair.
+        options: the pair's section.
+        rgb_topic: where `rgb` came from, for error messages.
+        x_topic: where `x` came from.
+        rgb: the RGB message; its header is the header of every answer.
+        x: the X message, None where the policy lets RGB go alone.
+        stamp_ns: RGB's stamp in ns.
+        x_stamp_ns: X's stamp in ns, None without X.
+        dt_ns: stamp of X minus stamp of RGB minus the pair's offset, in ns, None without X.
+        held: True where X was already used with an earlier RGB.
+        arrived_ns: the `now_ns` that RGB was pushed with.
+    """
+
+    pair: str
+    options: PairConfig
+    rgb_topic: str
+    x_topic: str
+    rgb: Any
+    x: Any | None
+    stamp_ns: int
+    x_stamp_ns: int | None
+    dt_ns: int | None
+    held: bool
+    arrived_ns: int
+
+    def sample(self) -> RgbxSample:
+        """Decodes both messages.
+
+        Raises:
+            EncodingError: naming the topic, what is wrong with its message and what is allowed.
+        """
+        try:
+            rgb = messages.rgb_array(self.rgb)
+        except EncodingError as error:
+            raise EncodingError(f"topic '{self.rgb_topic}': {error}") from None
+        x, form = self._x(rgb)
+        return RgbxSample(
+            rgb=rgb,
+            x=x,
+            modality=self.options.modality,
+            stamp_ns=self.stamp_ns,
+            frame_id=str(self.rgb.header.frame_id),
+            x_form=form,
+        )
+
+    def _x(self, rgb: Array) -> tuple[Array, XForm]:
+        if (
+            self.x is None
+        ):  # RGB alone: a black picture of X, as modality dropout in training shows it
+            return np.zeros(rgb.shape, np.uint8), XForm.IMAGE
+        modality, form = self.options.modality, self.options.x_form
+        allowed = _PICTURE if form is XForm.IMAGE else _RAW[modality]
+        try:
+            pixels = messages.any_array(
+                self.x,
+                self.options.x_encoding,
+                allowed=allowed,
+                mosaic=modality is Modality.POLARIZATION and form is XForm.RAW,
+            )
+        except EncodingError as error:
+            raise EncodingError(f"topic '{self.x_topic}' ({modality}): {error}") from None
+        return pixels, form
+
+
+class Pipeline:
+    """Pairs the messages of every RGB-X pair by stamp.
+
+    Not thread-safe: one thread pushes and polls. Times called `now_ns` only need to come from one
+    clock that does not run backward; stamps come from the messages.
+    """
+
+    def __init__(self, config: NodeConfig, encoding: EncodingConfig) -> None:
+        self._config = config
+        self._encoding = encoding
+        self._aligners = {
+            name: PairAligner[_Received, _Received](
+                config.sync, round(section.x_offset_ms * NS_PER_MS)
+            )
+            for name, section in config.sections()
+        }
+
+    @property
+    def config(self) -> NodeConfig:
+        """What the pipeline was built with."""
+        return self._config
+
+    def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[PairedMessages]:
+        """Takes one message and gives back the pairs that are complete now, in the order of RGB.
+
+        Raises:
+            EncodingError: naming the topic, for a message without a stamp.
+        """
+        aligner = self._aligners[pair]
+        try:
+            stamp = messages.stamp_ns(message)
+        except EncodingError as error:
+            raise EncodingError(f"topic '{self._config.topic(pair, stream)}': {error}") from None
+        received = _Received(message, now_ns)
+        if stream is Stream.RGB:
+            return self._paired(pair, aligner.push_rgb(stamp, received, now_ns))
+        return self._paired(pair, aligner.push_x(stamp, received, now_ns))
+
+    def poll(self, now_ns: int) -> list[PairedMessages]:
+        """Pairs whose waiting time is over at `now_ns`."""
+        return [
+            paired
+            for pair, aligner in self._aligners.items()
+            for paired in self._paired(pair, aligner.poll(now_ns))
+        ]
+
+    def flush(self) -> list[PairedMessages]:
+        """Resolves all that waits; for the end of a recording."""
+        return [
+            paired
+            for pair, aligner in self._aligners.items()
+            for paired in self._paired(pair, aligner.flush())
+        ]
+
+    def clear(self) -> None:
+        """Forgets all messages that wait."""
+        for aligner in self._aligners.values():
+            aligner.clear()
+
+    def counts(self, pair: str) -> AlignCounts:
+        """What became of the messages of a pair so far."""
+        return self._aligners[pair].counts
+
+    def next_deadline_ns(self) -> int | None:
+        """When `poll` will have something to do at the latest, None when nothing waits."""
+        deadlines = (aligner.next_deadline_ns() for aligner in self._aligners.values())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _paired(
+        self, pair: str, matches: Iterable[Match[_Received, _Received]]
+    ) -> list[PairedMessages]:
+        config = self._config
+        return [
+            PairedMessages(
+                pair=pair,
+                options=config.pair(pair),
+                rgb_topic=config.topic(pair, Stream.RGB),
+                x_topic=config.topic(pair, Stream.X),
+                rgb=match.rgb.message,
+                x=None if match.x is None else match.x.message,
+                stamp_ns=match.rgb_stamp_ns,
+                x_stamp_ns=match.x_stamp_ns,
+                dt_ns=match.dt_ns,
+                held=match.held,
+                arrived_ns=match.rgb.now_ns,
+            )
+            for match in matches
+        ]
