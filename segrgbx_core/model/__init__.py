@@ -1,0 +1,60 @@
+"""The networks of segrgbx and the presets that name their sizes."""
+
+from __future__ import annotations
+
+from segrgbx_core.model.backbone import BackboneConfig
+from segrgbx_core.model.head import HeadConfig
+from segrgbx_core.model.prompts import PromptConfig
+from segrgbx_core.model.refinement import RefinementConfig
+from segrgbx_core.model.segrgbx import ModelConfig, Scene, SegRGBX
+
+__all__ = ["PRESETS", "ModelConfig", "Scene", "SegRGBX", "build_model"]
+
+_TINY = ModelConfig(
+    backbone=BackboneConfig(
+        embed_dims=(24, 48, 80, 112), depths=(1, 2, 2, 2), num_heads=(1, 2, 4, 4), drop_path=0.05
+    ),
+    prompts=PromptConfig(num_control=2, num_aligned=2),
+    refinement=RefinementConfig(
+        num_heads=4, mlp_ratio=2.0, query_grid=(2, 2), query_hidden=64, position_grid=(8, 10)
+    ),
+    head=HeadConfig(embed_dim=64),
+)
+
+
+def _mit(depths: tuple[int, int, int, int]) -> ModelConfig:
+    return ModelConfig(backbone=BackboneConfig(depths=depths))
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": _TINY,
+    "b0": ModelConfig(
+        backbone=BackboneConfig(embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
+        refinement=RefinementConfig(),
+        head=HeadConfig(embed_dim=256),
+    ),
+    "b1": ModelConfig(
+        backbone=BackboneConfig(depths=(2, 2, 2, 2)),
+        refinement=RefinementConfig(),
+        head=HeadConfig(embed_dim=256),
+    ),
+    "b2": _mit((3, 4, 6, 3)),
+    "b3": _mit((3, 4, 18, 3)),
+    "b4": _mit((3, 8, 27, 3)),
+    "b5": _mit((3, 6, 40, 3)),
+    "pvt_v2_b2": ModelConfig(
+        backbone=BackboneConfig(mlp_ratios=(8.0, 8.0, 4.0, 4.0), patch_norm_eps=1e-6)
+    ),
+}
+"""Sizes by name; the paper's model is `b2`. `tiny` serves tests and the demo."""
+
+
+def build_model(config: ModelConfig, num_classes: int, embed_dim: int) -> SegRGBX:
+    """A SegRGB-X with random weights.
+
+    Args:
+        config: architecture, such as `PRESETS["b2"]`.
+        num_classes: classes of the unified label space.
+        embed_dim: width of the MA-CLIP embeddings.
+    """
+    return SegRGBX(config, num_classes, embed_dim)

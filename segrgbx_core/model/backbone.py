@@ -1,0 +1,224 @@
+"""The Mix Transformer (MiT) encoder of SegFormer, with prompts in the keys and values of its attention.
+
+Dimensions: B images (2B when both streams run as one batch), H W the pixels of a stage's map, N = H*W
+tokens, D their width, R tokens that remain after spatial reduction, K prompts, h heads.
+
+With no prompts the encoder is SegFormer's, value for value. `pvt_v2_b2` is the same network with wider
+feed-forward layers in its first stages, so its weights (free of SegFormer's licence terms) fit too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from segrgbx_core.config import Config, option
+
+STRIDES = (4, 8, 16, 32)
+"""Input pixels per pixel of each stage's map."""
+
+
+class BackboneConfig(Config):
+    """Shape of the encoder; every tuple has one entry per stage."""
+
+    embed_dims: tuple[int, int, int, int] = option((64, 128, 320, 512), doc="token width")
+    depths: tuple[int, int, int, int] = option((3, 4, 6, 3), doc="transformer blocks")
+    num_heads: tuple[int, int, int, int] = option((1, 2, 5, 8), doc="attention heads")
+    sr_ratios: tuple[int, int, int, int] = option(
+        (8, 4, 2, 1), doc="side of the square of tokens that becomes one key and value"
+    )
+    mlp_ratios: tuple[float, float, float, float] = option(
+        (4.0, 4.0, 4.0, 4.0), doc="hidden width of the feed-forward layer over the token width"
+    )
+    drop_path: float = option(
+        0.1,
+        doc="share of samples that skip the last block in training; grows linearly from 0",
+        low=0,
+        high=1,
+    )
+    patch_norm_eps: float = option(
+        1e-5, doc="epsilon of the norms behind patch embedding and spatial reduction", low=0
+    )
+    block_norm_eps: float = option(1e-6, doc="epsilon of the norms of blocks and stages", low=0)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches to normalised tokens; stride 4 before stage 1, stride 2 before the others."""
+
+    def __init__(self, in_channels: int, width: int, kernel: int, stride: int, eps: float) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, C, H', W') to tokens (B, N, D) and the size of their grid (H, W)."""
+        patches = self.proj(image)  # (B, D, H, W)
+        height, width = patches.shape[-2:]
+        return self.norm(to_tokens(patches)), (height, width)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over spatially reduced keys and values, and over prompts."""
+
+    def __init__(self, width: int, num_heads: int, sr_ratio: int, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        if sr_ratio > 1:
+            self.sr: nn.Module | None = nn.Conv2d(width, width, sr_ratio, sr_ratio)
+            self.sr_norm: nn.Module | None = nn.LayerNorm(width, eps=eps)
+        else:
+            self.sr = self.sr_norm = None
+
+    def forward(
+        self, tokens: Tensor, size: tuple[int, int], prompt_kv: Tensor | None = None
+    ) -> Tensor:
+        """Attends from every token to the reduced tokens and to the prompts.
+
+        The prompts have no queries: what they would collect, the paper's O_M, is thrown away by every
+        layer. They join behind the reduction because they have no place in the image.
+
+        Args:
+            tokens: normalised tokens (B, N, D).
+            size: (H, W) with H * W == N.
+            prompt_kv: the prompts through `kv`, (B, K, 2D).
+        """
+        context = tokens
+        if self.sr is not None and self.sr_norm is not None:
+            context = self.sr_norm(to_tokens(self.sr(to_map(tokens, size))))  # (B, R, D)
+        kv = self.kv(context)  # (B, R, 2D)
+        if prompt_kv is not None:
+            kv = torch.cat([kv, prompt_kv], dim=1)  # (B, R + K, 2D)
+        key, value = (split_heads(part, self.num_heads) for part in kv.chunk(2, dim=-1))
+        attended = F.scaled_dot_product_attention(
+            split_heads(self.q(tokens), self.num_heads), key, value
+        )
+        return self.proj(merge_heads(attended))
+
+
+class MixFeedForward(nn.Module):
+    """Feed-forward layer whose 3x3 depthwise convolution tells tokens where they are."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens (B, N, D) to tokens (B, N, D)."""
+        mixed = to_tokens(self.dwconv(to_map(self.fc1(tokens), size)))
+        return self.fc2(F.gelu(mixed))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: BackboneConfig, stage: int, drop_path: float) -> None:
+        super().__init__()
+        width = config.embed_dims[stage]
+        self.norm1 = nn.LayerNorm(width, eps=config.block_norm_eps)
+        self.attn = Attention(
+            width, config.num_heads[stage], config.sr_ratios[stage], config.patch_norm_eps
+        )
+        self.norm2 = nn.LayerNorm(width, eps=config.block_norm_eps)
+        self.mlp = MixFeedForward(width, int(width * config.mlp_ratios[stage]))
+        self.drop_path = DropPath(drop_path)
+
+    def prompt_kv(self, prompts: Tensor) -> Tensor:
+        """Prompts (B, K, D) as this block's keys and values (B, K, 2D)."""
+        return self.attn.kv(self.norm1(prompts))
+
+    def forward(
+        self, tokens: Tensor, size: tuple[int, int], prompt_kv: Tensor | None = None
+    ) -> Tensor:
+        """Tokens (B, N, D) to tokens (B, N, D)."""
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), size, prompt_kv))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens), size))
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks and a last norm; its map is an output and the next stage's input."""
+
+    def __init__(self, config: BackboneConfig, stage: int, drop_paths: list[float]) -> None:
+        super().__init__()
+        width = config.embed_dims[stage]
+        in_channels, kernel, stride = (
+            (3, 7, 4) if stage == 0 else (config.embed_dims[stage - 1], 3, 2)
+        )
+        self.patch_embed = PatchEmbed(in_channels, width, kernel, stride, config.patch_norm_eps)
+        self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in drop_paths)
+        self.norm = nn.LayerNorm(width, eps=config.block_norm_eps)
+
+    def prompt_kv(self, prompts: Tensor) -> Tensor:
+        """Prompts (B, K, D) as the keys and values of every block, (blocks, B, K, 2D)."""
+        return torch.stack([block.prompt_kv(prompts) for block in self.blocks])
+
+    def forward(self, features: Tensor, prompt_kv: Tensor | None = None) -> Tensor:
+        """Maps (B, C, H', W') of the stage before to maps (B, D, H, W)."""
+        tokens, size = self.patch_embed(features)  # (B, N, D)
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, size, None if prompt_kv is None else prompt_kv[index])
+        return to_map(self.norm(tokens), size)
+
+
+class MixTransformer(nn.Module):
+    """Four stages at 1/4, 1/8, 1/16 and 1/32 of the input, each a map for fusion and head."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        starts = [sum(config.depths[:stage]) for stage in range(4)]
+        self.config = config
+        self.stages = nn.ModuleList(
+            Stage(config, stage, rates[start : start + config.depths[stage]])
+            for stage, start in enumerate(starts)
+        )
+        self.apply(init_weights)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Image (B, 3, H, W) to the four maps; `SegRGBX` walks `stages` itself to fuse in between."""
+        features, outputs = image, []
+        for stage in self.stages:
+            features = stage(features)
+            outputs.append(features)
+        return outputs
+
+
+def to_tokens(features: Tensor) -> Tensor:
+    """(B, D, H, W) to (B, H*W, D), row by row."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H*W, D) to (B, D, H, W); a view in channels-last order."""
+    return tokens.transpose(1, 2).unflatten(2, size)
+
+
+def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
+    """(B, N, D) to (B, h, N, D/h)."""
+    return tokens.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(heads: Tensor) -> Tensor:
+    """(B, h, N, D/h) to (B, N, D)."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def init_weights(module: nn.Module) -> None:
+    """SegFormer's initialisation: small normal linear layers, fan-out normal convolutions."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
