@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import (  # noqa: TID251 - one of the modules that may
+from rosbags.interfaces import (
     Connection,
     Qos,
     QosDurability,
@@ -17,7 +17,7 @@ from rosbags.interfaces import (  # noqa: TID251 - one of the modules that may
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import StoragePlugin, Writer  # noqa: TID251
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from segrgbx_core.errors import DataError
 from segrgbx_core.samples import Array

@@ -16,12 +16,13 @@ from types import TracebackType
 from typing import Any
 
 import yaml
-from rosbags.interfaces import (  # noqa: TID251 - one of the modules that may
+from rosbags.interfaces import (
     Connection,
     MessageDefinitionFormat,
+    QosDurability,
 )
-from rosbags.rosbag2 import Reader  # noqa: TID251
-from rosbags.typesys import (  # noqa: TID251
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import (
     Stores,
     TypesysError,
     get_types_from_idl,
@@ -55,11 +56,19 @@ _DEFINITIONS = {
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of a recording: name, ROS type (`sensor_msgs/msg/Image`), number of messages."""
+    """A topic of a recording.
+
+    Attributes:
+        name: full topic name.
+        type: ROS type, such as `sensor_msgs/msg/Image`.
+        count: number of messages.
+        latched: True where the recorded publisher kept its last message for late subscribers.
+    """
 
     name: str
     type: str
     count: int
+    latched: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +153,9 @@ class Bag:
         found: dict[str, Topic] = {}
         for item in sorted(self._connections(), key=lambda connection: connection.topic):
             count = item.msgcount + (found[item.topic].count if item.topic in found else 0)
-            found[item.topic] = Topic(item.topic, item.msgtype, count)
+            profiles = getattr(item.ext, "offered_qos_profiles", ())
+            latched = any(qos.durability is QosDurability.TRANSIENT_LOCAL for qos in profiles)
+            found[item.topic] = Topic(item.topic, item.msgtype, count, latched)
         return found
 
     @property

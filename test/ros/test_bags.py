@@ -183,6 +183,8 @@ def test_event_packets_and_label_info_need_no_installation(tmp_path):
         bag.write("/text", bag.string("grüß"), 3)
     with Bag(tmp_path / "bag") as bag:
         decoded = [bag.decode(message) for message in bag.messages()]
+        assert bag.topics["/label_info"].latched
+        assert not bag.topics["/events"].latched
     assert decoded[0].encoding == "mono"
     np.testing.assert_array_equal(decoded[0].events, np.arange(16))
     assert {item.class_id: item.class_name for item in decoded[1].class_map} == {

@@ -1,0 +1,321 @@
+"""What a replay found: scores, pairing, latency; as JSON for programs and Markdown for people.
+
+Everything but the `timing` entry depends on recording, config and checkpoint alone, so two runs of
+the same replay write the same report apart from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
+
+MATRIX_LIMIT = 24
+"""Largest number of classes for which Markdown shows the confusion matrix; JSON always has it."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Statistics of a list of numbers; all 0 when it is empty."""
+
+    count: int
+    mean: float
+    p50: float
+    p95: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Statistics of `values`."""
+        if not len(values):
+            return cls(0, 0.0, 0.0, 0.0, 0.0)
+        data = np.asarray(values, np.float64)
+        low, high = np.percentile(data, (50, 95))
+        return cls(len(data), float(data.mean()), float(low), float(high), float(data.max()))
+
+    def to_dict(self, digits: int = 3) -> dict[str, Any]:
+        """Plain values, rounded."""
+        names = ("mean", "p50", "p95", "max")
+        return {"count": self.count} | {name: round(getattr(self, name), digits) for name in names}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Agreement with the truth.
+
+    Attributes:
+        names: class names; position is the id.
+        confusion: pixels by true and predicted class.
+        frames: frames with truth.
+        unlabeled_frames: predictions without truth of the same stamp.
+    """
+
+    names: tuple[str, ...]
+    confusion: ConfusionMatrix
+    frames: int
+    unlabeled_frames: int = 0
+
+    @property
+    def present(self) -> list[int]:
+        """Ids that occur in the truth or in the predictions."""
+        return [int(index) for index in np.flatnonzero(~np.isnan(self.confusion.iou()))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; IoU of absent classes is left out."""
+        iou, matrix, present = self.confusion.iou(), self.confusion.matrix, self.present
+        columns = [*present, matrix.shape[1] - 1]
+        return {
+            "frames": self.frames,
+            "frames_without_truth": self.unlabeled_frames,
+            "miou": _number(self.confusion.miou(AbsentClass.SKIP)),
+            "miou_absent_as_zero": _number(self.confusion.miou(AbsentClass.ZERO)),
+            "pixel_accuracy": _number(self.confusion.pixel_accuracy()),
+            "classes_present": len(present),
+            "classes": len(self.names),
+            "per_class_iou": {self.names[index]: _number(iou[index]) for index in present},
+            "confusion": {
+                "rows": "truth",
+                "columns": [*(self.names[index] for index in present), "void"],
+                "matrix": matrix[np.ix_(present, columns)].tolist(),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """What became of one RGB-X pair.
+
+    Attributes:
+        modality: name of the modality.
+        topics: recorded topic of each input.
+        rgb: RGB messages read.
+        x: X messages read.
+        paired: RGB messages that went to the model.
+        held: of those, how many with an X that was already used.
+        rgb_only: of those, how many without X.
+        dropped: RGB and X messages that were not used, by cause.
+        skew_ms: stamp of X minus stamp of RGB minus the configured offset, absolute, in ms.
+        first_fault: first message that could not be decoded, empty when all could.
+        scores: agreement with the truth, None without truth.
+    """
+
+    modality: str
+    topics: dict[str, str]
+    rgb: int
+    x: int
+    paired: int
+    held: int
+    rgb_only: int
+    dropped: dict[str, int]
+    skew_ms: Spread
+    first_fault: str = ""
+    scores: Scores | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "modality": self.modality,
+            "topics": self.topics,
+            "rgb_messages": self.rgb,
+            "x_messages": self.x,
+            "paired": self.paired,
+            "held": self.held,
+            "rgb_only": self.rgb_only,
+            "dropped": dict(sorted(self.dropped.items())),
+            "skew_ms": self.skew_ms.to_dict(),
+            "first_fault": self.first_fault,
+            "scores": self.scores.to_dict() if self.scores else None,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a replay.
+
+    Attributes:
+        recording: path of the recording.
+        recording_s: its duration in s.
+        checkpoint: path, hash, provenance.
+        label_space: name, hash, number of classes.
+        device: what the model ran on, with precision.
+        config: resolved options.
+        pairs: by name.
+        notes: choices the user should know of, such as a namespace that was found.
+        stages_ms: duration of each stage per frame in ms.
+        wall_s: how long the replay took in s.
+    """
+
+    recording: str
+    recording_s: float
+    checkpoint: dict[str, Any]
+    label_space: dict[str, Any]
+    device: str
+    config: dict[str, Any]
+    pairs: dict[str, PairReport]
+    notes: tuple[str, ...] = ()
+    stages_ms: Mapping[str, Spread] = field(default_factory=dict)
+    wall_s: float = 0.0
+
+    @property
+    def paired(self) -> int:
+        """Frames that went to the model."""
+        return sum(pair.paired for pair in self.pairs.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "recording": {"path": self.recording, "duration_s": round(self.recording_s, 3)},
+            "checkpoint": self.checkpoint,
+            "label_space": self.label_space,
+            "device": self.device,
+            "notes": list(self.notes),
+            "pairs": {name: pair.to_dict() for name, pair in self.pairs.items()},
+            "config": self.config,
+            "timing": {
+                "wall_s": round(self.wall_s, 2),
+                "stages_ms": {name: item.to_dict() for name, item in self.stages_ms.items()},
+            },
+        }
+
+    def to_markdown(self) -> str:
+        """A page with tables."""
+        lines = [f"# Replay of {Path(self.recording).name}", ""]
+        lines += _table(
+            ("", ""),
+            [
+                ("recording", f"`{self.recording}`, {self.recording_s:.1f} s"),
+                ("checkpoint", f"`{self.checkpoint.get('path', '')}`"),
+                ("checkpoint hash", f"`{self.checkpoint.get('hash', '')}`"),
+                (
+                    "label space",
+                    f"{self.label_space.get('name')} ({self.label_space.get('classes')} classes, "
+                    f"hash `{self.label_space.get('hash')}`)",
+                ),
+                ("device", self.device),
+            ],
+        )
+        lines += [f"- {note}" for note in self.notes]
+        for name, pair in self.pairs.items():
+            lines += ["", f"## Pair `{name}` ({pair.modality})", ""]
+            lines += _score_lines(pair.scores) if pair.scores else ["No truth was given.", ""]
+            lines += _pairing_lines(pair)
+        lines += ["", "## Latency per frame", ""]
+        lines += _table(
+            ("stage", "p50 ms", "p95 ms", "max ms", "frames"),
+            [
+                (name, f"{item.p50:.1f}", f"{item.p95:.1f}", f"{item.max:.1f}", item.count)
+                for name, item in self.stages_ms.items()
+            ],
+        )
+        lines += [f"The whole replay took {self.wall_s:.1f} s.", "", "## Configuration", ""]
+        lines += ["```yaml", yaml.safe_dump(self.config, sort_keys=False).rstrip(), "```"]
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Writes `report.json` and `report.md` into a folder that exists."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        lines = []
+        for name, pair in self.pairs.items():
+            lost = ", ".join(f"{cause} {count}" for cause, count in sorted(pair.dropped.items()))
+            lines.append(
+                f"{name}: {pair.paired} of {pair.rgb} RGB images segmented"
+                + (f" (not used: {lost})" if lost else "")
+                + f", |skew| mean {pair.skew_ms.mean:.1f} ms, max {pair.skew_ms.max:.1f} ms"
+            )
+            if pair.scores:
+                lines.append(f"{name}: {_headline(pair.scores)}")
+        if "total" in self.stages_ms:
+            total = self.stages_ms["total"]
+            lines.append(f"latency per frame: p50 {total.p50:.1f} ms, p95 {total.p95:.1f} ms")
+        return "\n".join(lines)
+
+
+def _headline(scores: Scores) -> str:
+    skip = scores.confusion.miou(AbsentClass.SKIP)
+    zero = scores.confusion.miou(AbsentClass.ZERO)
+    text = (
+        f"mIoU {_percent(skip)} over the {len(scores.present)} classes that occur in truth or "
+        f"prediction, pixel accuracy {_percent(scores.confusion.pixel_accuracy())}, "
+        f"{scores.frames} frames with truth"
+    )
+    if not np.isclose(skip, zero, equal_nan=True):
+        absent = len(scores.names) - len(scores.present)
+        text += f" (mIoU {_percent(zero)} with the {absent} absent classes counted as 0)"
+    return text
+
+
+def _score_lines(scores: Scores) -> list[str]:
+    lines = [f"{_headline(scores)}.", ""]
+    if scores.unlabeled_frames:
+        lines += [f"{scores.unlabeled_frames} frames have no truth and are not scored.", ""]
+    iou, matrix = scores.confusion.iou(), scores.confusion.matrix
+    rows: list[tuple[Any, ...]] = []
+    for index in scores.present:
+        wrong = matrix[index].copy()
+        wrong[index] = 0
+        worst, total = int(wrong.argmax()), int(matrix[index].sum())
+        taken = ""
+        if wrong[worst]:
+            name = scores.names[worst] if worst < len(scores.names) else "void"
+            taken = f"{name} ({_percent(wrong[worst] / total)})"
+        rows.append((index, scores.names[index], _percent(iou[index]), total, taken))
+    lines += _table(("id", "class", "IoU", "true pixels", "most often taken for"), rows)
+    if len(scores.present) <= MATRIX_LIMIT:
+        lines += ["", "Confusion, percent of the true pixels of each row:", ""]
+        lines += _matrix_lines(scores)
+    return lines
+
+
+def _matrix_lines(scores: Scores) -> list[str]:
+    matrix, present = scores.confusion.matrix, scores.present
+    columns = [*present, matrix.shape[1] - 1]
+    rows = []
+    for index in present:
+        total = max(int(matrix[index].sum()), 1)
+        shares = [100.0 * matrix[index, column] / total for column in columns]
+        rows.append((scores.names[index], *(f"{share:.0f}" if share else "" for share in shares)))
+    return _table(("truth \\ labels", *(scores.names[index] for index in present), "void"), rows)
+
+
+def _pairing_lines(pair: PairReport) -> list[str]:
+    rows: list[tuple[Any, ...]] = [
+        ("RGB images", f"{pair.rgb} on `{pair.topics.get('rgb', '')}`"),
+        ("X images", f"{pair.x} on `{pair.topics.get('x', '')}`"),
+        ("segmented", pair.paired),
+        (
+            "stamp difference, absolute",
+            f"mean {pair.skew_ms.mean:.2f} ms, p95 "
+            f"{pair.skew_ms.p95:.2f} ms, max {pair.skew_ms.max:.2f} ms",
+        ),
+        ("with an X used before (held)", pair.held),
+        ("without X (RGB only)", pair.rgb_only),
+    ]
+    rows += [(f"not used: {cause}", count) for cause, count in sorted(pair.dropped.items())]
+    if pair.first_fault:
+        rows.append(("first message that could not be read", pair.first_fault))
+    return ["", *_table(("pairing", ""), rows)]
+
+
+def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines] + [""]
+
+
+def _percent(value: float) -> str:
+    return "n/a" if np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)
