@@ -1,10 +1,10 @@
-"""The Mix Transformer (MiT) encoder of SegFormer, with prompts in the keys and values of its attention.
+"""The Mix Transformer (MiT) encoder of SegFormer, with prompts in its keys and values.
 
-Dimensions: B images (2B when both streams run as one batch), H W the pixels of a stage's map, N = H*W
-tokens, D their width, R tokens that remain after spatial reduction, K prompts, h heads.
+Dimensions: B images (2B when both streams run as one batch), H W the pixels of a stage's map,
+N = H*W tokens, D their width, R tokens that remain after spatial reduction, K prompts, h heads.
 
-With no prompts the encoder is SegFormer's, value for value. `pvt_v2_b2` is the same network with wider
-feed-forward layers in its first stages, so its weights (free of SegFormer's licence terms) fit too.
+With no prompts the encoder is SegFormer's, value for value. PVTv2 is the same network with wider
+feed-forward layers in its first stages, so its weights fit too (and carry a freer licence).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BackboneConfig(Config):
 
 
 class PatchEmbed(nn.Module):
-    """Overlapping patches to normalised tokens; stride 4 before stage 1, stride 2 before the others."""
+    """Overlapping patches to normalised tokens; stride 4 before stage 1, 2 before the others."""
 
     def __init__(self, in_channels: int, width: int, kernel: int, stride: int, eps: float) -> None:
         super().__init__()
@@ -81,8 +81,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attends from every token to the reduced tokens and to the prompts.
 
-        The prompts have no queries: what they would collect, the paper's O_M, is thrown away by every
-        layer. They join behind the reduction because they have no place in the image.
+        The prompts have no queries: what they would collect, the paper's O_M, is thrown away by
+        every layer. They join behind the reduction because they have no place in the image.
 
         Args:
             tokens: normalised tokens (B, N, D).
@@ -183,7 +183,7 @@ class MixTransformer(nn.Module):
         self.apply(init_weights)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W) to the four maps; `SegRGBX` walks `stages` itself to fuse in between."""
+        """Image (B, 3, H, W) to the four maps; `SegRGBX` walks `stages` itself to fuse between."""
         features, outputs = image, []
         for stage in self.stages:
             features = stage(features)

@@ -41,7 +41,7 @@ class FeatureRectify(nn.Module):
 
 
 class StreamExchange(nn.Module):
-    """One stream's half of the cross attention: what it offers and what it makes of the other's offer."""
+    """One stream's half of the cross attention: what it offers and what it makes of an offer."""
 
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()

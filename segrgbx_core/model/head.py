@@ -55,7 +55,7 @@ class MlpHead(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> FoldedHead:
-        """The same function in eval mode, with everything before the ReLU folded into one layer per stage."""
+        """The same function in eval mode, all before the ReLU folded into one layer per stage."""
         scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)  # (E,)
         bias = self.norm.bias - scale * self.norm.running_mean
         if self.fuse.bias is not None:
@@ -70,7 +70,7 @@ class MlpHead(nn.Module):
 
 
 class FoldedHead(nn.Module):
-    """`MlpHead` for inference: mixes at each stage's own size, because resizing and mixing commute."""
+    """`MlpHead` for inference: mixes at each stage's own size, as resizing and mixing commute."""
 
     def __init__(self, weights: list[Tensor], bias: Tensor, classifier: nn.Conv2d) -> None:
         super().__init__()
@@ -91,5 +91,5 @@ class FoldedHead(nn.Module):
 
 
 def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) to (B, C, *size), bilinear between pixel centres; the same size changes nothing."""
+    """(B, C, h, w) to (B, C, *size), bilinear between pixel centres; exact at the same size."""
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)

@@ -1,12 +1,13 @@
 """Domain-Specific Refinement Module (DSRM): stage-4 features refined by two prompted attentions.
 
-Dimensions: B images (2B when both streams run as one batch), C channels, H W the map, N = H*W tokens,
-G positions of the channel attention's fixed grid, K universal prompts, E width of an embedding,
-L tokens of width W as one attention sees them (L = N, W = C spatially; L = C, W = G over channels).
+Dimensions: B images (2B when both streams run as one batch), C channels, H W the map, N = H*W
+tokens, G positions of the channel attention's fixed grid, K universal prompts, E width of an
+embedding, L tokens of width W as an attention sees them (spatial: L = N, W = C; channel: L = C,
+W = G).
 
-The first attention is prompted by what the features select from the universal prompts U (Eqs. 2-4),
-the second by the scene embedding S (Eqs. 5-7). Both prompts are made on small grids and interpolated,
-so a checkpoint accepts any input size. The readings of the paper behind this file are in docs/paper.md.
+The first attention is prompted by what the features select from the universal prompts U (Eqs. 2
+to 4), the second by the scene embedding S (Eqs. 5 to 7). Both prompts are made on small grids and
+interpolated, so a checkpoint accepts any input size. Our readings of the paper are numbered in docs/paper.md.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class StructurePlan:
     Attributes:
         first: axis of the first attention.
         second: axis of the second attention.
-        prompt_is_query: the first attention's prompt asks the features; otherwise the features ask it.
-        universal: the first prompt comes from the universal prompts; otherwise it is the features.
+        prompt_is_query: the first prompt asks the features; otherwise the features ask it.
+        universal: the first prompt is selected from U; otherwise it is the features.
     """
 
     first: Axis
@@ -117,7 +118,7 @@ class RefinementConfig(Config):
 
 
 class PromptedAttention(nn.Module):
-    """Residual cross attention between tokens and their prompt, then a residual feed-forward layer."""
+    """Residual cross attention of tokens and their prompt, then a residual feed-forward layer."""
 
     def __init__(
         self, width: int, num_heads: int, mlp_ratio: float, prompt_is_query: bool
@@ -164,7 +165,7 @@ class SpatialRefine(nn.Module):
 
 
 class ChannelRefine(nn.Module):
-    """Attention between channels: tokens are the channels, each seen at the positions of a fixed grid.
+    """Attention between channels: tokens are the channels, each seen on a fixed grid of positions.
 
     What the attention adds on the grid is added to the map at its own size, so no detail is lost.
     """
@@ -186,7 +187,7 @@ class ChannelRefine(nn.Module):
 
 
 class UniversalPrompts(nn.Module):
-    """Learned feature collection U and the indicator chi that says how much of each item is present."""
+    """Learned feature collection U and the indicator chi of how much of each item is present."""
 
     def __init__(self, config: RefinementConfig, channels: int) -> None:
         super().__init__()
@@ -223,7 +224,7 @@ class RefinementBlock(nn.Module):
         self.second = _refine(plan.second, config, channels, prompt_is_query=True)
 
     def forward(self, features: Tensor, query: Tensor) -> Tensor:
-        """Maps (B, C, H, W) and the scene's prompt Reshape(MLP(S)) (B, C, h, w) to refined maps."""
+        """Maps (B, C, H, W) and the scene's Reshape(MLP(S)) (B, C, h, w) to refined maps."""
         features = self.first(features, self.universal(features))  # F_c
         return self.second(features, query)  # F_s
 

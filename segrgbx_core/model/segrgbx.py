@@ -1,7 +1,8 @@
 """SegRGB-X (Fig. 2): one network that segments RGB together with any complementary modality X.
 
 Dimensions: B pairs, 2B images (all RGB, then all X: one batch through shared weights), H W pixels,
-E width of an MA-CLIP embedding, D_i channels of stage i = 1..4, H_i W_i its map, K prompts, C classes.
+E width of an MA-CLIP embedding, D_i channels of stage i = 1..4, H_i W_i its map, K prompts,
+C classes.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ class ModelConfig(Config):
 
 
 class Scene(NamedTuple):
-    """Everything that depends on embeddings and modalities alone; a vehicle may keep it for some frames.
+    """What depends on embeddings and modalities alone; a vehicle may keep it for some frames.
 
     Attributes:
-        prompt_kv: per stage, its prompts as keys and values of every block, (blocks, 2B, K, 2 D_i).
+        prompt_kv: per stage, prompts as keys and values of every block, (blocks, 2B, K, 2 D_i).
         queries: per DSRM, its spatial query on a small grid, (2B, D_4, h, w).
     """
 
@@ -86,7 +87,7 @@ class SegRGBX(nn.Module):
         for part in (self.prompts, self.rectify, self.fuse, self.refine):
             part.apply(init_weights)
         self.head: nn.Module = MlpHead(config.head, widths, num_classes)
-        # Without MA-CLIP the DSRM still needs a query: one learned vector takes the embeddings' place.
+        # Without MA-CLIP the DSRM still needs a query: a learned vector replaces the embeddings.
         learns_scene = depth > 0 and not config.use_ma_clip
         self.learned_scene = nn.Parameter(torch.randn(embed_dim)) if learns_scene else None
         x_mean, x_std = (
@@ -136,6 +137,10 @@ class SegRGBX(nn.Module):
 
     def segment(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
         """Logits (B, C, H, W) of image pairs in a known scene; images as in `forward`."""
+        return resize(self.coarse_logits(rgb, x, scene), rgb.shape[-2:])
+
+    def coarse_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
+        """Logits (B, C, H_1, W_1) before they are brought to full size, a quarter of each side."""
         if rgb.shape != x.shape or min(rgb.shape[-2:]) < MIN_SIDE:
             raise ValueError(
                 f"images: rgb {tuple(rgb.shape)} and x {tuple(x.shape)}; "
@@ -152,9 +157,9 @@ class SegRGBX(nn.Module):
             rgb_features, x_features = self.rectify[index](*features.chunk(2))
             fused.append(self.fuse[index](rgb_features, x_features))  # (B, D_i, H_i, W_i)
             features = torch.cat([rgb_features, x_features])
-        return resize(self.head(fused), rgb.shape[-2:])
+        return self.head(fused)
 
     def fold_head(self) -> None:
-        """Replaces the head by its cheaper equal for inference; it can no longer be trained or saved."""
+        """Replaces the head by its cheaper equal for inference; not to be trained or saved."""
         if isinstance(self.head, MlpHead):
             self.head = self.head.folded()
