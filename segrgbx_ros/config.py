@@ -12,9 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, create_model, field_validator, model_validator
-from segrgbx_core.align import AlignConfig
+from pydantic import create_model, field_validator, model_validator
 
+from segrgbx_core.align import AlignConfig
 from segrgbx_core.config import Config, from_mapping, option, read_mapping
 from segrgbx_core.encoders import SensorConfig
 from segrgbx_core.errors import ConfigError
@@ -256,7 +256,7 @@ def node_config_type(pairs: tuple[str, ...]) -> type[NodeConfig]:
             )
         if pairs.count(name) > 1:
             raise ConfigError(f"pairs: '{name}' stands twice")
-    sections: dict[str, Any] = {name: _pair_field(name) for name in pairs}
+    sections: dict[str, Any] = {name: (_pair_type(name), ...) for name in pairs}
     return create_model("NodeConfig", __base__=NodeConfig, **sections)
 
 
@@ -271,14 +271,17 @@ def node_config(data: Mapping[str, Any], where: str = "") -> NodeConfig:
         ConfigError: for the first option that is unknown, missing, of the wrong type or out of
             range.
     """
-    nested = _nest(data, where)
+    place = f"{where}: " if where else ""
+    nested = _nest(data, place)
     pairs = nested.get("pairs", NodeConfig.model_fields["pairs"].default)
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(name, str) for name in pairs):
-        raise ConfigError(f"{where}: pairs: {pairs!r} is no list of names")
+        raise ConfigError(f"{place}pairs: {pairs!r} is no list of names")
     try:
         kind = node_config_type(tuple(pairs))
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+        raise ConfigError(f"{place}{error}") from None
+    for name in pairs:
+        nested.setdefault(name, {})
     return from_mapping(kind, nested, where)
 
 
@@ -321,37 +324,28 @@ def is_foreign(name: str) -> bool:
     return name.split(".", 1)[0] in _FOREIGN
 
 
-def _nest(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _nest(data: Mapping[str, Any], place: str) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in flatten(data).items():
         if is_foreign(name):
             continue
         *parents, last = name.split(".")
-        place = nested
+        level = nested
         for part in parents:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ConfigError(
-                    f"{where}: {name}: '{part}' has a value of its own and options below it"
-                )
-        place[last] = value
+            level = level.setdefault(part, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{place}{name}: '{part}' is itself an option, with none below")
+        level[last] = value
     return nested
 
 
-def _pair_field(name: str) -> tuple[type[PairConfig], Any]:
+def _pair_type(name: str) -> type[PairConfig]:
+    """A pair named after a modality need not repeat it."""
     if name not in {modality.value for modality in Modality}:
-        return PairConfig, ...
-    modality = Modality(name)
+        return PairConfig
     doc = PairConfig.model_fields["modality"].description or ""
-    kind = create_model(
-        "PairConfig", __base__=PairConfig, modality=(Modality, option(modality, doc=doc))
-    )
-    try:
-        return kind, kind()
-    except (
-        ValidationError
-    ):  # this modality's defaults do not stand alone: its section must be given
-        return kind, ...
+    field: Any = (Modality, option(Modality(name), doc=doc))
+    return create_model("PairConfig", __base__=PairConfig, modality=field)
 
 
 def _parameter_sections(data: Mapping[str, Any], key: str = "") -> Iterator[Mapping[str, Any]]:

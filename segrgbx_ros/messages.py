@@ -77,16 +77,9 @@ RGB_ENCODINGS = (*COLOUR_ENCODINGS, "mono8", "mono16", "8UC1", "8UC3", "8UC4")
 
 
 def stamp_ns(message: Any) -> int:
-    """Stamp of a message with a header, in ns.
-
-    Raises:
-        EncodingError: for stamp zero: the driver sets none, so it would pair with nothing.
-    """
+    """Stamp of a message with a header, in ns; 0 where the driver sets none."""
     stamp = message.header.stamp
-    value = int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
-    if value <= 0:
-        raise EncodingError("stamp is zero; let the driver set header.stamp")
-    return value
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
 
 def is_compressed(message: Any) -> bool:
@@ -294,8 +287,8 @@ def _convert(message: Any, pixels: Array, name: str, code: int, fits: bool) -> A
 def _bridge() -> Callable[[Any, str], Array] | None:
     """`CvBridge.imgmsg_to_cv2` where cv_bridge with its compiled part is installed."""
     try:
-        from cv_bridge import CvBridge  # noqa: PLC0415, TID251
-        from cv_bridge.boost import cv_bridge_boost  # noqa: F401, PLC0415, TID251
+        from cv_bridge import CvBridge  # noqa: PLC0415
+        from cv_bridge.boost import cv_bridge_boost  # noqa: F401, PLC0415
     except Exception:  # built against another NumPy it fails with more than ImportError
         return None
     convert: Callable[[Any, str], Array] = CvBridge().imgmsg_to_cv2

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from segrgbx_core.align import AlignCounts, Match, PairAligner
 
+from segrgbx_core.align import AlignCounts, Match, PairAligner
 from segrgbx_core.encoders import EncodingConfig
 from segrgbx_core.errors import EncodingError
 from segrgbx_core.modality import Modality
@@ -125,29 +125,25 @@ class Pipeline:
         self._config = config
         self._encoding = encoding
         self._aligners = {
-            name: PairAligner[_Received, _Received](
-                config.sync, round(section.x_offset_ms * NS_PER_MS)
-            )
+            name: PairAligner[_Received, _Received](config.sync, _offset_ns(section))
             for name, section in config.sections()
         }
 
     @property
-    def config(self) -> NodeConfig:
-        """What the pipeline was built with."""
-        return self._config
+    def encoding(self) -> EncodingConfig:
+        """How the checkpoint wants X drawn."""
+        return self._encoding
+
+    def configure(self, config: NodeConfig) -> None:
+        """Takes changed values of dynamic options; what waits stays."""
+        self._config = config
+        for name, section in config.sections():
+            self._aligners[name].configure(config.sync, _offset_ns(section))
 
     def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[PairedMessages]:
-        """Takes one message and gives back the pairs that are complete now, in the order of RGB.
-
-        Raises:
-            EncodingError: naming the topic, for a message without a stamp.
-        """
+        """Takes one message; gives back the pairs that are complete now, in the order of RGB."""
         aligner = self._aligners[pair]
-        try:
-            stamp = messages.stamp_ns(message)
-        except EncodingError as error:
-            raise EncodingError(f"topic '{self._config.topic(pair, stream)}': {error}") from None
-        received = _Received(message, now_ns)
+        stamp, received = messages.stamp_ns(message), _Received(message, now_ns)
         if stream is Stream.RGB:
             return self._paired(pair, aligner.push_rgb(stamp, received, now_ns))
         return self._paired(pair, aligner.push_x(stamp, received, now_ns))
@@ -202,3 +198,7 @@ class Pipeline:
             )
             for match in matches
         ]
+
+
+def _offset_ns(section: PairConfig) -> int:
+    return round(section.x_offset_ms * NS_PER_MS)

@@ -1,0 +1,258 @@
+"""Named reasons: watches that count what arrives, and statuses that say what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from segrgbx_core.align import AlignCounts
+from segrgbx_ros.config import DiagnosticsConfig
+from segrgbx_ros.worker import WorkReport
+
+try:
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+except ImportError:  # the node runs without it and says so in its log
+    DiagnosticArray = None
+
+OK, WARN, ERROR = 0, 1, 2
+_NS_PER_S = 1e9
+_LOST_HINT = (
+    "images above 512 KiB need the Fast DDS profile config/fastdds_large_images.xml in "
+    "FASTDDS_DEFAULT_PROFILES_FILE, for the driver too"
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """One line of /diagnostics.
+
+    Attributes:
+        level: OK, WARN or ERROR.
+        name: what it is about, without the node's name.
+        message: the reason, one sentence.
+        values: figures to look at.
+    """
+
+    level: int
+    name: str
+    message: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class InputWatch:
+    """What one input topic delivered.
+
+    Attributes:
+        topic: resolved name.
+        received: messages so far.
+        encoding: of the newest message.
+        last_ns: monotonic time of the newest message, 0 for none.
+        bad: messages that could not be used, by cause.
+        last_bad: sentence about the newest of them.
+        incompatible: policies on which publishers do not match.
+        lost: messages that the middleware reports as lost.
+    """
+
+    topic: str
+    received: int = 0
+    encoding: str = ""
+    last_ns: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    last_bad: str = ""
+    incompatible: set[str] = field(default_factory=set)
+    lost: int = 0
+    _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
+
+    def arrived(self, now_ns: int, encoding: str) -> None:
+        """Counts a message."""
+        self.received += 1
+        self.encoding = encoding
+        self.last_ns = now_ns
+        self._times.append(now_ns)
+
+    def rate_hz(self, now_ns: int) -> float:
+        """Messages per second over the last two seconds."""
+        recent = sum(1 for time_ns in self._times if now_ns - time_ns < 2 * _NS_PER_S)
+        if recent < 2:
+            return 0.0
+        return (recent - 1) / ((self._times[-1] - self._times[-recent]) / _NS_PER_S)
+
+    def silence(self, now_ns: int, num_publishers: int, twin: str = "") -> str:
+        """Why nothing arrives, empty when something did within two seconds.
+
+        Args:
+            now_ns: monotonic time.
+            num_publishers: that are known on the topic.
+            twin: a topic of another transport that does have publishers, empty for none.
+        """
+        if self.last_ns and now_ns - self.last_ns < 2 * _NS_PER_S:
+            return ""
+        if self.incompatible:
+            return (
+                f"'{self.topic}': QoS does not match ({', '.join(sorted(self.incompatible))}); "
+                "set qos.input_reliability: best_effort or change the publisher"
+            )
+        if num_publishers == 0:
+            hint = f"; '{twin}' has one: set the transport" if twin else "; check the remapping"
+            return f"'{self.topic}' has no publisher{hint}"
+        if not self.received:
+            return f"'{self.topic}' has a publisher but nothing arrives; {_LOST_HINT}"
+        return f"'{self.topic}' has been silent for {(now_ns - self.last_ns) / _NS_PER_S:.0f} s"
+
+
+def input_status(
+    pair: str,
+    watches: Mapping[str, InputWatch],
+    silences: Iterable[str],
+    limits: DiagnosticsConfig,
+) -> Status:
+    """State of the inputs of a pair; `watches` by their short names (rgb, x)."""
+    now_ns = time.monotonic_ns()
+    values: dict[str, Any] = {}
+    level, reasons = OK, []
+    for short, watch in watches.items():
+        rate = watch.rate_hz(now_ns)
+        values |= {
+            f"{short}_topic": watch.topic,
+            f"{short}_hz": f"{rate:.1f}",
+            f"{short}_encoding": watch.encoding,
+            f"{short}_age_ms": f"{(now_ns - watch.last_ns) / 1e6:.0f}" if watch.last_ns else "",
+            f"{short}_received": watch.received,
+            f"{short}_bad": sum(watch.bad.values()),
+            f"{short}_lost": watch.lost,
+            f"{short}_incompatible_qos": ", ".join(sorted(watch.incompatible)),
+        }
+        if watch.incompatible:
+            level = ERROR
+            reasons.append(
+                f"'{watch.topic}': incompatible QoS ({values[f'{short}_incompatible_qos']})"
+            )
+        if watch.last_bad:
+            level = max(level, ERROR)
+            reasons.append(watch.last_bad)
+        elif watch.received and rate < limits.min_rate_hz:
+            level = max(level, WARN)
+            reasons.append(f"'{watch.topic}' at {rate:.1f} Hz, below {limits.min_rate_hz:g} Hz")
+    silent = [text for text in silences if text]
+    if silent:
+        level, reasons = ERROR, [*silent, *(r for r in reasons if "incompatible" not in r)]
+    return Status(level, f"{pair} input", "; ".join(reasons) or "receiving", values)
+
+
+def sync_status(
+    pair: str, counts: AlignCounts, new_pairs: int, inputs_ok: bool, max_dt_ms: float
+) -> Status:
+    """State of the pairing of a pair.
+
+    Args:
+        pair: its name.
+        counts: of its aligner, since activation.
+        new_pairs: since the report before.
+        inputs_ok: False when an input is silent, which explains missing pairs.
+        max_dt_ms: the limit that pairs keep.
+    """
+    dropped = {cause: count for cause, count in counts.dropped.items() if count}
+    values: dict[str, Any] = {
+        "pairs": counts.matched,
+        "held": counts.held,
+        "rgb_only": counts.rgb_only,
+        "dt_mean_ms": f"{counts.mean_dt_ms:.2f}",
+        "dt_max_ms": f"{counts.max_abs_dt_ms:.2f}",
+        **{f"dropped_{cause}": count for cause, count in dropped.items()},
+    }
+    name = f"{pair} sync"
+    if new_pairs:
+        if counts.max_abs_dt_ms > 0.8 * max_dt_ms:
+            text = f"stamps differ by up to {counts.max_abs_dt_ms:.1f} ms; limit {max_dt_ms:g} ms"
+            return Status(WARN, name, text, values)
+        return Status(OK, name, "pairing", values)
+    if not inputs_ok:
+        return Status(ERROR, name, "no pairs: an input is silent", values)
+    causes = ", ".join(f"{cause} {count}" for cause, count in dropped.items()) or "none dropped"
+    text = f"no pairs although both inputs arrive ({causes}); check stamps"
+    if counts.last_miss_ns is not None:
+        text += (
+            f": nearest X was {counts.last_miss_ns / 1e6:+.1f} ms off, limit {max_dt_ms:g} ms; "
+            f"see {pair}.x_offset_ms"
+        )
+    return Status(ERROR, name, text, values)
+
+
+def inference_status(
+    report: WorkReport, seconds: float, total_failed: Mapping[str, int], limits: DiagnosticsConfig
+) -> Status:
+    """State of the worker over the last `seconds`."""
+    offered = report.answered + report.replaced + sum(report.failed.values())
+    ratio = report.replaced / offered if offered else 0.0
+    batches = max(1, report.batches)
+    values: dict[str, Any] = {
+        "fps": f"{report.answered / max(seconds, 1e-6):.1f}",
+        "batch_mean": f"{report.answered / batches:.2f}",
+        **{f"{stage}_ms": f"{total / batches:.1f}" for stage, total in report.timings_ms.items()},
+        "replaced": report.replaced,
+        **{f"failed_{cause}": count for cause, count in total_failed.items()},
+    }
+    slowest = 0.0
+    if report.latencies_ms:
+        median, slowest = np.percentile(report.latencies_ms, [50, 95])
+        values |= {"latency_p50_ms": f"{median:.1f}", "latency_p95_ms": f"{slowest:.1f}"}
+    if report.failed:
+        causes = ", ".join(f"{count} by {cause}" for cause, count in report.failed.items())
+        return Status(ERROR, "inference", f"pairs without an answer: {causes}", values)
+    if slowest > limits.max_latency_ms:
+        text = f"latency {slowest:.0f} ms is above {limits.max_latency_ms:g} ms"
+        return Status(WARN, "inference", text, values)
+    if ratio > limits.max_drop_ratio:
+        text = f"{ratio:.0%} of the pairs were replaced by newer ones; the device is too slow"
+        return Status(WARN, "inference", text, values)
+    return Status(OK, "inference", "running" if report.answered else "idle", values)
+
+
+def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], stamp: Any) -> Any:
+    """A DiagnosticArray; only where `is_available`."""
+    array = DiagnosticArray()
+    array.header.stamp = stamp
+    array.status = [
+        DiagnosticStatus(
+            level=bytes([status.level]),
+            name=f"{node_name}: {status.name}",
+            message=status.message,
+            hardware_id=hardware_id,
+            values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
+        )
+        for status in statuses
+    ]
+    return array
+
+
+def is_available() -> bool:
+    """True where diagnostic_msgs is installed."""
+    return DiagnosticArray is not None
+
+
+class Throttle:
+    """Lets one message per key through in a while, and says how many were held back."""
+
+    def __init__(self, log: Callable[[str], Any], period_s: float = 5.0) -> None:
+        self._log = log
+        self._period_ns = round(period_s * _NS_PER_S)
+        self._last: dict[str, int] = {}
+        self._held: Counter[str] = Counter()
+
+    def __call__(self, key: str, message: str) -> None:
+        """Logs, or counts, a message of this key."""
+        now_ns = time.monotonic_ns()
+        last = self._last.get(key)
+        if last is not None and now_ns - last < self._period_ns:
+            self._held[key] += 1
+            return
+        self._last[key] = now_ns
+        more = f" ({self._held[key]} more since the last)" if self._held[key] else ""
+        self._held[key] = 0
+        self._log(message + more)

@@ -1,0 +1,167 @@
+"""Answers as messages: what a pair publishes, with the RGB header on every image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from segrgbx_core import overlay
+from segrgbx_core.labels import VOID
+from segrgbx_core.samples import Array, Prediction, RgbxSample
+from segrgbx_ros.config import OutputConfig
+from segrgbx_ros.messages import fill_image
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:  # not on PyPI; label_map says the same without it
+    LabelInfo = None
+
+IMAGE_QOS = QoSProfile(depth=2, reliability=QoSReliabilityPolicy.RELIABLE)
+LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=QoSReliabilityPolicy.RELIABLE,
+    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+
+class PublishedLabels(Protocol):
+    """What `Segmenter.classes` tells about the published labels."""
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ids: tuple[int, ...]
+
+
+def has_label_info() -> bool:
+    """True where vision_msgs is installed."""
+    return LabelInfo is not None
+
+
+def palette_array(labels: PublishedLabels) -> Array:
+    """Colour of every id, uint8 (256, 3); ids without a class are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[list(labels.ids)] = labels.palette
+    return table
+
+
+def label_map(labels: PublishedLabels, space: str, space_hash: str) -> str:
+    """The published label space as JSON.
+
+    Args:
+        labels: names, colours and ids.
+        space: which label space they are.
+        space_hash: hash of the checkpoint's label space.
+    """
+    classes = [
+        {"id": int(index), "name": name, "rgb": [int(value) for value in rgb]}
+        for index, name, rgb in zip(labels.ids, labels.names, labels.palette, strict=True)
+    ]
+    return json.dumps(
+        {"label_space": space, "hash": space_hash, "unlabeled_id": VOID, "classes": classes}
+    )
+
+
+class PairOutputs:
+    """The publishers of one pair.
+
+    Args:
+        node: owns the publishers.
+        pair: name that starts every topic.
+        labels: names, colours and ids of the published labels.
+    """
+
+    def __init__(self, node: LifecycleNode, pair: str, labels: PublishedLabels) -> None:
+        self._node = node
+        self._labels = labels
+        self._palette = palette_array(labels)
+        self._latched: list[Any] = []
+        self._latched_topics = f"{pair}/label_map", f"{pair}/label_info"
+        self._images = {
+            name: node.create_lifecycle_publisher(
+                Image,
+                f"{pair}/{name}",
+                IMAGE_QOS,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for name in ("mask", "confidence", "mask_color", "overlay", "x/preview")
+        }
+
+    @property
+    def topics(self) -> list[str]:
+        """Resolved names of the image topics, the mask first."""
+        return [publisher.topic_name for publisher in self._images.values()]
+
+    def publish_labels(self, space: str, space_hash: str, threshold: float) -> None:
+        """Publishes what the ids mean, once, for whoever comes later too."""
+        map_topic, info_topic = self._latched_topics
+        described = self._node.create_publisher(String, map_topic, LATCHED_QOS)
+        self._latched.append(described)
+        described.publish(String(data=label_map(self._labels, space, space_hash)))
+        if LabelInfo is None:
+            return
+        info = LabelInfo(threshold=float(threshold))
+        info.header.stamp = self._node.get_clock().now().to_msg()
+        info.class_map = [
+            VisionClass(class_id=int(index), class_name=name)
+            for index, name in zip(self._labels.ids, self._labels.names, strict=True)
+        ]
+        publisher = self._node.create_publisher(LabelInfo, info_topic, LATCHED_QOS)
+        self._latched.append(publisher)
+        publisher.publish(info)
+
+    def publish(
+        self, header: Any, sample: RgbxSample, prediction: Prediction, options: OutputConfig
+    ) -> None:
+        """Publishes one answer: mask and confidence first, pictures only if somebody looks.
+
+        Args:
+            header: of the RGB message; goes out unchanged.
+            sample: what was asked.
+            prediction: what was answered.
+            options: which topics are on.
+        """
+        self._send("mask", header, prediction.labels, "mono8")
+        if options.publish_confidence:
+            self._send("confidence", header, prediction.confidence, "mono8")
+        pictures: list[tuple[bool, str, Callable[[], Array]]] = [
+            (
+                options.publish_color,
+                "mask_color",
+                lambda: overlay.colourise(prediction.labels, self._palette),
+            ),
+            (
+                options.publish_overlay,
+                "overlay",
+                lambda: overlay.blend(
+                    sample.rgb, prediction.labels, self._palette, options.overlay_alpha
+                ),
+            ),
+            (options.publish_preview, "x/preview", lambda: overlay.preview(prediction.x_image)),
+        ]
+        for is_on, name, draw in pictures:
+            if is_on and self._images[name].get_subscription_count() > 0:
+                self._send(name, header, draw(), "rgb8")
+
+    def destroy(self) -> None:
+        """Destroys all publishers."""
+        for publisher in self._images.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        for publisher in self._latched:
+            self._node.destroy_publisher(publisher)
+        self._images.clear()
+        self._latched.clear()
+
+    def _send(self, name: str, header: Any, pixels: Array, encoding: str) -> None:
+        if encoding == "rgb8" and pixels.ndim == 2:
+            encoding = "mono8"
+        message = fill_image(Image(), pixels, encoding)
+        message.header = header
+        self._images[name].publish(message)

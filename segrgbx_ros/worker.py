@@ -1,0 +1,210 @@
+"""The one thread that owns the model: newest pair wins, ready pairs share a forward pass.
+
+No ROS here: whoever submits pairs also says what to do with answers and complaints.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.samples import Prediction, RgbxSample
+from segrgbx_ros.config import BatchConfig
+from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
+
+
+class Predictor(Protocol):
+    """What the worker needs of `segrgbx_core.inference.Segmenter`."""
+
+    def predict(self, samples: Sequence[RgbxSample]) -> list[Prediction]:
+        """Answers one batch."""
+        ...
+
+
+Deliver = Callable[[PairedMessages, RgbxSample, Prediction], None]
+Complain = Callable[[str, str, str], None]  # pair or "", cause, message
+
+
+@dataclass
+class WorkReport:
+    """What happened since the report before.
+
+    Attributes:
+        answered: pairs that got labels.
+        batches: forward passes.
+        replaced: pairs that a newer one of the same name replaced before they ran.
+        failed: pairs without an answer, by cause.
+        latencies_ms: arrival of RGB to the end of publication, one per answer.
+        timings_ms: sum over the batches of each stage's duration.
+    """
+
+    answered: int = 0
+    batches: int = 0
+    replaced: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    latencies_ms: list[float] = field(default_factory=list)
+    timings_ms: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: WorkReport) -> None:
+        """Adds what happened in another interval."""
+        self.answered += other.answered
+        self.batches += other.batches
+        self.replaced += other.replaced
+        self.failed.update(other.failed)
+        self.latencies_ms += other.latencies_ms
+        self.timings_ms.update(other.timings_ms)
+
+
+class Worker:
+    """Runs the model in its own thread on the newest pair of every name.
+
+    Args:
+        predictor: the model; nobody else may call it between `start` and `stop`.
+        batch: how many pairs share a pass, and how long a ready one waits for others.
+        num_pairs: how many names there are.
+        deliver: called in the worker's thread with every answer.
+        complain: called in the thread with pair, cause and sentence when there is no answer.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        batch: BatchConfig,
+        num_pairs: int,
+        deliver: Deliver,
+        complain: Complain,
+    ) -> None:
+        self._predictor = predictor
+        self._capacity = min(batch.max_size, num_pairs)
+        self._max_wait_s = batch.max_wait_ms / 1000
+        self._deliver = deliver
+        self._complain = complain
+        self._ready = threading.Condition()
+        self._slots: dict[str, PairedMessages] = {}
+        self._report = WorkReport()
+        self._runs = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, paired: PairedMessages) -> None:
+        """Offers a pair; it replaces one of its name that waits, in its place in line."""
+        with self._ready:
+            if paired.pair in self._slots:
+                self._report.replaced += 1
+            self._slots[paired.pair] = paired
+            self._ready.notify()
+
+    def start(self) -> None:
+        """Starts the thread; waits for the one before it if that is still in a pass."""
+        if self._thread is not None:
+            self._thread.join()
+        self._runs = True
+        self._thread = threading.Thread(target=self._run, name="segrgbx-worker", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Stops after the pass that runs now, drops what waits.
+
+        Returns:
+            False when the pass outlasts the time-out; its answer will be dropped.
+        """
+        with self._ready:
+            self._runs = False
+            self._slots.clear()
+            self._ready.notify()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def clear(self) -> None:
+        """Drops what waits."""
+        with self._ready:
+            self._slots.clear()
+
+    def report(self) -> WorkReport:
+        """What happened since the last call."""
+        with self._ready:
+            report, self._report = self._report, WorkReport()
+        return report
+
+    def _run(self) -> None:
+        while (batch := self._take()) is not None:
+            try:
+                self._process(batch)
+            except (
+                Exception
+            ) as error:  # the outermost frame: the node outlives any failure of a pass
+                with self._ready:
+                    self._report.failed["exception"] += len(batch)
+                names = ", ".join(paired.pair for paired in batch)
+                text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+                if self._runs:
+                    self._complain(names, "exception", text)
+
+    def _fail(self, batch: list[PairedMessages], error: Exception) -> None:
+        with self._ready:
+            self._report.failed["exception"] += len(batch)
+        if self._runs:
+            names = ", ".join(paired.pair for paired in batch)
+            text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+            self._complain(names, "exception", text)
+
+    def _take(self) -> list[PairedMessages] | None:
+        """The next batch in order of arrival, None when stopped."""
+        with self._ready:
+            self._ready.wait_for(lambda: self._slots or not self._runs)
+            if len(self._slots) < self._capacity:
+                self._ready.wait_for(
+                    lambda: len(self._slots) >= self._capacity or not self._runs, self._max_wait_s
+                )
+            if not self._runs:
+                return None
+            return [self._slots.pop(name) for name in list(self._slots)[: self._capacity]]
+
+    def _process(self, batch: list[PairedMessages]) -> None:
+        decoded = [
+            (paired, sample) for paired in batch if (sample := self._decode(paired)) is not None
+        ]
+        if not decoded:
+            return
+        try:
+            predictions = self._predictor.predict([sample for _, sample in decoded])
+        except SegrgbxError as error:
+            if len(decoded) > 1:  # one bad sample must not take its neighbours with it
+                for paired, _ in decoded:
+                    self._process([paired])
+                return
+            self._refuse(decoded[0][0], error)
+            return
+        for (paired, sample), prediction in zip(decoded, predictions, strict=True):
+            if self._runs:
+                self._deliver(paired, sample, prediction)
+        self._count([paired for paired, _ in decoded], predictions)
+
+    def _decode(self, paired: PairedMessages) -> RgbxSample | None:
+        try:
+            return paired.sample()
+        except SegrgbxError as error:
+            self._refuse(paired, error)
+            return None
+
+    def _refuse(self, paired: PairedMessages, error: SegrgbxError) -> None:
+        with self._ready:
+            self._report.failed["message"] += 1
+        self._complain(paired.pair, "message", str(error))
+
+    def _count(self, batch: list[PairedMessages], predictions: list[Prediction]) -> None:
+        now_ns = time.monotonic_ns()
+        with self._ready:
+            self._report.answered += len(batch)
+            self._report.batches += 1
+            self._report.timings_ms.update(predictions[0].timings_ms)
+            self._report.latencies_ms += [
+                (now_ns - paired.arrived_ns) / NS_PER_MS for paired in batch
+            ]
