@@ -10,16 +10,16 @@ it, so pairs depend on the pushes alone and not on how often `poll` is called.
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
+from segrgbx_core.align_counts import AlignCounts, Drop
 from segrgbx_core.config import Config, option
 from segrgbx_core.samples import Events
 from segrgbx_core.x_buffers import (
-    Drop,
     EventBuffer,
     EventWindow,
     ImageQueue,
@@ -81,7 +81,7 @@ class AlignConfig(Config):
     )
     wait_ms: float = option(
         40.0,
-        doc="Longest time an RGB image waits for a nearer X.",
+        doc="How long an RGB image waits for X at most.",
         unit="ms",
         low=0,
         high=500,
@@ -89,21 +89,16 @@ class AlignConfig(Config):
     )
     on_missing_x: OnMissingX = option(
         OnMissingX.DROP,
-        doc="Without an X in reach: drop the image, use RGB alone, or hold the last X.",
+        doc="Without X in reach: drop, use RGB alone, or hold the last X.",
         dynamic=True,
     )
     max_hold_ms: float = option(
-        300.0,
-        doc="Oldest X that hold_last may use.",
-        unit="ms",
-        low=0,
-        high=10000,
-        dynamic=True,
+        300.0, doc="Oldest X that hold_last may use.", unit="ms", low=0, high=10000, dynamic=True
     )
     queue_size: int = option(30, doc="Messages kept per stream.", low=2, high=500)
     jump_back_ms: float = option(
         500.0,
-        doc="A stamp this much older than its stream's newest one means that time jumped back.",
+        doc="A stamp this much older than its stream's newest resets both.",
         unit="ms",
         low=0,
         high=10000,
@@ -129,62 +124,6 @@ class Match(Generic[R, X]):
     x_stamp_ns: int | None = None
     dt_ns: int | None = None
     held: bool = False
-
-
-@dataclass
-class AlignCounts:
-    """What became of every message.
-
-    RGB: `pushed_rgb == matched + held + rgb_only + sum(dropped.values()) + waiting`.
-    X: `pushed_x == used_x + sum(dropped_x.values()) + kept but not used yet`.
-    """
-
-    pushed_rgb: int = 0
-    pushed_x: int = 0
-    matched: int = 0
-    held: int = 0
-    rgb_only: int = 0
-    used_x: int = 0
-    jumps: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    dropped_x: Counter[str] = field(default_factory=Counter)
-    dt_sum_ns: int = 0
-    dt_abs_sum_ns: int = 0
-    dt_abs_max_ns: int = 0
-    last_miss_ns: int | None = None
-    """Distance of the nearest X when one was last too far: a hint for the offset."""
-
-    @property
-    def mean_dt_ms(self) -> float:
-        """Mean of X minus RGB over matched pairs; far from 0 it is the offset to set."""
-        return self.dt_sum_ns / max(1, self.matched) / NS_PER_MS
-
-    @property
-    def mean_abs_dt_ms(self) -> float:
-        """Mean distance of stamps over matched pairs."""
-        return self.dt_abs_sum_ns / max(1, self.matched) / NS_PER_MS
-
-    @property
-    def max_abs_dt_ms(self) -> float:
-        """Largest distance of stamps over matched pairs."""
-        return self.dt_abs_max_ns / NS_PER_MS
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for reports and diagnostics."""
-        return {
-            "pushed_rgb": self.pushed_rgb,
-            "pushed_x": self.pushed_x,
-            "matched": self.matched,
-            "held": self.held,
-            "rgb_only": self.rgb_only,
-            "dropped": dict(sorted(self.dropped.items())),
-            "used_x": self.used_x,
-            "dropped_x": dict(sorted(self.dropped_x.items())),
-            "jumps": self.jumps,
-            "mean_dt_ms": round(self.mean_dt_ms, 3),
-            "mean_abs_dt_ms": round(self.mean_abs_dt_ms, 3),
-            "max_abs_dt_ms": round(self.max_abs_dt_ms, 3),
-        }
 
 
 @dataclass
@@ -247,12 +186,12 @@ class PairAligner(Generic[R, X]):
         matches = self.poll(now_ns)
         self.counts.pushed_rgb += 1
         if stamp_ns <= 0:
-            _count(self.counts.dropped, Drop.ZERO_STAMP, 1)
+            self.counts.drop(Drop.ZERO_STAMP)
             return matches
         if self._is_jump(stamp_ns, self._newest_rgb_ns):
             self._jump()
         if stamp_ns in self._seen_rgb:
-            _count(self.counts.dropped, Drop.DUPLICATE, 1)
+            self.counts.drop(Drop.DUPLICATE)
             return matches
         self._seen_rgb.append(stamp_ns)
         if len(self._seen_rgb) > self.config.queue_size:
@@ -263,7 +202,7 @@ class PairAligner(Generic[R, X]):
         matches += self._decide_ready()
         if len(self._waiting) > self.config.queue_size:
             del self._waiting[0]
-            _count(self.counts.dropped, Drop.OVERFLOW, 1)
+            self.counts.drop(Drop.OVERFLOW)
         self._forget_old_x()
         return matches
 
@@ -272,7 +211,7 @@ class PairAligner(Generic[R, X]):
         matches = self.poll(now_ns)
         self.counts.pushed_x += 1
         if stamp_ns <= 0:
-            _count(self.counts.dropped_x, Drop.ZERO_STAMP, 1)
+            self.counts.drop_x(Drop.ZERO_STAMP)
             return matches
         if self._is_jump(stamp_ns, self._newest_x_ns):
             self._jump()
@@ -281,7 +220,7 @@ class PairAligner(Generic[R, X]):
             self._newest_x_ns = stamp_ns
         lost = self._x.add(stamp_ns, x)
         if lost is not None:
-            _count(self.counts.dropped_x, lost, 1)
+            self.counts.drop_x(lost)
         matches += self._decide_ready()
         self._forget_old_x()
         return matches
@@ -326,7 +265,7 @@ class PairAligner(Generic[R, X]):
     def _match(self, entry: _Waiting[R]) -> Match[R, X] | None:
         nearest = self._x.nearest(entry.stamp_ns + self._offset_ns)
         if nearest is not None and abs(self._dt(nearest, entry)) <= self._max_dt_ns:
-            self._count_dt(self._dt(nearest, entry))
+            self.counts.match(self._dt(nearest, entry))
             return self._pair(entry, nearest, held=False)
         policy = self.config.on_missing_x
         if policy is OnMissingX.HOLD_LAST:
@@ -340,7 +279,7 @@ class PairAligner(Generic[R, X]):
         is_silent = (
             self._x_arrival_ns is None or self._x_arrival_ns < entry.arrival_ns - SILENCE_NS
         )
-        _count(self.counts.dropped, Drop.NO_X if is_silent else Drop.TOO_FAR, 1)
+        self.counts.drop(Drop.NO_X if is_silent else Drop.TOO_FAR)
         if nearest is not None and not is_silent:
             self.counts.last_miss_ns = self._dt(nearest, entry)
         return None
@@ -351,12 +290,6 @@ class PairAligner(Generic[R, X]):
         dt = self._dt(kept, entry)
         return Match(entry.rgb, entry.stamp_ns, kept.x, kept.stamp_ns, dt, held)
 
-    def _count_dt(self, dt_ns: int) -> None:
-        self.counts.matched += 1
-        self.counts.dt_sum_ns += dt_ns
-        self.counts.dt_abs_sum_ns += abs(dt_ns)
-        self.counts.dt_abs_max_ns = max(self.counts.dt_abs_max_ns, abs(dt_ns))
-
     def _dt(self, kept: KeptX[X], entry: _Waiting[R]) -> int:
         return kept.stamp_ns - self._offset_ns - entry.stamp_ns
 
@@ -366,7 +299,7 @@ class PairAligner(Generic[R, X]):
             return
         oldest_rgb_ns = self._newest_rgb_ns - self._jump_back_ns
         unused = self._x.forget_before(oldest_rgb_ns - self._max_dt_ns + self._offset_ns)
-        _count(self.counts.dropped_x, Drop.UNUSED, unused)
+        self.counts.drop_x(Drop.UNUSED, unused)
 
     def _is_jump(self, stamp_ns: int, newest_ns: int | None) -> bool:
         return newest_ns is not None and stamp_ns < newest_ns - self._jump_back_ns
@@ -376,8 +309,8 @@ class PairAligner(Generic[R, X]):
         self._forget_all(Drop.JUMP_BACK)
 
     def _forget_all(self, cause: Drop) -> None:
-        _count(self.counts.dropped, cause, len(self._waiting))
-        _count(self.counts.dropped_x, cause, self._x.clear())
+        self.counts.drop(cause, len(self._waiting))
+        self.counts.drop_x(cause, self._x.clear())
         self._waiting = []
         self._seen_rgb.clear()
         self._newest_rgb_ns = self._newest_x_ns = self._x_arrival_ns = None
@@ -400,11 +333,6 @@ def event_aligner(
     """
     window = EventWindow(window_ns, max_bytes, _ns(config.jump_back_ms))
     return PairAligner(config, x_offset_ns, EventBuffer(window))
-
-
-def _count(counter: Counter[str], cause: Drop, number: int) -> None:
-    if number:
-        counter[cause.value] += number
 
 
 def _stamp(entry: _Waiting[Any]) -> int:

@@ -8,39 +8,18 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.align_counts import Drop
 from segrgbx_core.samples import Events
 
 X = TypeVar("X")
 
 CHUNK_OVERHEAD_BYTES = 1024
 """What a chunk of events costs besides its arrays; keeps many tiny chunks within the bound."""
-
-
-class Drop(str, Enum):
-    """Why a message gave no result; the keys of `AlignCounts.dropped` and `dropped_x`."""
-
-    NO_X = "no_x"
-    """RGB: the X stream was silent."""
-    TOO_FAR = "too_far"
-    """RGB: X arrives, but none within `max_dt_ms`."""
-    OVERFLOW = "overflow"
-    """More than `queue_size` messages waited."""
-    JUMP_BACK = "jump_back"
-    """Waited when a stream's time jumped back."""
-    DUPLICATE = "duplicate"
-    """Its stamp had been seen."""
-    ZERO_STAMP = "zero_stamp"
-    """Its stamp is not set."""
-    CLEARED = "cleared"
-    """Waited when the aligner was cleared."""
-    UNUSED = "unused"
-    """X: no RGB image was nearest to it."""
 
 
 @dataclass
