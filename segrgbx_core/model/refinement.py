@@ -7,7 +7,8 @@ W = G).
 
 The first attention is prompted by what the features select from the universal prompts U (Eqs. 2
 to 4), the second by the scene embedding S (Eqs. 5 to 7). Both prompts are made on small grids and
-interpolated, so a checkpoint accepts any input size. Our readings of the paper are numbered in docs/paper.md.
+interpolated, so a checkpoint accepts any input size. Our readings of
+the paper are numbered in docs/paper.md.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ from segrgbx_core.model.refinement import DomainSpecificRefinement, RefinementCo
 MIN_SIDE = 32
 """Shortest image side in pixels; below it stage 4 has no pixel."""
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+# Mean and standard deviation of each channel.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class ModelConfig(Config):
@@ -90,16 +91,12 @@ class SegRGBX(nn.Module):
         # Without MA-CLIP the DSRM still needs a query: a learned vector replaces the embeddings.
         learns_scene = depth > 0 and not config.use_ma_clip
         self.learned_scene = nn.Parameter(torch.randn(embed_dim)) if learns_scene else None
-        x_mean, x_std = (
-            (_IMAGENET_MEAN, _IMAGENET_STD) if config.normalise_x else ((0.0,) * 3, (1.0,) * 3)
-        )
-        for name, value in (
-            ("rgb_mean", _IMAGENET_MEAN),
-            ("rgb_std", _IMAGENET_STD),
-            ("x_mean", x_mean),
-            ("x_std", x_std),
-        ):
-            self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1), persistent=False)
+        x_norm = _IMAGENET if config.normalise_x else _IDENTITY
+        norms = torch.tensor([_IMAGENET, x_norm])[
+            :, :, None, :, None, None
+        ]  # stream, mean or std, 1, 3, 1, 1
+        self.register_buffer("mean", norms[:, 0].clone(), persistent=False)
+        self.register_buffer("std", norms[:, 1].clone(), persistent=False)
 
     def forward(
         self, rgb: Tensor, x: Tensor, rgb_embedding: Tensor, x_embedding: Tensor, modality: Tensor
@@ -122,12 +119,9 @@ class SegRGBX(nn.Module):
         """What the embeddings have to say to `segment`; arguments as in `forward`."""
         if self.learned_scene is not None:
             rgb_embedding = x_embedding = self.learned_scene.expand_as(rgb_embedding)
-        control = pair_embeddings(
-            self.config.prompts.pairing, rgb_embedding, x_embedding
-        )  # (2B, E)
-        refine = pair_embeddings(
-            self.config.refinement.pairing, rgb_embedding, x_embedding
-        )  # (2B, E)
+        embeddings = (rgb_embedding, x_embedding)
+        control = pair_embeddings(self.config.prompts.pairing, *embeddings)  # (2B, E)
+        refine = pair_embeddings(self.config.refinement.pairing, *embeddings)  # (2B, E)
         stream = stream_indices(modality)  # (2B,)
         prompt_kv = tuple(
             stage.prompt_kv(prompts(control, stream))  # (blocks, 2B, K, 2 D_i)
@@ -146,9 +140,8 @@ class SegRGBX(nn.Module):
                 f"images: rgb {tuple(rgb.shape)} and x {tuple(x.shape)}; "
                 f"expected equal (B, 3, H, W) with sides of at least {MIN_SIDE} pixels"
             )
-        features = torch.cat(
-            [(rgb - self.rgb_mean) / self.rgb_std, (x - self.x_mean) / self.x_std]
-        )
+        images = torch.cat([rgb, x]).unflatten(0, (2, -1))  # (2, B, 3, H, W)
+        features = ((images - self.mean) / self.std).flatten(0, 1)  # (2B, 3, H, W)
         fused = []
         for index, stage in enumerate(self.backbone.stages):
             features = stage(features, scene.prompt_kv[index])  # (2B, D_i, H_i, W_i)
