@@ -48,8 +48,14 @@ def write_tensors(
         part.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads one safetensors file into memory of its own.
+def read_tensors(
+    path: Path | str, metadata_only: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads one safetensors file into memory of its own: tensors and text header.
+
+    Args:
+        path: the file.
+        metadata_only: True returns no tensors and reads only the header.
 
     Raises:
         CheckpointError: when the file is missing or is not a safetensors file.
@@ -61,7 +67,8 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             # A clone: the reader maps the file, and the file may change while a process runs.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            names = () if metadata_only else file.keys()
+            tensors = {name: file.get_tensor(name).clone() for name in names}
             return tensors, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a complete {SUFFIX} file ({error})") from None

@@ -1,0 +1,195 @@
+"""Between numpy images and the model's tensors: resizing in, label images out.
+
+Legend: B samples, H W model input size, C classes. Arrays are H x W x C, tensors B x C x H x W.
+
+RGB and X come at their own resolutions and are assumed to show the same field of view, so both are
+drawn into the same rectangle of the model's input. The answer is brought back onto RGB's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segrgbx_core.config import Config, option
+from segrgbx_core.labels import VOID
+from segrgbx_core.modality import Modality
+from segrgbx_core.samples import Array
+
+RGB_BORDER = (124, 116, 104)
+"""Fill around a letterboxed RGB image: ImageNet's mean, hence near zero after normalisation."""
+
+
+class ResizeMode(str, Enum):
+    """How an image of another shape gets into the model's input."""
+
+    STRETCH = "stretch"
+    """Fills the input; the aspect changes."""
+    LETTERBOX = "letterbox"
+    """Keeps RGB's aspect, centred, with a border; X follows RGB's rectangle."""
+
+
+class InputConfig(Config):
+    """The size in which the model sees images."""
+
+    height: int = option(512, doc="height of the model's input", unit="px", low=32, high=4096)
+    width: int = option(512, doc="width of the model's input", unit="px", low=32, high=4096)
+    resize_mode: ResizeMode = option(ResizeMode.STRETCH, doc="how images of another aspect fit in")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one sample lies in the model's input, and the size its answer goes back to.
+
+    Attributes:
+        top: first row of the image in the input.
+        left: first column of the image in the input.
+        height: rows of the image in the input.
+        width: columns of the image in the input.
+        rgb_height: rows of the RGB image.
+        rgb_width: columns of the RGB image.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    rgb_height: int
+    rgb_width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What the model eats.
+
+    Attributes:
+        rgb: float32 (B, 3, H, W) in [0, 1].
+        x: X images, float32 (B, 3, H, W) in [0, 1].
+        modality: int64 (B,), `Modality.index`.
+        placements: one per sample.
+    """
+
+    rgb: Tensor
+    x: Tensor
+    modality: Tensor
+    placements: tuple[Placement, ...]
+
+
+def make_batch(
+    rgb_images: Sequence[NDArray[np.uint8]],
+    x_images: Sequence[NDArray[np.float32]],
+    modalities: Sequence[Modality],
+    config: InputConfig,
+    device: torch.device,
+) -> Batch:
+    """Resizes samples of any sizes into one batch on the device.
+
+    Args:
+        rgb_images: uint8 (h, w, 3) each.
+        x_images: float32 (h, w, 3) in [0, 1] each, of their own sizes.
+        modalities: one per sample; decides how X is resampled.
+        config: input size and resize mode.
+        device: where the tensors go; RGB travels as uint8.
+    """
+    placements = tuple(place(image.shape[0], image.shape[1], config) for image in rgb_images)
+    size = (len(placements), config.height, config.width, 3)
+    rgb = np.empty(size, np.uint8)
+    x = np.zeros(size, np.float32)
+    rgb[:] = RGB_BORDER
+    for index, (spot, modality) in enumerate(zip(placements, modalities, strict=True)):
+        rows = slice(spot.top, spot.top + spot.height)
+        columns = slice(spot.left, spot.left + spot.width)
+        linear = modality.facts.resamples_linearly
+        rgb[index, rows, columns] = resize_image(rgb_images[index], spot.height, spot.width)
+        x[index, rows, columns] = resize_image(x_images[index], spot.height, spot.width, linear)
+    indices = torch.tensor([modality.index for modality in modalities], dtype=torch.int64)
+    return Batch(
+        rgb=_channels_first(rgb, device).float() / 255,
+        x=_channels_first(x, device),
+        modality=indices.to(device),
+        placements=placements,
+    )
+
+
+def place(rgb_height: int, rgb_width: int, config: InputConfig) -> Placement:
+    """Where an RGB image of this size lies in the model's input."""
+    height, width = config.height, config.width
+    if config.resize_mode is ResizeMode.LETTERBOX:
+        scale = min(config.height / rgb_height, config.width / rgb_width)
+        height = min(config.height, max(1, round(rgb_height * scale)))
+        width = min(config.width, max(1, round(rgb_width * scale)))
+    top, left = (config.height - height) // 2, (config.width - width) // 2
+    return Placement(top, left, height, width, rgb_height, rgb_width)
+
+
+def resize_image(image: Array, height: int, width: int, linear: bool = True) -> Array:
+    """Resizes (h, w, 3): area average when shrinking, bilinear when growing, or nearest.
+
+    Args:
+        image: uint8 or float32.
+        height: rows of the result.
+        width: columns of the result.
+        linear: False takes the nearest pixel, for images whose values must not be mixed.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height < image.shape[0] or width < image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    method = method if linear else cv2.INTER_NEAREST_EXACT
+    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+
+
+def decode_logits(
+    logits: Tensor, placements: Sequence[Placement], min_confidence: float = 0.0
+) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Turns logits into label and confidence images on the RGB grids.
+
+    Resizing, softmax and argmax happen on the logits' device; only bytes travel to the host, once.
+
+    Args:
+        logits: (B, C, H, W) on the model's input grid, C at most 255.
+        placements: one per sample.
+        min_confidence: pixels below this probability become void.
+
+    Returns:
+        per sample: labels uint8 (h, w), and confidence uint8 (h, w), round(255 * probability).
+    """
+    assert logits.shape[1] <= VOID, "ids must fit below the void id"
+    answers = [
+        _decode_one(logits[index], spot, min_confidence) for index, spot in enumerate(placements)
+    ]
+    flat = torch.cat([answer.flatten() for answer in answers]).cpu().numpy()
+    images, start = [], 0
+    for answer in answers:
+        end = start + answer.numel()
+        labels, confidence = flat[start:end].reshape(answer.shape)
+        images.append((labels, confidence))
+        start = end
+    return images
+
+
+def _decode_one(logits: Tensor, spot: Placement, min_confidence: float) -> Tensor:
+    rows = slice(spot.top, spot.top + spot.height)
+    columns = slice(spot.left, spot.left + spot.width)
+    logits = logits[None, :, rows, columns].float()  # (1, C, h, w)
+    size = (spot.rgb_height, spot.rgb_width)
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    best, labels = logits[0].max(dim=0)  # (h, w)
+    probability = (best - logits[0].logsumexp(dim=0)).exp()
+    if min_confidence > 0:
+        labels = labels.masked_fill(probability < min_confidence, VOID)
+    confidence = (probability * 255).round().clamp(0, 255)
+    return torch.stack([labels.to(torch.uint8), confidence.to(torch.uint8)])  # (2, h, w)
+
+
+def _channels_first(images: Array, device: torch.device) -> Tensor:
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
