@@ -428,14 +428,12 @@ _STREET_CLASSES = (
     "terrain",
     "sky",
     "person",
-    "rider",
     "car",
     "bike",
-    "wall (outdoor)",
-    "water",
     "glass",
+    "water",
+    "static object",
     "traffic light",
-    "bus",
 )
 
 SYNTHETIC_STREET = native_space(
