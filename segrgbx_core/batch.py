@@ -8,7 +8,7 @@ drawn into the same rectangle of the model's input. The answer is brought back o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -26,6 +26,10 @@ from segrgbx_core.samples import Array
 
 RGB_BORDER = (124, 116, 104)
 """Fill around a letterboxed RGB image: ImageNet's mean, hence near zero after normalisation."""
+
+_CPU_BAND = 1 << 19
+_GPU_BAND = 1 << 27
+"""Logits decoded at a time: what a CPU core's cache holds; half a gigabyte on a GPU."""
 
 
 class ResizeMode(str, Enum):
@@ -179,16 +183,43 @@ def decode_logits(
 def _decode_one(logits: Tensor, spot: Placement, min_confidence: float) -> Tensor:
     rows = slice(spot.top, spot.top + spot.height)
     columns = slice(spot.left, spot.left + spot.width)
-    logits = logits[None, :, rows, columns].float()  # (1, C, h, w)
+    logits = logits[:, rows, columns].float()  # (C, h, w)
     size = (spot.rgb_height, spot.rgb_width)
-    if logits.shape[-2:] != size:
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    best, labels = logits[0].max(dim=0)  # (h, w)
-    probability = (best - logits[0].logsumexp(dim=0)).exp()
-    if min_confidence > 0:
-        labels = labels.masked_fill(probability < min_confidence, VOID)
-    confidence = (probability * 255).round().clamp(0, 255)
-    return torch.stack([labels.to(torch.uint8), confidence.to(torch.uint8)])  # (2, h, w)
+    answer = torch.empty((2, *size), dtype=torch.uint8, device=logits.device)
+    for band_rows, band in _upsampled_bands(logits, *size):
+        best, labels = band.max(dim=0)  # (rows, W)
+        # exp(best) / sum(exp(band)), the softmax of the best class.
+        probability = (band - best).exp_().sum(dim=0).reciprocal_()
+        if min_confidence > 0:
+            labels = labels.masked_fill(probability < min_confidence, VOID)
+        answer[0, band_rows] = labels.to(torch.uint8)
+        answer[1, band_rows] = (probability * 255).round_().to(torch.uint8)
+    return answer
+
+
+def _upsampled_bands(logits: Tensor, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
+    """Bilinear resize of (C, h, w) to (C, height, width), a band of rows at a time.
+
+    The whole of 71 classes at camera resolution would not fit into a CPU's cache, nor, for large
+    images, comfortably into the memory of an embedded GPU.
+    """
+    num_classes, num_rows, num_columns = logits.shape
+    share = _GPU_BAND if logits.is_cuda else _CPU_BAND
+    step = max(1, share // (num_classes * width))
+    position = torch.arange(height, device=logits.device) + 0.5
+    position = (position * (num_rows / height) - 0.5).clamp_(min=0)
+    upper = position.long()
+    lower = (upper + 1).clamp_(max=num_rows - 1)
+    weight = (position - upper)[None, :, None]  # (1, height, 1)
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        band = logits[:, rows]
+        if num_rows != height:
+            band = torch.lerp(logits[:, upper[rows]], logits[:, lower[rows]], weight[:, rows])
+        if num_columns != width:
+            size = (band.shape[1], width)
+            band = F.interpolate(band[None], size, mode="bilinear", align_corners=False)[0]
+        yield rows, band
 
 
 def _channels_first(images: Array, device: torch.device) -> Tensor:
