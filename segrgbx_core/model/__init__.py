@@ -42,9 +42,7 @@ PRESETS: dict[str, ModelConfig] = {
     "b3": _mit((3, 4, 18, 3)),
     "b4": _mit((3, 8, 27, 3)),
     "b5": _mit((3, 6, 40, 3)),
-    "pvt_v2_b2": ModelConfig(
-        backbone=BackboneConfig(mlp_ratios=(8.0, 8.0, 4.0, 4.0), patch_norm_eps=1e-6)
-    ),
+    "pvt_v2_b2": ModelConfig(backbone=BackboneConfig(mlp_ratios=(8.0, 8.0, 4.0, 4.0))),
 }
 """Sizes by name; the paper's model is `b2`. `tiny` serves tests and the demo."""
 

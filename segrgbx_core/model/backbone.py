@@ -10,6 +10,7 @@ feed-forward layers in its first stages, so its weights fit too (and carry a fre
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +159,7 @@ class Stage(nn.Module):
 
     def prompt_kv(self, prompts: Tensor) -> Tensor:
         """Prompts (B, K, D) as the keys and values of every block, (blocks, B, K, 2D)."""
-        return torch.stack([block.prompt_kv(prompts) for block in self.blocks])
+        return torch.stack([cast("Block", block).prompt_kv(prompts) for block in self.blocks])
 
     def forward(self, features: Tensor, prompt_kv: Tensor | None = None) -> Tensor:
         """Maps (B, C, H', W') of the stage before to maps (B, D, H, W)."""
@@ -196,14 +197,14 @@ def to_tokens(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+def to_map(tokens: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, H*W, D) to (B, D, H, W); a view in channels-last order."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    return torch.unflatten(tokens.transpose(1, 2), 2, size)
 
 
 def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
     """(B, N, D) to (B, h, N, D/h)."""
-    return tokens.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return torch.unflatten(tokens, -1, (num_heads, -1)).transpose(1, 2)
 
 
 def merge_heads(heads: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Dimensions: B pairs, D_i channels of stage i, E width of the head, C classes, H 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +39,8 @@ class MlpHead(nn.Module):
         self.classifier = nn.Conv2d(width, num_classes, 1)
         for conv in (self.fuse, self.classifier):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        nn.init.zeros_(self.classifier.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps (B, D_i, H_i, W_i), finest first, to logits (B, C, H_1, W_1)."""
@@ -56,14 +59,14 @@ class MlpHead(nn.Module):
     @torch.no_grad()
     def folded(self) -> FoldedHead:
         """The same function in eval mode, all before the ReLU folded into one layer per stage."""
-        scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)  # (E,)
-        bias = self.norm.bias - scale * self.norm.running_mean
+        scale, bias = _batch_norm_line(self.norm)  # (E,), (E,)
         if self.fuse.bias is not None:
             bias = bias + scale * self.fuse.bias
-        fuse = self.fuse.weight[:, :, 0, 0] * scale[:, None]  # (E, 4E)
-        parts = fuse.chunk(len(self.projections), dim=1)[::-1]  # finest first
+        fuse = self.fuse.weight[:, :, 0, 0] * scale[:, None]  # (E, 4E), coarsest stage first
         weights = []
-        for project, part in zip(self.projections, parts, strict=True):
+        parts = fuse.chunk(len(self.projections), dim=1)[::-1]
+        for module, part in zip(self.projections, parts, strict=True):
+            project = cast("nn.Linear", module)
             weights.append(part @ project.weight)  # (E, D_i)
             bias = bias + part @ project.bias
         return FoldedHead(weights, bias, self.classifier)
@@ -90,6 +93,14 @@ class FoldedHead(nn.Module):
         return self.classifier(F.relu(mixed))
 
 
-def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(features: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, C, h, w) to (B, C, *size), bilinear between pixel centres; exact at the same size."""
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def _batch_norm_line(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Slope and offset of a batch norm in eval mode, per channel."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return slope, norm.bias - slope * norm.running_mean

@@ -102,7 +102,7 @@ class StagePrompts(nn.Module):
         Returns:
             (2B, K, D); K is 0 when nothing is switched on.
         """
-        parts = [embedding.new_zeros(len(embedding), 0, self.width)]
+        parts = [embedding.new_zeros(embedding.shape[0], 0, self.width)]
         if self.control is not None:
             parts.append(self.control(embedding))  # C: (2B, Kc, D)
         if self.aligned is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -243,7 +244,7 @@ class DomainSpecificRefinement(nn.Module):
 
     def queries(self, embedding: Tensor) -> tuple[Tensor, ...]:
         """What every block asks of the scene: embeddings (B, E) to one (B, C, h, w) per block."""
-        return tuple(block.query(embedding) for block in self.blocks)
+        return tuple(cast("RefinementBlock", block).query(embedding) for block in self.blocks)
 
     def forward(self, features: Tensor, queries: tuple[Tensor, ...]) -> Tensor:
         """Maps (B, C, H, W) to refined maps (B, C, H, W)."""

@@ -7,14 +7,14 @@ C classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from segrgbx_core.config import Config, option
-from segrgbx_core.model.backbone import BackboneConfig, MixTransformer, init_weights
+from segrgbx_core.model.backbone import BackboneConfig, MixTransformer, Stage, init_weights
 from segrgbx_core.model.fusion import FeatureFusion, FeatureRectify
 from segrgbx_core.model.head import HeadConfig, MlpHead, resize
 from segrgbx_core.model.prompts import PromptConfig, StagePrompts, pair_embeddings, stream_indices
@@ -65,6 +65,9 @@ class Scene(NamedTuple):
 class SegRGBX(nn.Module):
     """General RGB-X segmentation; every pair of a batch may have another modality."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig, num_classes: int, embed_dim: int) -> None:
         super().__init__()
         widths = config.backbone.embed_dims
@@ -92,11 +95,10 @@ class SegRGBX(nn.Module):
         learns_scene = depth > 0 and not config.use_ma_clip
         self.learned_scene = nn.Parameter(torch.randn(embed_dim)) if learns_scene else None
         x_norm = _IMAGENET if config.normalise_x else _IDENTITY
-        norms = torch.tensor([_IMAGENET, x_norm])[
-            :, :, None, :, None, None
-        ]  # stream, mean or std, 1, 3, 1, 1
-        self.register_buffer("mean", norms[:, 0].clone(), persistent=False)
-        self.register_buffer("std", norms[:, 1].clone(), persistent=False)
+        norms = torch.tensor([_IMAGENET, x_norm])  # stream, mean and std, channel
+        for index, name in enumerate(("mean", "std")):
+            norm = norms[:, index, None, :, None, None].clone()  # (2, 1, 3, 1, 1)
+            self.register_buffer(name, norm, persistent=False)
 
     def forward(
         self, rgb: Tensor, x: Tensor, rgb_embedding: Tensor, x_embedding: Tensor, modality: Tensor
@@ -124,7 +126,7 @@ class SegRGBX(nn.Module):
         refine = pair_embeddings(self.config.refinement.pairing, *embeddings)  # (2B, E)
         stream = stream_indices(modality)  # (2B,)
         prompt_kv = tuple(
-            stage.prompt_kv(prompts(control, stream))  # (blocks, 2B, K, 2 D_i)
+            cast("Stage", stage).prompt_kv(prompts(control, stream))  # (blocks, 2B, K, 2 D_i)
             for stage, prompts in zip(self.backbone.stages, self.prompts, strict=True)
         )
         return Scene(prompt_kv, self.refine.queries(refine))
@@ -140,7 +142,7 @@ class SegRGBX(nn.Module):
                 f"images: rgb {tuple(rgb.shape)} and x {tuple(x.shape)}; "
                 f"expected equal (B, 3, H, W) with sides of at least {MIN_SIDE} pixels"
             )
-        images = torch.cat([rgb, x]).unflatten(0, (2, -1))  # (2, B, 3, H, W)
+        images = torch.unflatten(torch.cat([rgb, x]), 0, (2, -1))  # (2, B, 3, H, W)
         features = ((images - self.mean) / self.std).flatten(0, 1)  # (2B, 3, H, W)
         fused = []
         for index, stage in enumerate(self.backbone.stages):

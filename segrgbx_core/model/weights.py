@@ -1,0 +1,307 @@
+"""Public weights into our names: MiT, PVTv2 and whole CMX checkpoints, strictly key by key.
+
+Every tensor the target needs must be found with its shape, and every tensor of the file must be
+used or be a classifier that is known to be left out; anything else means the wrong file.
+The name tables are in docs/paper.md, section "Outside weights".
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from segrgbx_core.errors import CheckpointError
+from segrgbx_core.model.backbone import MixTransformer
+from segrgbx_core.model.segrgbx import SegRGBX
+from segrgbx_core.tensor_files import SUFFIX, read_tensors
+
+State = Mapping[str, Tensor]
+Sources = tuple[str, ...]
+"""Names of the foreign tensors that, one below the other, are one of ours."""
+
+
+class Stream(str, Enum):
+    """Which of CMX's two encoders fills our shared one."""
+
+    RGB = "rgb"
+    X = "x"
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a family of checkpoints names its modules; `{i}` counts stages from 0, `{n}` from 1.
+
+    Attributes:
+        title: for messages.
+        first_patch: stage 1's patch embedding.
+        patch: the other stages' patch embedding.
+        block: a block, `{j}` from 0.
+        norm: a stage's last norm.
+        parts: our module within a patch embedding or block to theirs; two names are stacked.
+        left_out: beginnings of names that belong to no encoder.
+    """
+
+    title: str
+    first_patch: str
+    patch: str
+    block: str
+    norm: str
+    parts: Mapping[str, Sources]
+    left_out: tuple[str, ...]
+
+    def sources(self, name: str) -> Sources:
+        """Our parameter name, such as `stages.0.blocks.1.attn.kv.weight`, to theirs."""
+        module, kind = name.rsplit(".", 1)
+        match = _MODULE.fullmatch(module)
+        assert match is not None, name
+        stage, part, block = int(match["stage"]), match["part"], match["block"]
+        place = {"i": stage, "n": stage + 1, "j": block}
+        if part is None:
+            return (f"{self.norm.format(**place)}.{kind}",)
+        patch = self.first_patch if stage == 0 else self.patch
+        frame = (patch if block is None else self.block).format(**place)
+        return tuple(f"{frame}.{theirs}.{kind}" for theirs in self.parts.get(part, (part,)))
+
+
+_MODULE = re.compile(
+    r"stages\.(?P<stage>\d+)\.(?:(?:patch_embed|blocks\.(?P<block>\d+))\.(?P<part>.+)|norm)"
+)
+
+NVIDIA = Naming(
+    title="SegFormer (NVIDIA)",
+    first_patch="patch_embed{n}",
+    patch="patch_embed{n}",
+    block="block{n}.{j}",
+    norm="norm{n}",
+    parts={"attn.sr_norm": ("attn.norm",), "mlp.dwconv": ("mlp.dwconv.dwconv",)},
+    left_out=("head.",),
+)
+_HUGGING_FACE_OLD = Naming(
+    title="Segformer (Hugging Face, transformers < 5)",
+    first_patch="encoder.patch_embeddings.{i}",
+    patch="encoder.patch_embeddings.{i}",
+    block="encoder.block.{i}.{j}",
+    norm="encoder.layer_norm.{i}",
+    parts={
+        "norm": ("layer_norm",),
+        "norm1": ("layer_norm_1",),
+        "norm2": ("layer_norm_2",),
+        "attn.q": ("attention.self.query",),
+        "attn.kv": ("attention.self.key", "attention.self.value"),
+        "attn.proj": ("attention.output.dense",),
+        "attn.sr": ("attention.self.sr",),
+        "attn.sr_norm": ("attention.self.layer_norm",),
+        "mlp.fc1": ("mlp.dense1",),
+        "mlp.dwconv": ("mlp.dwconv.dwconv",),
+        "mlp.fc2": ("mlp.dense2",),
+    },
+    left_out=("classifier.", "decode_head."),
+)
+_HUGGING_FACE_NEW = Naming(
+    title="Segformer (Hugging Face, transformers >= 5)",
+    first_patch="stages.{i}.patch_embeddings",
+    patch="stages.{i}.patch_embeddings",
+    block="stages.{i}.blocks.{j}",
+    norm="stages.{i}.layer_norm",
+    parts={
+        "norm": ("layer_norm",),
+        "norm1": ("layernorm_before",),
+        "norm2": ("layernorm_after",),
+        "attn.q": ("attention.q_proj",),
+        "attn.kv": ("attention.k_proj", "attention.v_proj"),
+        "attn.proj": ("attention.o_proj",),
+        "attn.sr": ("attention.sequence_reduction.sequence_reduction",),
+        "attn.sr_norm": ("attention.sequence_reduction.layer_norm",),
+        "mlp.dwconv": ("mlp.dwconv.dwconv",),
+    },
+    left_out=("classifier.", "decode_head."),
+)
+_TIMM_PVT_V2 = Naming(
+    title="PVTv2 (timm)",
+    first_patch="patch_embed",
+    patch="stages.{i}.downsample",
+    block="stages.{i}.blocks.{j}",
+    norm="stages.{i}.norm",
+    parts={"attn.sr_norm": ("attn.norm",)},
+    left_out=("head.",),
+)
+NAMINGS = (NVIDIA, _HUGGING_FACE_OLD, _HUGGING_FACE_NEW, _TIMM_PVT_V2)
+
+# Our module to CMX's, `\1` the stage; encoder stages are looked up in NVIDIA.
+_CMX_FUSION: tuple[tuple[str, str], ...] = (
+    (r"rectify\.(\d)\.channel_gates\.(\d)", r"backbone.FRMs.\1.channel_weights.mlp.\2"),
+    (r"rectify\.(\d)\.spatial_gates\.(\d)", r"backbone.FRMs.\1.spatial_weights.mlp.\2"),
+    (r"fuse\.(\d)\.rgb\.proj_in", r"backbone.FFMs.\1.cross.channel_proj1"),
+    (r"fuse\.(\d)\.x\.proj_in", r"backbone.FFMs.\1.cross.channel_proj2"),
+    (r"fuse\.(\d)\.rgb\.kv", r"backbone.FFMs.\1.cross.cross_attn.kv1"),
+    (r"fuse\.(\d)\.x\.kv", r"backbone.FFMs.\1.cross.cross_attn.kv2"),
+    (r"fuse\.(\d)\.rgb\.proj_out", r"backbone.FFMs.\1.cross.end_proj1"),
+    (r"fuse\.(\d)\.x\.proj_out", r"backbone.FFMs.\1.cross.end_proj2"),
+    (r"fuse\.(\d)\.rgb\.norm", r"backbone.FFMs.\1.cross.norm1"),
+    (r"fuse\.(\d)\.x\.norm", r"backbone.FFMs.\1.cross.norm2"),
+    (r"fuse\.(\d)\.merge\.residual", r"backbone.FFMs.\1.channel_emb.residual"),
+    (r"fuse\.(\d)\.merge\.embed\.(\d)", r"backbone.FFMs.\1.channel_emb.channel_embed.\2"),
+    (r"fuse\.(\d)\.merge\.norm", r"backbone.FFMs.\1.channel_emb.norm"),
+)
+# The head's last layers carry one of two names, by the code base that trained it.
+_CMX_FUSE = ("decode_head.linear_fuse.0", "decode_head.linear_fuse.conv")
+_CMX_NORM = ("decode_head.linear_fuse.1", "decode_head.linear_fuse.bn")
+_CMX_CLASSIFIER = "decode_head.linear_pred"
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Reads a `.safetensors` file or a pickled state dict, wrapped or not; runs no code from it.
+
+    Raises:
+        CheckpointError: when the file is missing or holds no named tensors.
+    """
+    path = Path(path)
+    if path.suffix == SUFFIX:
+        return read_tensors(path)[0]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the path"
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: is not a file of plain weights ({reason})") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
+    if not tensors or not content:
+        raise CheckpointError(f"{path}: holds no named tensors; expected a state dict")
+    return dict(content)
+
+
+def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "weights") -> str:
+    """Fills an encoder with ImageNet weights of any family in `NAMINGS`.
+
+    Args:
+        backbone: the encoder; untouched when the weights do not fit.
+        state: the file's tensors, see `read_weights`.
+        where: put before every message, such as the file's name.
+
+    Returns:
+        The family's title, for the log.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, of another shape or unknown.
+    """
+    state = _without_prefix(_without_prefix(state, "module."), "segformer.")
+    first = next(iter(backbone.state_dict()))
+    naming = next((one for one in NAMINGS if all(s in state for s in one.sources(first))), None)
+    if naming is None:
+        known = ", ".join(one.sources(first)[0] for one in NAMINGS)
+        found = next(iter(state), "nothing")
+        raise CheckpointError(
+            f"{where}: is no MiT or PVTv2 encoder: begins with '{found}'; expected one of {known}"
+        )
+    _fill(backbone, backbone.state_dict(), naming.sources, state, naming.left_out, where)
+    return naming.title
+
+
+def load_cmx_weights(
+    model: SegRGBX,
+    state: State,
+    stream: Stream = Stream.RGB,
+    classifier: bool = True,
+    where: str = "weights",
+) -> None:
+    """Fills encoder, fusion and head from a trained CMX; prompts and DSRM keep their values.
+
+    Args:
+        model: the network; untouched when the weights do not fit.
+        state: the file's tensors, see `read_weights`.
+        stream: CMX has an encoder per stream, ours is shared; this one is taken.
+        classifier: False leaves the last layer out, for another set of classes.
+        where: put before every message.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, of another shape or unknown.
+    """
+    state = _without_prefix(state, "module.")
+    parts = ("backbone.", "rectify.", "fuse.", "head.")
+    expected = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith(parts) and (classifier or not name.startswith("head.classifier."))
+    }
+    unused = "" if stream is Stream.X else "extra_"
+    encoder = ("patch_embed", "block", "norm")
+    left_out = tuple(f"backbone.{unused}{part}" for part in encoder)
+    if not classifier:
+        left_out = (*left_out, _CMX_CLASSIFIER)
+
+    def sources(name: str) -> Sources:
+        return _cmx_sources(name, stream, state)
+
+    _fill(model, expected, sources, state, left_out, where)
+
+
+def _cmx_sources(name: str, stream: Stream, state: State) -> Sources:
+    module, kind = name.rsplit(".", 1)
+    if name.startswith("backbone."):
+        prefix = "extra_" if stream is Stream.X else ""
+        return tuple(
+            f"backbone.{prefix}{theirs}"
+            for theirs in NVIDIA.sources(name.removeprefix("backbone."))
+        )
+    if match := re.fullmatch(r"head\.projections\.(\d)", module):
+        return (f"decode_head.linear_c{int(match[1]) + 1}.proj.{kind}",)
+    heads = {"head.fuse": _CMX_FUSE, "head.norm": _CMX_NORM, "head.classifier": (_CMX_CLASSIFIER,)}
+    if module in heads:
+        names = [f"{theirs}.{kind}" for theirs in heads[module]]
+        return (next((one for one in names if one in state), names[0]),)
+    for ours, theirs in _CMX_FUSION:
+        if re.fullmatch(ours, module):
+            return (f"{re.sub(ours, theirs, module)}.{kind}",)
+    raise AssertionError(name)
+
+
+def _fill(
+    module: nn.Module,
+    expected: State,
+    sources: Callable[[str], Sources],
+    state: State,
+    left_out: tuple[str, ...],
+    where: str,
+) -> None:
+    """Copies `state` into `module`, or raises before anything is changed."""
+    converted: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for name, target in expected.items():
+        names = sources(name)
+        if missing := [one for one in names if one not in state]:
+            raise CheckpointError(f"{where}: '{missing[0]}' is missing; our '{name}' needs it")
+        tensor = torch.cat([state[one] for one in names]) if len(names) > 1 else state[names[0]]
+        if tensor.shape != target.shape:
+            raise CheckpointError(
+                f"{where}: '{names[0]}' gives shape {tuple(tensor.shape)}; "
+                f"our '{name}' needs {tuple(target.shape)}; is this another size of encoder?"
+            )
+        converted[name] = tensor
+        used.update(names)
+    if unknown := _unknown(state, used, left_out):
+        raise CheckpointError(
+            f"{where}: '{unknown[0]}' and {len(unknown) - 1} more have no place in this model; "
+            "is this another size of encoder?"
+        )
+    module.load_state_dict(converted, strict=False)
+
+
+def _unknown(state: State, used: set[str], left_out: tuple[str, ...]) -> list[str]:
+    return [name for name in state if name not in used and not name.startswith(left_out)]
+
+
+def _without_prefix(state: State, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
