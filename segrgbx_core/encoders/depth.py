@@ -98,7 +98,8 @@ def from_raw(x: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XImage:
     hint = "publish 16UC1 (mm) or 32FC1 (m), or set x_form to image for a rendered picture"
     plane = require_plane(x, "depth", (np.uint16, np.float32, np.float64), hint)
     if encoding.representation is DepthRepresentation.HHA:
-        depth_m = plane * sensor.unit_16u if plane.dtype == np.uint16 else plane
+        scale = sensor.unit_16u if plane.dtype == np.uint16 else 1.0
+        depth_m = plane.astype(np.float64) * scale
         return from_image(hha_image(depth_m, _intrinsics(sensor)))
     if plane.dtype == np.uint16:
         counts = np.arange(65536, dtype=np.float64) * sensor.unit_16u
