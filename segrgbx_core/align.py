@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from segrgbx_core.align_counts import AlignCounts, Drop
+from segrgbx_core.align_counts import NS_PER_MS, AlignCounts, Drop
 from segrgbx_core.config import Config, option
 from segrgbx_core.samples import Events
 from segrgbx_core.x_buffers import (
@@ -43,8 +43,6 @@ __all__ = [
 
 R = TypeVar("R")
 X = TypeVar("X")
-
-NS_PER_MS = 1_000_000
 
 SILENCE_NS = 1_000_000_000
 """An X stream is called silent when nothing of it arrived for this long before an RGB image."""
