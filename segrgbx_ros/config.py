@@ -12,12 +12,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pydantic import create_model, field_validator, model_validator
+from pydantic import create_model, model_validator
 
 from segrgbx_core.align import AlignConfig
 from segrgbx_core.config import Config, from_mapping, option, read_mapping
 from segrgbx_core.encoders import SensorConfig
 from segrgbx_core.errors import ConfigError
+from segrgbx_core.inference_options import InferenceConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import XForm
 
@@ -95,30 +96,14 @@ class PairConfig(Config):
         return self
 
 
-class ModelOptions(Config):
+class ModelOptions(InferenceConfig):
     """Which checkpoint runs, where and how."""
 
     checkpoint: str = option("", doc="path of the checkpoint (.safetensors)")
-    device: str = option(
-        "auto", doc="auto, cpu, cuda or cuda:N; auto takes the first GPU or else the CPU"
+    allow_random_weights: bool = option(
+        False,
+        doc="without a checkpoint, run an untrained network: for dry runs, labels mean nothing",
     )
-    precision: str = option(
-        "auto", doc="auto, fp32, fp16 or bf16; auto is fp16 on a GPU, fp32 on a CPU"
-    )
-    input_height: int = option(
-        0, doc="height of the network input; 0: as trained", unit="px", low=0, high=4096
-    )
-    input_width: int = option(
-        0, doc="width of the network input; 0: as trained", unit="px", low=0, high=4096
-    )
-    resize_mode: str = option("", doc="stretch or letterbox; empty: as trained")
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-            raise ValueError("is not one of auto, cpu, cuda, cuda:N")
-        return value
 
 
 class BatchConfig(Config):

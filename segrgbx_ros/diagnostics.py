@@ -53,8 +53,6 @@ class InputWatch:
         received: messages so far.
         encoding: of the newest message.
         last_ns: monotonic time of the newest message, 0 for none.
-        bad: messages that could not be used, by cause.
-        last_bad: sentence about the newest of them.
         incompatible: policies on which publishers do not match.
         lost: messages that the middleware reports as lost.
     """
@@ -63,8 +61,6 @@ class InputWatch:
     received: int = 0
     encoding: str = ""
     last_ns: int = 0
-    bad: Counter[str] = field(default_factory=Counter)
-    last_bad: str = ""
     incompatible: set[str] = field(default_factory=set)
     lost: int = 0
     _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
@@ -106,54 +102,85 @@ class InputWatch:
         return f"'{self.topic}' has been silent for {(now_ns - self.last_ns) / _NS_PER_S:.0f} s"
 
 
-def input_status(
-    pair: str,
-    watches: Mapping[str, InputWatch],
-    silences: Iterable[str],
-    limits: DiagnosticsConfig,
-) -> Status:
-    """State of the inputs of a pair; `watches` by their short names (rgb, x)."""
+@dataclass
+class PairWatch:
+    """What became of the messages of one pair.
+
+    Attributes:
+        pair: its name.
+        inputs: the watches of its topics by short name (rgb, x).
+        pairs: made since the report before.
+        last_pair_ns: monotonic time of the newest pair; of activation before the first.
+        bad: messages that could not be used, by cause.
+        last_bad: sentence about the newest of them, empty again after an answer.
+    """
+
+    pair: str
+    inputs: dict[str, InputWatch]
+    pairs: int = 0
+    last_pair_ns: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    last_bad: str = ""
+
+    def paired(self, now_ns: int) -> None:
+        """Counts a pair."""
+        self.pairs += 1
+        self.last_pair_ns = now_ns
+
+    def refused(self, cause: str, message: str) -> None:
+        """Counts a message that could not be used."""
+        self.bad[cause] += 1
+        self.last_bad = message
+
+    def take_pairs(self) -> int:
+        """Pairs since the last call."""
+        count, self.pairs = self.pairs, 0
+        return count
+
+
+def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsConfig) -> Status:
+    """State of the inputs of a pair.
+
+    Args:
+        watch: what arrived.
+        silences: why nothing arrives, one sentence for each silent topic.
+        limits: when to warn.
+    """
     now_ns = time.monotonic_ns()
-    values: dict[str, Any] = {}
-    level, reasons = OK, []
-    for short, watch in watches.items():
-        rate = watch.rate_hz(now_ns)
+    values: dict[str, Any] = {f"bad_{cause}": count for cause, count in watch.bad.items()}
+    errors, warnings = list(silences), []
+    for short, topic in watch.inputs.items():
+        rate = topic.rate_hz(now_ns)
+        policies = ", ".join(sorted(topic.incompatible))
         values |= {
-            f"{short}_topic": watch.topic,
+            f"{short}_topic": topic.topic,
             f"{short}_hz": f"{rate:.1f}",
-            f"{short}_encoding": watch.encoding,
-            f"{short}_age_ms": f"{(now_ns - watch.last_ns) / 1e6:.0f}" if watch.last_ns else "",
-            f"{short}_received": watch.received,
-            f"{short}_bad": sum(watch.bad.values()),
-            f"{short}_lost": watch.lost,
-            f"{short}_incompatible_qos": ", ".join(sorted(watch.incompatible)),
+            f"{short}_encoding": topic.encoding,
+            f"{short}_age_ms": f"{(now_ns - topic.last_ns) / 1e6:.0f}" if topic.last_ns else "",
+            f"{short}_received": topic.received,
+            f"{short}_lost": topic.lost,
+            f"{short}_incompatible_qos": policies,
         }
-        if watch.incompatible:
-            level = ERROR
-            reasons.append(
-                f"'{watch.topic}': incompatible QoS ({values[f'{short}_incompatible_qos']})"
-            )
-        if watch.last_bad:
-            level = max(level, ERROR)
-            reasons.append(watch.last_bad)
-        elif watch.received and rate < limits.min_rate_hz:
-            level = max(level, WARN)
-            reasons.append(f"'{watch.topic}' at {rate:.1f} Hz, below {limits.min_rate_hz:g} Hz")
-    silent = [text for text in silences if text]
-    if silent:
-        level, reasons = ERROR, [*silent, *(r for r in reasons if "incompatible" not in r)]
-    return Status(level, f"{pair} input", "; ".join(reasons) or "receiving", values)
+        if policies and not any(topic.topic in text for text in errors):
+            errors.append(f"'{topic.topic}': QoS of a publisher does not match ({policies})")
+        elif topic.received > 1 and rate < limits.min_rate_hz and not errors:
+            warnings.append(f"'{topic.topic}' at {rate:.1f} Hz, below {limits.min_rate_hz:g} Hz")
+    if watch.last_bad:
+        errors.append(watch.last_bad)
+    level = ERROR if errors else WARN if warnings else OK
+    return Status(
+        level, f"{watch.pair} input", "; ".join(errors or warnings) or "receiving", values
+    )
 
 
 def sync_status(
-    pair: str, counts: AlignCounts, new_pairs: int, inputs_ok: bool, max_dt_ms: float
+    watch: PairWatch, counts: AlignCounts, inputs_ok: bool, max_dt_ms: float
 ) -> Status:
     """State of the pairing of a pair.
 
     Args:
-        pair: its name.
+        watch: of the pair; its new pairs are taken.
         counts: of its aligner, since activation.
-        new_pairs: since the report before.
         inputs_ok: False when an input is silent, which explains missing pairs.
         max_dt_ms: the limit that pairs keep.
     """
@@ -166,8 +193,8 @@ def sync_status(
         "dt_max_ms": f"{counts.max_abs_dt_ms:.2f}",
         **{f"dropped_{cause}": count for cause, count in dropped.items()},
     }
-    name = f"{pair} sync"
-    if new_pairs:
+    name = f"{watch.pair} sync"
+    if watch.take_pairs():
         if counts.max_abs_dt_ms > 0.8 * max_dt_ms:
             text = f"stamps differ by up to {counts.max_abs_dt_ms:.1f} ms; limit {max_dt_ms:g} ms"
             return Status(WARN, name, text, values)
@@ -179,9 +206,15 @@ def sync_status(
     if counts.last_miss_ns is not None:
         text += (
             f": nearest X was {counts.last_miss_ns / 1e6:+.1f} ms off, limit {max_dt_ms:g} ms; "
-            f"see {pair}.x_offset_ms"
+            f"see {watch.pair}.x_offset_ms"
         )
     return Status(ERROR, name, text, values)
+
+
+def output_status(topic: str, policies: Iterable[str]) -> Status:
+    """A subscriber that gets nothing because its quality of service does not match."""
+    text = f"'{topic}': QoS of a subscriber does not match ({', '.join(sorted(policies))})"
+    return Status(ERROR, f"{topic} output", text)
 
 
 def inference_status(
@@ -212,6 +245,31 @@ def inference_status(
         text = f"{ratio:.0%} of the pairs were replaced by newer ones; the device is too slow"
         return Status(WARN, "inference", text, values)
     return Status(OK, "inference", "running" if report.answered else "idle", values)
+
+
+def model_status(segmenter: Any) -> Status:
+    """Which checkpoint runs; `segmenter` is a `segrgbx_core.inference.Segmenter`."""
+    checkpoint, classes = segmenter.checkpoint, segmenter.classes
+    values = {
+        "checkpoint": checkpoint.name,
+        "hash": checkpoint.hash[:16],
+        "label_space": classes.space,
+        "classes": len(classes.names),
+        "random_weights": segmenter.contract.is_random,
+    }
+    if segmenter.contract.is_random:
+        return Status(WARN, "model", "untrained weights: labels mean nothing", values)
+    return Status(OK, "model", "loaded", values)
+
+
+def device_status(segmenter: Any) -> Status:
+    """Where the model runs."""
+    values = {
+        "name": segmenter.device_name,
+        "precision": segmenter.precision,
+        "memory_mb": f"{segmenter.memory / 2**20:.0f}",
+    }
+    return Status(OK, "device", segmenter.device_name, values)
 
 
 def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], stamp: Any) -> Any:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segrgbx_core import overlay
-from segrgbx_core.labels import VOID
+from segrgbx_core.labels import palette_array
 from segrgbx_core.samples import Array, Prediction, RgbxSample
 from segrgbx_ros.config import OutputConfig
 from segrgbx_ros.messages import fill_image
+
+if TYPE_CHECKING:
+    from segrgbx_core.inference import PublishedLabels  # torch ring: never imported from here
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -32,40 +41,24 @@ LATCHED_QOS = QoSProfile(
 )
 
 
-class PublishedLabels(Protocol):
-    """What `Segmenter.classes` tells about the published labels."""
-
-    names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ids: tuple[int, ...]
-
-
 def has_label_info() -> bool:
     """True where vision_msgs is installed."""
     return LabelInfo is not None
 
 
-def palette_array(labels: PublishedLabels) -> Array:
-    """Colour of every id, uint8 (256, 3); ids without a class are black."""
-    table = np.zeros((256, 3), np.uint8)
-    table[list(labels.ids)] = labels.palette
-    return table
-
-
-def label_map(labels: PublishedLabels, space: str, space_hash: str) -> str:
-    """The published label space as JSON.
-
-    Args:
-        labels: names, colours and ids.
-        space: which label space they are.
-        space_hash: hash of the checkpoint's label space.
-    """
+def label_map(labels: PublishedLabels) -> str:
+    """The published label space as JSON."""
     classes = [
-        {"id": int(index), "name": name, "rgb": [int(value) for value in rgb]}
+        {"id": index, "name": name, "rgb": [int(value) for value in rgb]}
         for index, name, rgb in zip(labels.ids, labels.names, labels.palette, strict=True)
     ]
     return json.dumps(
-        {"label_space": space, "hash": space_hash, "unlabeled_id": VOID, "classes": classes}
+        {
+            "label_space": labels.space,
+            "hash": labels.hash,
+            "unlabeled_id": labels.unlabeled_id,
+            "classes": classes,
+        }
     )
 
 
@@ -76,12 +69,19 @@ class PairOutputs:
         node: owns the publishers.
         pair: name that starts every topic.
         labels: names, colours and ids of the published labels.
+        incompatible: takes the policies on which subscribers do not match, by topic.
     """
 
-    def __init__(self, node: LifecycleNode, pair: str, labels: PublishedLabels) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        pair: str,
+        labels: PublishedLabels,
+        incompatible: dict[str, set[str]],
+    ) -> None:
         self._node = node
         self._labels = labels
-        self._palette = palette_array(labels)
+        self._palette = palette_array(labels.palette)
         self._latched: list[Any] = []
         self._latched_topics = f"{pair}/label_map", f"{pair}/label_info"
         self._images = {
@@ -89,6 +89,9 @@ class PairOutputs:
                 Image,
                 f"{pair}/{name}",
                 IMAGE_QOS,
+                event_callbacks=PublisherEventCallbacks(
+                    incompatible_qos=partial(self._incompatible, f"{pair}/{name}", incompatible)
+                ),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for name in ("mask", "confidence", "mask_color", "overlay", "x/preview")
@@ -99,12 +102,16 @@ class PairOutputs:
         """Resolved names of the image topics, the mask first."""
         return [publisher.topic_name for publisher in self._images.values()]
 
-    def publish_labels(self, space: str, space_hash: str, threshold: float) -> None:
-        """Publishes what the ids mean, once, for whoever comes later too."""
+    def publish_labels(self, threshold: float) -> None:
+        """Publishes what the ids mean, once, for whoever comes later too.
+
+        Args:
+            threshold: confidence below which pixels are unlabeled, in [0, 1].
+        """
         map_topic, info_topic = self._latched_topics
         described = self._node.create_publisher(String, map_topic, LATCHED_QOS)
         self._latched.append(described)
-        described.publish(String(data=label_map(self._labels, space, space_hash)))
+        described.publish(String(data=label_map(self._labels)))
         if LabelInfo is None:
             return
         info = LabelInfo(threshold=float(threshold))
@@ -158,6 +165,16 @@ class PairOutputs:
             self._node.destroy_publisher(publisher)
         self._images.clear()
         self._latched.clear()
+
+    def _incompatible(self, topic: str, found: dict[str, set[str]], event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        policies = found.setdefault(topic, set())
+        if policy not in policies:
+            policies.add(policy)
+            self._node.get_logger().error(
+                f"topic '{topic}': a subscriber asks for another {policy} than is offered; "
+                "it gets no messages"
+            )
 
     def _send(self, name: str, header: Any, pixels: Array, encoding: str) -> None:
         if encoding == "rgb8" and pixels.ndim == 2:

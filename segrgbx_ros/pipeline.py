@@ -130,6 +130,11 @@ class Pipeline:
         }
 
     @property
+    def config(self) -> NodeConfig:
+        """The options in force."""
+        return self._config
+
+    @property
     def encoding(self) -> EncodingConfig:
         """How the checkpoint wants X drawn."""
         return self._encoding

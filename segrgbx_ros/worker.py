@@ -28,7 +28,7 @@ class Predictor(Protocol):
 
 
 Deliver = Callable[[PairedMessages, RgbxSample, Prediction], None]
-Complain = Callable[[str, str, str], None]  # pair or "", cause, message
+Complain = Callable[[str, str, str], None]  # pair, cause, message
 
 
 @dataclass
@@ -135,25 +135,21 @@ class Worker:
 
     def _run(self) -> None:
         while (batch := self._take()) is not None:
-            try:
-                self._process(batch)
-            except (
-                Exception
-            ) as error:  # the outermost frame: the node outlives any failure of a pass
-                with self._ready:
-                    self._report.failed["exception"] += len(batch)
-                names = ", ".join(paired.pair for paired in batch)
-                text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-                if self._runs:
-                    self._complain(names, "exception", text)
+            self._attempt(batch)
+
+    def _attempt(self, batch: list[PairedMessages]) -> None:
+        try:
+            self._process(batch)
+        except Exception as error:  # the outermost frame: the node outlives any failure of a pass
+            self._fail(batch, error)
 
     def _fail(self, batch: list[PairedMessages], error: Exception) -> None:
         with self._ready:
             self._report.failed["exception"] += len(batch)
         if self._runs:
-            names = ", ".join(paired.pair for paired in batch)
             text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-            self._complain(names, "exception", text)
+            for paired in batch:
+                self._complain(paired.pair, "exception", text)
 
     def _take(self) -> list[PairedMessages] | None:
         """The next batch in order of arrival, None when stopped."""

@@ -1,0 +1,58 @@
+"""From options to a ready `Segmenter`, the same for node and replay.
+
+Imports torch, which takes seconds: import this module only when a model is wanted.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import torch
+
+from segrgbx_core.checkpoint import default_contract
+from segrgbx_core.errors import ConfigError
+from segrgbx_core.inference import Segmenter
+from segrgbx_ros.config import NodeConfig
+
+
+def load_segmenter(config: NodeConfig) -> Segmenter:
+    """Loads the checkpoint that `model.checkpoint` names and checks that it serves every pair.
+
+    Where all pairs have one modality its LoRA adapter is merged, which is faster.
+
+    Raises:
+        ConfigError: when no checkpoint is named, or an option does not fit the machine or the
+            checkpoint.
+        CheckpointError: when the file is missing, foreign or not trained for a pair's modality.
+    """
+    modalities = {section.modality for _, section in config.sections()}
+    model, label = config.model, config.label
+    if model.checkpoint:
+        segmenter = Segmenter.from_checkpoint(
+            Path(model.checkpoint).expanduser(),
+            model,
+            config.sensor,
+            label.space,
+            label.min_confidence,
+            merge_for=next(iter(modalities)) if len(modalities) == 1 else None,
+        )
+    elif model.allow_random_weights:
+        segmenter = Segmenter.from_random_weights(
+            default_contract("tiny"), model, config.sensor, label.space, label.min_confidence
+        )
+    else:
+        raise ConfigError(
+            "model.checkpoint: is empty; give the path of a .safetensors checkpoint, or set "
+            "model.allow_random_weights for a dry run"
+        )
+    for modality in sorted(modalities):
+        segmenter.require(modality)
+    return segmenter
+
+
+def free_memory() -> None:
+    """Gives the memory of a segmenter that nobody holds any more back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,120 @@
+"""Says all the time in /diagnostics, and now and then in the log, how the node fares."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rclpy.lifecycle import LifecycleNode
+
+from segrgbx_ros import diagnostics
+from segrgbx_ros.config import NodeConfig
+from segrgbx_ros.diagnostics import OK, WARN, PairWatch, Status, Throttle
+from segrgbx_ros.inputs import Inputs
+from segrgbx_ros.pipeline import Pipeline
+from segrgbx_ros.worker import Worker
+
+if TYPE_CHECKING:
+    from segrgbx_core.inference import Segmenter
+
+PATIENCE_NS = 5_000_000_000
+"""A pair that gives nothing for this long is worth a warning."""
+
+
+class Reporter:
+    """Collects the statuses of a configured node.
+
+    Args:
+        node: owns the publisher.
+        config: limits and period.
+        segmenter: the loaded model.
+        pipeline: pairs messages.
+        worker: runs the model.
+
+    Attributes:
+        inputs: the subscriptions while the node is active, else None.
+        is_enabled: False while inference is switched off.
+        incompatible: policies on which subscribers do not match, by output topic.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        config: NodeConfig,
+        segmenter: Segmenter,
+        pipeline: Pipeline,
+        worker: Worker,
+    ) -> None:
+        self._node = node
+        self._config = config
+        self._segmenter = segmenter
+        self._pipeline = pipeline
+        self._worker = worker
+        self._failed: Counter[str] = Counter()
+        self._since_ns = time.monotonic_ns()
+        self._waiting = Throttle(lambda text: node.get_logger().warning(text))
+        self._publisher = None
+        if config.diagnostics.enabled and diagnostics.is_available():
+            self._publisher = node.create_publisher(
+                diagnostics.DiagnosticArray, "/diagnostics", 10
+            )
+        self.inputs: Inputs | None = None
+        self.is_enabled = True
+        self.incompatible: dict[str, set[str]] = {}
+
+    def destroy(self) -> None:
+        """Destroys the publisher."""
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
+            self._publisher = None
+
+    def report(self) -> None:
+        """Publishes one report and warns about pairs that give nothing."""
+        statuses = self.statuses()
+        if self._publisher is not None:
+            self._publisher.publish(
+                diagnostics.to_message(
+                    self._node.get_name(),
+                    self._segmenter.device_name,
+                    statuses,
+                    self._node.get_clock().now().to_msg(),
+                )
+            )
+
+    def statuses(self) -> list[Status]:
+        """State of every pair, then of worker, device and model."""
+        now_ns = time.monotonic_ns()
+        seconds, self._since_ns = (now_ns - self._since_ns) / 1e9, now_ns
+        found: list[Status] = []
+        if self.inputs is not None and self.is_enabled:
+            for watch in self.inputs.watches.values():
+                found += self._pair(watch, self.inputs, now_ns)
+        found += [
+            diagnostics.output_status(topic, policies)
+            for topic, policies in self.incompatible.items()
+        ]
+        work = self._worker.report()
+        self._failed.update(work.failed)
+        if self.inputs is None:
+            found.append(Status(OK, "inference", "inactive"))
+        elif not self.is_enabled:
+            found.append(Status(WARN, "inference", "switched off by ~/enable"))
+        else:
+            limits = self._config.diagnostics
+            found.append(diagnostics.inference_status(work, seconds, self._failed, limits))
+        found.append(diagnostics.device_status(self._segmenter))
+        found.append(diagnostics.model_status(self._segmenter))
+        return found
+
+    def _pair(self, watch: PairWatch, inputs: Inputs, now_ns: int) -> list[Status]:
+        silences = inputs.silences(watch.pair, now_ns)
+        state = diagnostics.input_status(watch, silences, self._config.diagnostics)
+        counts = self._pipeline.counts(watch.pair)
+        sync = diagnostics.sync_status(
+            watch, counts, not silences, self._pipeline.config.sync.max_dt_ms
+        )
+        if now_ns - watch.last_pair_ns > PATIENCE_NS:
+            why = "; ".join(silences) or sync.message
+            self._waiting(watch.pair, f"pair '{watch.pair}': waiting: {why}")
+        return [state, sync]
