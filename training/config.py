@@ -1,0 +1,160 @@
+"""Run files: everything that decides the outcome of a training, in one tree.
+
+A run file names presets of model and tower and states only what differs from it and from the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segrgbx_core.batch import InputConfig
+from segrgbx_core.config import Config, from_mapping, option, read_mapping, to_plain
+from segrgbx_core.encoders import EncodingConfig, SensorConfig
+from segrgbx_core.errors import ConfigError, did_you_mean
+from segrgbx_core.modality import Modality
+from segrgbx_core.model import PRESETS, ModelConfig
+from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
+from training.augment import AugmentConfig
+from training.joint import Sampling
+from training.losses import LossConfig
+from training.schedule import OptimizerConfig
+
+
+class DataConfig(Config):
+    """One data set of a run."""
+
+    reader: str = option(doc="name of the data set, see training/datasets")
+    root: str = option(doc="its folder")
+    modality: Modality = option(doc="its X")
+    train_split: str = option("train", doc="what to learn from")
+    val_split: str = option("val", doc="what to score on while training")
+    share: float = option(
+        0.0, doc="share of the draws; 0 means by the run's sampling", low=0, high=1
+    )
+
+
+class ClipConfig(Config):
+    """How the frozen MA-CLIP serves training."""
+
+    checkpoint: str = option(
+        "",
+        doc="checkpoint to take MA-CLIP from; empty for random weights, which carry no knowledge",
+    )
+    full_frame: bool = option(
+        True,
+        doc="embed whole frames once and keep them (as at run time) instead of every training crop",
+    )
+
+
+class RunConfig(Config):
+    """Length, place and bookkeeping of a run."""
+
+    out: str = option(doc="folder for checkpoints, state and logs")
+    steps: int = option(1000, doc="optimizer steps", low=1)
+    batch_size: int = option(8, doc="samples per step over all devices", low=1)
+    seed: int = option(0, doc="source of all chance", low=0)
+    sampling: Sampling = option(
+        Sampling.PROPORTIONAL, doc="how often each data set is drawn: proportional or equal"
+    )
+    half_checkpoints: bool = option(False, doc="store checkpoints as 16-bit floats, half the size")
+    keep_frames: bool = option(False, doc="keep prepared frames in memory, for data sets that fit")
+    device: str = option("auto", doc="auto or cpu")
+    precision: str = option("no", doc="mixed precision of accelerate: no, bf16 or fp16")
+    channels_last: bool = option(
+        False, doc="keep images with channels innermost; faster on most CPUs"
+    )
+    threads: int = option(
+        0, doc="threads of one operation on a CPU; 0 leaves torch's choice", low=0
+    )
+    workers: int = option(0, doc="processes that load and augment", low=0)
+    log_every: int = option(20, doc="steps between log lines", unit="steps", low=1)
+    save_every: int = option(200, doc="steps between saved training states", unit="steps", low=1)
+    score_every: int = option(
+        1000, doc="steps between scores on the val splits", unit="steps", low=1
+    )
+    score_samples: int = option(0, doc="val samples per data set while training; 0 for all", low=0)
+    tensorboard: bool = option(False, doc="write TensorBoard files besides metrics.jsonl")
+
+
+class SegmentationRun(Config):
+    """Stage 2: the segmentation model beside a frozen MA-CLIP."""
+
+    data: tuple[DataConfig, ...] = option(doc="data sets")
+    run: RunConfig = option(doc="length, place and bookkeeping")
+    model: ModelConfig = option(ModelConfig(), doc="the segmentation model")
+    init: str = option("", doc="checkpoint to start from (fine-tuning); empty for none")
+    ma_clip: MaClipConfig = option(MaClipConfig(), doc="MA-CLIP's image tower")
+    clip: ClipConfig = option(ClipConfig(), doc="how MA-CLIP serves training")
+    encoding: EncodingConfig = option(EncodingConfig(), doc="how X images are made")
+    sensor: SensorConfig = option(SensorConfig(), doc="facts about the data sets' sensors")
+    input: InputConfig = option(InputConfig(), doc="size and fit of whole frames when scoring")
+    augment: AugmentConfig = option(AugmentConfig(), doc="training views")
+    loss: LossConfig = option(LossConfig(), doc="what is lowered")
+    optimizer: OptimizerConfig = option(OptimizerConfig(), doc="how it is lowered")
+
+
+def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun:
+    """Reads a run file.
+
+    Args:
+        path: YAML file. Its key `preset` names an entry of `PRESETS` that `model` then changes, its
+            key `tower` one of `CLIP_PRESETS` that `ma_clip` then changes.
+        overrides: `a.b=value` each, applied after the file; list entries by number (`data.0.root`).
+
+    Raises:
+        ConfigError: when the file or an override is wrong.
+    """
+    data = read_mapping(path)
+    for text in overrides:
+        _override(data, text)
+    presets: tuple[tuple[str, str, Mapping[str, Config]], ...] = (
+        ("preset", "model", PRESETS),
+        ("tower", "ma_clip", CLIP_PRESETS),
+    )
+    for key, section, known in presets:
+        name = data.pop(key, None)
+        if name is None:
+            continue
+        if name not in known:
+            raise ConfigError(f"{path}: {key} '{name}' is not known{did_you_mean(name, known)}")
+        data[section] = _merged(to_plain(known[name]), data.get(section) or {})
+    return from_mapping(SegmentationRun, data, where=str(path))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: expected name=value, such as run.steps=100")
+    *path, last = name.split(".")
+    place: Any = data
+    for part in path:
+        if isinstance(place, list):
+            place = place[_entry(place, part, text)]
+        else:
+            place = place.setdefault(part, {})
+        if not isinstance(place, (dict, list)):
+            raise ConfigError(f"--set {text}: '{part}' holds a value, no options")
+    if isinstance(place, list):
+        place[_entry(place, last, text)] = yaml.safe_load(value)
+    else:
+        place[last] = yaml.safe_load(value)
+
+
+def _entry(place: list[Any], part: str, text: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(f"--set {text}: '{part}' is no entry; the list has {len(place)}")
+    return int(part)

@@ -1,0 +1,68 @@
+"""Pinhole cameras and how they travel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera in the world.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        focal: focal length in pixels.
+        position: metres.
+        axes: rows are right, down and forward as unit vectors in the world, (3, 3).
+    """
+
+    width: int
+    height: int
+    focal: float
+    position: Floats
+    axes: Floats
+
+    def rays(self) -> Floats:
+        """Unit directions through the pixel centres, row by row, float32 (H * W, 3)."""
+        column = (np.arange(self.width, dtype=np.float32) + 0.5 - self.width / 2) / self.focal
+        row = (np.arange(self.height, dtype=np.float32) + 0.5 - self.height / 2) / self.focal
+        inside = np.empty((self.height, self.width, 3), np.float32)
+        inside[..., 0], inside[..., 1], inside[..., 2] = column[None], row[:, None], 1
+        ways = inside.reshape(-1, 3)
+        ways /= np.sqrt(np.einsum("ij,ij->i", ways, ways))[:, None]
+        return np.ascontiguousarray(ways @ self.axes)
+
+    def shifted(self, right: float, down: float = 0.0) -> Camera:
+        """The same camera moved in its image plane, metres."""
+        offset = right * self.axes[0] + down * self.axes[1]
+        return replace(self, position=(self.position + offset).astype(np.float32))
+
+    def rolled(self, angle: float) -> Camera:
+        """The same camera turned about its optical axis, rad."""
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+        return replace(self, axes=(turn @ self.axes).astype(np.float32))
+
+    def resized(self, scale: float) -> Camera:
+        """The same view on another pixel grid."""
+        width, height = max(8, round(self.width * scale)), max(8, round(self.height * scale))
+        return replace(self, width=width, height=height, focal=self.focal * width / self.width)
+
+
+def look(position: Floats, heading: float, pitch: float, roll: float) -> Floats:
+    """Camera axes for a heading about the vertical, a downward pitch and a roll, rad."""
+    del position
+    cos, sin = np.cos(heading), np.sin(heading)
+    forward = np.array([cos * np.cos(pitch), sin * np.cos(pitch), -np.sin(pitch)])
+    right = np.array([sin, -cos, 0.0])
+    down = np.cross(forward, right)
+    cos, sin = np.cos(roll), np.sin(roll)
+    return np.stack([cos * right + sin * down, cos * down - sin * right, forward]).astype(
+        np.float32
+    )

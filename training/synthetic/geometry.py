@@ -1,0 +1,251 @@
+"""Triangle meshes of simple solids: the bricks that every object of a scene is built from.
+
+A mesh is a soup: corner positions and corner normals, no shared vertices. Unit solids are made once and
+then only scaled, turned and moved, which keeps the set-up of a scene cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Vector = Sequence[float] | Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Triangles with a normal at every corner.
+
+    Attributes:
+        corners: float32 (T, 3, 3), metres.
+        normals: float32 (T, 3, 3), outward; unit length is not promised.
+    """
+
+    corners: Floats
+    normals: Floats
+
+    def moved(self, offset: Vector) -> Mesh:
+        """The same mesh elsewhere."""
+        return Mesh(self.corners + np.asarray(offset, np.float32), self.normals)
+
+    def scaled(self, factors: Vector) -> Mesh:
+        """Stretched along the axes about the origin."""
+        scale = np.asarray(factors, np.float32)
+        return Mesh(self.corners * scale, self.normals / scale)
+
+    def turned(self, matrix: Floats) -> Mesh:
+        """Turned by a 3x3 rotation about the origin."""
+        turn = np.asarray(matrix, np.float32).T
+        return Mesh(self.corners @ turn, self.normals @ turn)
+
+
+def join(meshes: Sequence[Mesh]) -> Mesh:
+    """One mesh of many."""
+    return Mesh(
+        np.concatenate([mesh.corners for mesh in meshes]),
+        np.concatenate([mesh.normals for mesh in meshes]),
+    )
+
+
+def yaw(angle: float) -> Floats:
+    """Rotation about the vertical, counter-clockwise seen from above."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)
+
+
+def pitch(angle: float) -> Floats:
+    """Rotation about the y axis; a positive angle lowers the x axis."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
+
+
+def flat(corners: NDArray[np.floating]) -> Mesh:
+    """Triangles with their own face normals; (T, 3, 3) corners, counter-clockwise from outside."""
+    points = np.asarray(corners, np.float32)
+    normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    unit = (normal / np.maximum(length, 1e-12)).astype(np.float32)
+    return Mesh(points, np.repeat(unit[:, None], 3, axis=1))
+
+
+def quad(a: Vector, b: Vector, c: Vector, d: Vector) -> Mesh:
+    """A flat four-sided face, corners counter-clockwise seen from its front."""
+    return flat(np.array([[a, b, c], [a, c, d]], np.float32))
+
+
+def sheet(x: tuple[float, float], y: tuple[float, float], z: float, step: float = 0.0) -> Mesh:
+    """A horizontal rectangle facing up, cut along x every `step` metres (0: uncut)."""
+    count = max(1, int(np.ceil((x[1] - x[0]) / step))) if step > 0 else 1
+    edges = np.linspace(x[0], x[1], count + 1)
+    parts = [
+        quad((left, y[0], z), (right, y[0], z), (right, y[1], z), (left, y[1], z))
+        for left, right in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return join(parts)
+
+
+@lru_cache(maxsize=1)
+def _unit_box() -> Mesh:
+    faces = []
+    for axis in range(3):
+        for side in (-0.5, 0.5):
+            u, v = (axis + 1) % 3, (axis + 2) % 3
+            corners = np.zeros((4, 3))
+            corners[:, axis] = side
+            corners[:, u] = [-0.5, 0.5, 0.5, -0.5]
+            corners[:, v] = [-0.5, -0.5, 0.5, 0.5]
+            ring = corners if side > 0 else corners[::-1]
+            faces.append(quad(*ring))
+    return join(faces)
+
+
+def box(centre: Vector, size: Vector) -> Mesh:
+    """A box along the axes."""
+    return _unit_box().scaled(size).moved(centre)
+
+
+def block(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> Mesh:
+    """A box along the axes by its limits."""
+    limits = np.array([x, y, z], np.float32)
+    return box(limits.mean(axis=1), limits[:, 1] - limits[:, 0])
+
+
+@lru_cache(maxsize=16)
+def _unit_sphere(rings: int, sectors: int) -> Mesh:
+    polar = np.linspace(0, np.pi, rings + 1)
+    turn = np.linspace(0, 2 * np.pi, sectors + 1)
+    grid = np.stack(
+        [
+            np.outer(np.sin(polar), np.cos(turn)),
+            np.outer(np.sin(polar), np.sin(turn)),
+            np.outer(np.cos(polar), np.ones_like(turn)),
+        ],
+        axis=-1,
+    )
+    return _grid_mesh(grid, grid)
+
+
+def _grid_mesh(points: NDArray[np.floating], normals: NDArray[np.floating]) -> Mesh:
+    def split(grid: NDArray[np.floating]) -> Floats:
+        a, b, c, d = grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]
+        upper = np.stack([a, b, c], axis=2)
+        lower = np.stack([a, c, d], axis=2)
+        return np.concatenate([upper.reshape(-1, 3, 3), lower.reshape(-1, 3, 3)]).astype(
+            np.float32
+        )
+
+    corners, outward = split(points), split(normals)
+    edge = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    keep = np.einsum("ij,ij->i", edge, edge) > 1e-14
+    return Mesh(corners[keep], outward[keep])
+
+
+def ellipsoid(centre: Vector, radii: Vector, rings: int = 6, sectors: int = 8) -> Mesh:
+    """An ellipsoid along the axes with smooth normals."""
+    return _unit_sphere(rings, sectors).scaled(radii).moved(centre)
+
+
+@lru_cache(maxsize=16)
+def _unit_tube(sectors: int, closed: bool) -> Mesh:
+    turn = np.linspace(0, 2 * np.pi, sectors + 1)
+    ring = np.stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)], axis=-1)
+    top = ring + np.array([0, 0, 1.0])
+    side = _grid_mesh(np.stack([top, ring]), np.stack([ring, ring]))
+    if not closed:
+        return side
+    fan = [quad((0, 0, 1), top[i], top[i + 1], (0, 0, 1)) for i in range(sectors)]
+    base = [quad((0, 0, 0), ring[i + 1], ring[i], (0, 0, 0)) for i in range(sectors)]
+    caps = join(fan + base)
+    return join([side, Mesh(caps.corners[::2], caps.normals[::2])])
+
+
+def _frame(direction: NDArray[np.floating]) -> Floats:
+    axis = direction / max(float(np.linalg.norm(direction)), 1e-9)
+    helper = np.array([1.0, 0, 0]) if abs(axis[0]) < 0.9 else np.array([0, 1.0, 0])
+    side = np.cross(axis, helper)
+    side /= np.linalg.norm(side)
+    return np.stack([side, np.cross(axis, side), axis], axis=1).astype(np.float32)
+
+
+def tube(
+    start: Vector, end: Vector, radius: float, sectors: int = 8, end_radius: float | None = None
+) -> Mesh:
+    """A closed cylinder or cone stump between two points."""
+    low, high = np.asarray(start, np.float32), np.asarray(end, np.float32)
+    length = float(np.linalg.norm(high - low))
+    unit = _unit_tube(sectors, True)
+    taper = 1.0 if end_radius is None else end_radius / radius
+    scale = 1 + (taper - 1) * unit.corners[..., 2:]
+    corners = unit.corners * np.array([radius, radius, length], np.float32)
+    corners = np.concatenate([corners[..., :2] * scale, corners[..., 2:]], axis=2)
+    return Mesh(corners, unit.normals).turned(_frame(high - low)).moved(low)
+
+
+@lru_cache(maxsize=8)
+def _unit_capsule(sectors: int) -> tuple[Mesh, NDArray[np.bool_]]:
+    polar = np.array([0.0, 0.28, 0.5, 0.5, 0.72, 1.0]) * np.pi
+    turn = np.linspace(0, 2 * np.pi, sectors + 1)
+    grid = np.stack(
+        [
+            np.outer(np.sin(polar), np.cos(turn)),
+            np.outer(np.sin(polar), np.sin(turn)),
+            np.outer(np.cos(polar), np.ones_like(turn)),
+        ],
+        axis=-1,
+    )
+    upper = np.repeat(np.arange(len(polar)) < 3, sectors + 1).reshape(len(polar), sectors + 1)
+    lifted = grid + upper[..., None] * np.array([0, 0, 8.0])
+    mesh = _grid_mesh(lifted, grid)
+    is_upper = mesh.corners[..., 2] > 4.0
+    return Mesh(
+        mesh.corners - is_upper[..., None] * np.array([0, 0, 8], np.float32), mesh.normals
+    ), is_upper
+
+
+def capsule(
+    start: Vector, end: Vector, radius: float, end_radius: float | None = None, sectors: int = 8
+) -> Mesh:
+    """A rounded limb from `start` to `end` whose radius may change along the way."""
+    low, high = np.asarray(start, np.float32), np.asarray(end, np.float32)
+    unit, is_upper = _unit_capsule(sectors)
+    far = radius if end_radius is None else end_radius
+    sizes = np.where(is_upper, far, radius)[..., None].astype(np.float32)
+    corners = unit.corners * sizes
+    corners[..., 2] += is_upper * np.float32(np.linalg.norm(high - low))
+    return Mesh(corners, unit.normals).turned(_frame(high - low)).moved(low)
+
+
+def loft(rings: NDArray[np.floating], smooth: bool = True) -> Mesh:
+    """A closed hull through cross-sections.
+
+    Args:
+        rings: (S, P, 3), S sections of P points each, counter-clockwise seen against the axis from
+            section 0 to the last one.
+        smooth: corner normals averaged over neighbouring faces instead of face normals.
+    """
+    points = np.asarray(rings, np.float64)
+    loop = np.concatenate([points, points[:, :1]], axis=1)
+    if smooth:
+        along = np.gradient(loop, axis=0)
+        around = np.roll(points, -1, axis=1) - np.roll(points, 1, axis=1)
+        around = np.concatenate([around, around[:, :1]], axis=1)
+        side = _grid_mesh(loop, np.cross(around, along))
+    else:
+        side = flat(_grid_mesh(loop, loop).corners)
+    outward = side.corners.mean(axis=1) - points.mean(axis=(0, 1))
+    if float(np.einsum("ij,ij->", side.normals[:, 0], outward)) < 0:
+        side = Mesh(side.corners, -side.normals)
+    caps = []
+    for ring in (points[0], points[-1]):
+        centre = ring.mean(axis=0)
+        fan = np.stack([np.tile(centre, (len(ring), 1)), ring, np.roll(ring, -1, axis=0)], axis=1)
+        cap = flat(fan)
+        away = centre - points.mean(axis=(0, 1))
+        sign = 1.0 if float(cap.normals[0, 0] @ away) >= 0 else -1.0
+        caps.append(Mesh(cap.corners, cap.normals * np.float32(sign)))
+    return join([side, *caps])

@@ -1,0 +1,103 @@
+"""What surfaces are made of: colour, gloss, warmth and the class that a label image shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.label_tables import SYNTHETIC_STREET
+
+Floats = NDArray[np.float32]
+Colour = tuple[float, float, float]
+
+
+def street_id(name: str) -> int:
+    """Native id of a class of the street label space."""
+    return SYNTHETIC_STREET.names.index(name)
+
+
+class Pattern(IntEnum):
+    """How a surface varies from place to place; see `textures`."""
+
+    PLAIN = 0
+    ROAD = 1
+    PAVING = 2
+    GRASS = 3
+    FACADE = 4
+    TILES = 5
+    LEAVES = 6
+    BRICK = 7
+    SIGN = 8
+    CLOTH = 9
+    BARK = 10
+    WOOD = 11
+    CARPET = 12
+    PICTURE = 13
+
+
+@dataclass(frozen=True)
+class Part:
+    """One surface of one object.
+
+    Attributes:
+        label: native class id.
+        colour: linear albedo, each channel in [0, 1].
+        pattern: how it varies.
+        params: numbers that the pattern reads.
+        index: refractive index of a smooth coat; 1 for a matte surface.
+        kelvin: temperature in the shade.
+        sun_kelvin: what full sun adds.
+        emissivity: long-wave infrared emissivity at normal incidence.
+        emission: emitted linear radiance.
+        instance: id of the object that it belongs to, 0 for the background.
+    """
+
+    label: int
+    colour: Colour
+    pattern: Pattern = Pattern.PLAIN
+    params: Sequence[float] = ()
+    index: float = 1.0
+    kelvin: float = 288.0
+    sun_kelvin: float = 3.0
+    emissivity: float = 0.95
+    emission: Colour = (0.0, 0.0, 0.0)
+    instance: int = 0
+
+
+NUM_PARAMS = 8
+
+
+@dataclass
+class PartTable:
+    """All parts of a scene as columns, ready to be gathered per pixel."""
+
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, part: Part) -> int:
+        """Registers a part and returns its id."""
+        self.parts.append(part)
+        return len(self.parts) - 1
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Arrays by field name; colours are (P, 3), params (P, NUM_PARAMS)."""
+        rows = self.parts
+        params = np.zeros((len(rows), NUM_PARAMS), np.float32)
+        for row, part in zip(params, rows, strict=True):
+            row[: len(part.params)] = part.params
+        return {
+            "label": np.array([part.label for part in rows], np.uint8),
+            "colour": np.array([part.colour for part in rows], np.float32),
+            "pattern": np.array([part.pattern for part in rows], np.int8),
+            "params": params,
+            "index": np.array([part.index for part in rows], np.float32),
+            "kelvin": np.array([part.kelvin for part in rows], np.float32),
+            "sun_kelvin": np.array([part.sun_kelvin for part in rows], np.float32),
+            "emissivity": np.array([part.emissivity for part in rows], np.float32),
+            "emission": np.array([part.emission for part in rows], np.float32),
+            "instance": np.array([part.instance for part in rows], np.int32),
+        }

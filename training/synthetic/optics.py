@@ -1,0 +1,54 @@
+"""Fresnel's equations for smooth dielectrics, as powers and as degrees of linear polarization."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+def fresnel(cosine: Floats, index: Floats) -> tuple[Floats, Floats]:
+    """Reflected shares of light polarized perpendicular (s) and parallel (p) to the plane of incidence.
+
+    Args:
+        cosine: of the angle between ray and normal, in [0, 1].
+        index: refractive index of the surface against air; 1 reflects nothing.
+    """
+    cos = np.clip(cosine, 1e-4, 1.0)
+    squared = np.square(index)
+    root = np.sqrt(np.maximum(squared - 1 + cos * cos, 0))
+    perpendicular = np.square((cos - root) / (cos + root))
+    parallel = np.square((squared * cos - root) / (squared * cos + root))
+    return perpendicular.astype(np.float32), parallel.astype(np.float32)
+
+
+def specular_dolp(cosine: Floats, index: Floats) -> Floats:
+    """Degree of linear polarization of unpolarized light after reflection; E is perpendicular to the plane."""
+    s, p = fresnel(cosine, index)
+    return (s - p) / np.maximum(s + p, 1e-9)
+
+
+def diffuse_dolp(cosine: Floats, index: Floats) -> Floats:
+    """Degree of linear polarization of light that comes out of a smooth body; E lies in the plane.
+
+    Source: Wolff and Boult 1991; Atkinson and Hancock 2006.
+    """
+    cos = np.clip(cosine, 0, 1)
+    sine2 = 1 - cos * cos
+    squared = np.square(index)
+    top = np.square(index - 1 / index) * sine2
+    below = 2 + 2 * squared - np.square(index + 1 / index) * sine2
+    below = below + 4 * cos * np.sqrt(np.maximum(squared - sine2, 0))
+    return (top / np.maximum(below, 1e-9)).astype(np.float32)
+
+
+def pane_reflection(reflected: Floats) -> Floats:
+    """Reflection of a thin pane, both faces and all bounces between them, from that of one face."""
+    return 2 * reflected / (1 + reflected)
+
+
+def mirrored(directions: Floats, normals: Floats) -> Floats:
+    """Directions after reflection at unit normals."""
+    along = np.einsum("ij,ij->i", directions, normals)[:, None]
+    return (directions - 2 * along * normals).astype(np.float32)

@@ -1,0 +1,110 @@
+"""A scene: what stands, what moves, what shines, and where the camera is at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.synthetic.cameras import Camera
+from training.synthetic.climate import Climate
+from training.synthetic.geometry import Mesh
+from training.synthetic.materials import PartTable
+from training.synthetic.objects import Pieces
+from training.synthetic.plan import StreetPlan
+from training.synthetic.raytrace import Hits, Tracer, nearer
+from training.synthetic.surfaces import Columns
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Lamp:
+    """A light that shines downwards in a wide cone, or forwards as a beam.
+
+    Attributes:
+        position: metres.
+        colour: radiance that it gives a white surface at one metre, RGB.
+        way: unit vector of the cone's axis.
+        spread: cosine of the cone's half angle; light fades towards it.
+        reach: metres beyond which it is not computed.
+    """
+
+    position: Floats
+    colour: Floats
+    way: Floats
+    spread: float
+    reach: float
+
+
+@dataclass(eq=False)
+class Scene:
+    """Everything of one seed; moving things are functions of time in seconds."""
+
+    seed: int
+    climate: Climate
+    plan: StreetPlan
+    parts: PartTable
+    sky_label: int
+    camera: Callable[[float], Camera]
+    statics: Pieces = field(default_factory=list)
+    panes: Pieces = field(default_factory=list)
+    movers: list[Callable[[float], Pieces]] = field(default_factory=list)
+    lamps: list[Lamp] = field(default_factory=list)
+    moving_lamps: list[Callable[[float], list[Lamp]]] = field(default_factory=list)
+    meta: dict[str, float | int | str] = field(default_factory=dict)
+
+
+class Stage:
+    """A scene made ready for rays: static triangles are indexed once, moving ones per moment."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.columns: Columns = scene.parts.columns()
+        self._static = _tracer(scene.statics, scene.plan)
+        self.panes = _tracer(scene.panes, scene.plan)
+        self._moment: float | None = None
+        self._moving = Tracer([], [])
+        self.lamps: list[Lamp] = []
+
+    def set_time(self, time_s: float) -> None:
+        """Puts everything that moves in place."""
+        if self._moment == time_s:
+            return
+        pieces = [piece for mover in self.scene.movers for piece in mover(time_s)]
+        self._moving = Tracer([mesh for mesh, _ in pieces], [part for _, part in pieces])
+        moving = [lamp for mover in self.scene.moving_lamps for lamp in mover(time_s)]
+        self.lamps = self.scene.lamps + moving
+        self._moment = time_s
+
+    def first(self, origins: Floats, directions: Floats) -> Hits:
+        """First hit of each ray with anything opaque."""
+        return nearer(
+            self._static.first(origins, directions), self._moving.first(origins, directions)
+        )
+
+    def blocked(
+        self, origins: Floats, directions: Floats, reach: Floats | float
+    ) -> NDArray[np.bool_]:
+        """Whether anything opaque lies on each ray before `reach` metres."""
+        stopped = self._static.blocked(origins, directions, reach)
+        open_rays = np.flatnonzero(~stopped)
+        limits = np.broadcast_to(np.asarray(reach, np.float32), stopped.shape)[open_rays]
+        stopped[open_rays] = self._moving.blocked(
+            origins[open_rays], directions[open_rays], limits
+        )
+        return stopped
+
+
+def _tracer(pieces: Pieces, plan: StreetPlan) -> Tracer:
+    return Tracer([_bent(mesh, plan) for mesh, _ in pieces], [part for _, part in pieces])
+
+
+def _bent(mesh: Mesh, plan: StreetPlan) -> Mesh:
+    if plan.bend == 0:
+        return mesh
+    corners = mesh.corners.copy()
+    corners[..., 1] += plan.shift(corners[..., 0])
+    return Mesh(corners, mesh.normals)
