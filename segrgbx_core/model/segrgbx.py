@@ -149,7 +149,7 @@ class SegRGBX(nn.Module):
             features = stage(features, scene.prompt_kv[index])  # (2B, D_i, H_i, W_i)
             if index == len(self.backbone.stages) - 1:
                 features = self.refine(features, scene.queries)
-            rgb_features, x_features = self.rectify[index](*features.chunk(2))
+            rgb_features, x_features = self.rectify[index](*split_streams(features))
             fused.append(self.fuse[index](rgb_features, x_features))  # (B, D_i, H_i, W_i)
             features = torch.cat([rgb_features, x_features])
         return self.head(fused)
@@ -158,3 +158,10 @@ class SegRGBX(nn.Module):
         """Replaces the head by its cheaper equal for inference; not to be trained or saved."""
         if isinstance(self.head, MlpHead):
             self.head = self.head.folded()
+
+
+def split_streams(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of all images (2B, C, H, W) to those of RGB and those of X, each (B, C, H, W)."""
+    # Not chunk: it would bake the batch size into an exported graph.
+    rgb_features, x_features = torch.unflatten(features, 0, (2, -1)).unbind(0)
+    return rgb_features, x_features
