@@ -67,6 +67,11 @@ class Scores:
         """Ids that occur in the truth or in the predictions."""
         return [int(index) for index in np.flatnonzero(~np.isnan(self.confusion.iou()))]
 
+    @property
+    def true_classes(self) -> list[int]:
+        """Ids that occur in the truth."""
+        return [int(index) for index in np.flatnonzero(self.confusion.matrix.sum(axis=1))]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; IoU of absent classes is left out."""
         iou, matrix, present = self.confusion.iou(), self.confusion.matrix, self.present
@@ -76,6 +81,7 @@ class Scores:
             "frames_without_truth": self.unlabeled_frames,
             "miou": _number(self.confusion.miou(AbsentClass.SKIP)),
             "miou_absent_as_zero": _number(self.confusion.miou(AbsentClass.ZERO)),
+            "miou_true_classes": _number(self.confusion.miou(classes=self.true_classes)),
             "pixel_accuracy": _number(self.confusion.pixel_accuracy()),
             "classes_present": len(present),
             "classes": len(self.names),
@@ -100,8 +106,11 @@ class PairReport:
         paired: RGB messages that went to the model.
         held: of those, how many with an X that was already used.
         rgb_only: of those, how many without X.
-        dropped: RGB and X messages that were not used, by cause.
+        dropped: RGB images without a result, by cause.
+        dropped_x: X images that no RGB image used, by cause.
         skew_ms: stamp of X minus stamp of RGB minus the configured offset, absolute, in ms.
+        mean_offset_ms: the same with its sign, mean; far from 0 it is the offset to configure.
+        jumps: how often the stamps jumped back.
         first_fault: first message that could not be decoded, empty when all could.
         scores: agreement with the truth, None without truth.
     """
@@ -114,7 +123,10 @@ class PairReport:
     held: int
     rgb_only: int
     dropped: dict[str, int]
+    dropped_x: dict[str, int]
     skew_ms: Spread
+    mean_offset_ms: float = 0.0
+    jumps: int = 0
     first_fault: str = ""
     scores: Scores | None = None
 
@@ -129,7 +141,10 @@ class PairReport:
             "held": self.held,
             "rgb_only": self.rgb_only,
             "dropped": dict(sorted(self.dropped.items())),
+            "dropped_x": dict(sorted(self.dropped_x.items())),
             "skew_ms": self.skew_ms.to_dict(),
+            "mean_offset_ms": round(self.mean_offset_ms, 3),
+            "jumps_back": self.jumps,
             "first_fault": self.first_fault,
             "scores": self.scores.to_dict() if self.scores else None,
         }
@@ -191,8 +206,8 @@ class Report:
             ("", ""),
             [
                 ("recording", f"`{self.recording}`, {self.recording_s:.1f} s"),
-                ("checkpoint", f"`{self.checkpoint.get('path', '')}`"),
-                ("checkpoint hash", f"`{self.checkpoint.get('hash', '')}`"),
+                ("checkpoint", f"`{self.checkpoint.get('path') or 'none'}`"),
+                ("checkpoint hash", f"`{self.checkpoint.get('hash') or 'none'}`"),
                 (
                     "label space",
                     f"{self.label_space.get('name')} ({self.label_space.get('classes')} classes, "
@@ -231,7 +246,7 @@ class Report:
             lost = ", ".join(f"{cause} {count}" for cause, count in sorted(pair.dropped.items()))
             lines.append(
                 f"{name}: {pair.paired} of {pair.rgb} RGB images segmented"
-                + (f" (not used: {lost})" if lost else "")
+                + (f" (dropped: {lost})" if lost else "")
                 + f", |skew| mean {pair.skew_ms.mean:.1f} ms, max {pair.skew_ms.max:.1f} ms"
             )
             if pair.scores:
@@ -257,9 +272,14 @@ def _headline(scores: Scores) -> str:
 
 
 def _score_lines(scores: Scores) -> list[str]:
+    true = scores.confusion.miou(classes=scores.true_classes)
     lines = [f"{_headline(scores)}.", ""]
+    lines += [
+        f"Over the {len(scores.true_classes)} classes of the truth: mIoU {_percent(true)}.",
+        "",
+    ]
     if scores.unlabeled_frames:
-        lines += [f"{scores.unlabeled_frames} frames have no truth and are not scored.", ""]
+        lines += [f"Without truth and not scored: {scores.unlabeled_frames} frames.", ""]
     iou, matrix = scores.confusion.iou(), scores.confusion.matrix
     rows: list[tuple[Any, ...]] = []
     for index in scores.present:
@@ -272,21 +292,23 @@ def _score_lines(scores: Scores) -> list[str]:
             taken = f"{name} ({_percent(wrong[worst] / total)})"
         rows.append((index, scores.names[index], _percent(iou[index]), total, taken))
     lines += _table(("id", "class", "IoU", "true pixels", "most often taken for"), rows)
-    if len(scores.present) <= MATRIX_LIMIT:
+    if len(scores.true_classes) <= MATRIX_LIMIT:
         lines += ["", "Confusion, percent of the true pixels of each row:", ""]
         lines += _matrix_lines(scores)
     return lines
 
 
 def _matrix_lines(scores: Scores) -> list[str]:
-    matrix, present = scores.confusion.matrix, scores.present
-    columns = [*present, matrix.shape[1] - 1]
+    matrix, true = scores.confusion.matrix, scores.true_classes
     rows = []
-    for index in present:
-        total = max(int(matrix[index].sum()), 1)
-        shares = [100.0 * matrix[index, column] / total for column in columns]
+    for index in true:
+        total = int(matrix[index].sum())
+        counts = [*matrix[index, true], matrix[index, -1]]
+        counts.insert(-1, total - sum(counts))
+        shares = [100.0 * count / total for count in counts]
         rows.append((scores.names[index], *(f"{share:.0f}" if share else "" for share in shares)))
-    return _table(("truth \\ labels", *(scores.names[index] for index in present), "void"), rows)
+    names = [scores.names[index] for index in true]
+    return _table(("truth \\ labels", *names, "other classes", "void"), rows)
 
 
 def _pairing_lines(pair: PairReport) -> list[str]:
@@ -299,10 +321,14 @@ def _pairing_lines(pair: PairReport) -> list[str]:
             f"mean {pair.skew_ms.mean:.2f} ms, p95 "
             f"{pair.skew_ms.p95:.2f} ms, max {pair.skew_ms.max:.2f} ms",
         ),
+        ("stamp difference, mean with sign", f"{pair.mean_offset_ms:.2f} ms"),
         ("with an X used before (held)", pair.held),
         ("without X (RGB only)", pair.rgb_only),
     ]
-    rows += [(f"not used: {cause}", count) for cause, count in sorted(pair.dropped.items())]
+    rows += [(f"RGB dropped: {cause}", count) for cause, count in sorted(pair.dropped.items())]
+    rows += [(f"X dropped: {cause}", count) for cause, count in sorted(pair.dropped_x.items())]
+    if pair.jumps:
+        rows.append(("stamps jumped back", f"{pair.jumps} times"))
     if pair.first_fault:
         rows.append(("first message that could not be read", pair.first_fault))
     return ["", *_table(("pairing", ""), rows)]

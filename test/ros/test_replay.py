@@ -1,0 +1,357 @@
+"""Segmenting and scoring a recording without ROS."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from segrgbx_core.errors import ConfigError, DataError
+from segrgbx_core.images import encode_image, read_image, write_image
+from segrgbx_core.labels import UNIFIED, VOID, synthetic_label_space
+from segrgbx_ros.bag_writer import BagWriter
+from segrgbx_ros.bags import Bag
+from segrgbx_ros.config import Stream, node_config
+from segrgbx_ros.evaluation import RANDOM
+from segrgbx_ros.replay import main
+from segrgbx_ros.sinks import spread
+from segrgbx_ros.topics import find_routes
+from segrgbx_ros.truth import FolderTruth, TopicTruth, to_ids, translator
+
+START = 1_700_000_000_000_000_000
+STEP = 100_000_000
+SIZE = 32, 48
+FRAMES = 4
+
+CONFIG = """
+/**:
+  ros__parameters:
+    pairs: [thermal]
+    thermal: {rgb_transport: compressed, x_transport: compressed}
+    model: {allow_random_weights: true, device: cpu, input_height: 64, input_width: 64}
+"""
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recordings") / "street"
+    write_recording(path)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "thermal.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def scene(index):
+    rng = np.random.default_rng(index)
+    rgb = cv2.resize(rng.integers(0, 255, (4, 6, 3), dtype=np.uint8), SIZE[::-1])
+    thermal = cv2.resize(rng.integers(28000, 31000, (4, 6), dtype=np.uint16), SIZE[::-1])
+    truth = np.full(SIZE, index, np.uint8)
+    truth[:, :8] = VOID
+    return rgb, thermal, truth
+
+
+def write_recording(path, prefix="", x_delay_ns=3_000_000, truth=True, raw=False):
+    with BagWriter(path) as bag:
+        for index in range(FRAMES):
+            stamp = START + index * STEP
+            rgb, thermal, labels = scene(index)
+            base = f"{prefix}/thermal"
+            if raw:
+                bag.write(f"{base}/rgb/image", bag.image(rgb, "rgb8", stamp, "cam"), stamp + 10)
+                x = bag.image(thermal, "16UC1", stamp + x_delay_ns)
+                bag.write(f"{base}/x/image", x, stamp + 20)
+            else:
+                png = bag.compressed(encode_image(rgb), "rgb8; png compressed bgr8", stamp, "cam")
+                bag.write(f"{base}/rgb/image/compressed", png, stamp + 10)
+                x = bag.compressed(
+                    encode_image(thermal), "16UC1; png compressed ", stamp + x_delay_ns
+                )
+                bag.write(f"{base}/x/image/compressed", x, stamp + 20)
+            if truth and index:  # the first frame has none
+                message = bag.compressed(encode_image(labels), "mono8; png compressed ", stamp)
+                bag.write(f"{base}/label/compressed", message, stamp + 30)
+
+
+def run(recording, config, out, *more):
+    return main([str(recording), "--config", str(config), "--out", str(out), "--quiet", *more])
+
+
+@pytest.fixture(scope="module")
+def replayed(recording, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replayed")
+    config = folder / "thermal.yaml"
+    config.write_text(CONFIG)
+    assert run(recording, config, folder / "out", "--write-bag", str(folder / "bag")) == 0
+    return folder
+
+
+def test_report(replayed, recording):
+    report = json.loads((replayed / "out/report.json").read_text())
+    pair = report["pairs"]["thermal"]
+    assert (pair["rgb_messages"], pair["x_messages"], pair["paired"]) == (FRAMES, FRAMES, FRAMES)
+    assert pair["skew_ms"]["mean"] == pytest.approx(3.0)
+    assert pair["mean_offset_ms"] == pytest.approx(3.0)
+    assert pair["dropped"] == {}
+    scores = pair["scores"]
+    assert (scores["frames"], scores["frames_without_truth"]) == (FRAMES - 1, 1)
+    assert 0 <= scores["miou"] <= 1
+    assert scores["miou_absent_as_zero"] <= scores["miou"]
+    matrix = np.array(scores["confusion"]["matrix"])
+    assert matrix.sum() == (FRAMES - 1) * SIZE[0] * (SIZE[1] - 8)  # void truth does not count
+    assert report["label_space"]["name"] == UNIFIED
+    assert report["notes"] == [RANDOM]
+    assert report["config"]["pairs"] == ["thermal"]
+    assert report["timing"]["stages_ms"]["total"]["count"] == FRAMES
+    text = (replayed / "out/report.md").read_text()
+    for part in (
+        "mIoU",
+        "pixel accuracy",
+        "| pairing |",
+        "p95 ms",
+        "| truth \\ labels | fence |",
+        "```yaml",
+    ):
+        assert part in text
+
+
+def test_pictures(replayed):
+    overlays = sorted(path.name for path in (replayed / "out").glob("overlay_*.png"))
+    assert overlays == [f"overlay_thermal_{START + i * STEP}.png" for i in range(FRAMES)]
+    assert read_image(replayed / "out" / overlays[0]).shape == (*SIZE, 3)
+    sheet = read_image(replayed / "out/contact_sheet.png")
+    assert sheet.shape[0] > FRAMES * SIZE[0]
+    assert sheet.shape[1] > 4 * SIZE[1]
+
+
+def test_predictions_are_recorded_under_the_topics_of_the_node(replayed):
+    with Bag(replayed / "bag") as bag:
+        assert set(bag.topics) == {
+            f"/thermal/{name}" for name in ("mask", "confidence", "label_map", "label_info")
+        }
+        masks = [bag.decode(m) for m in bag.messages({"/thermal/mask"})]
+        (text,) = [bag.decode(m) for m in bag.messages({"/thermal/label_map"})]
+    stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in masks]
+    assert stamps == [START + i * STEP for i in range(FRAMES)]
+    assert {(m.encoding, m.step, m.width, m.height) for m in masks} == {("mono8", 48, 48, 32)}
+    assert {m.header.frame_id for m in masks} == {"cam"}
+    described = json.loads(text.data)
+    assert described["unlabeled_id"] == VOID
+    assert described["classes"][0]["id"] == 0
+    overlay = json.loads((replayed / "out/report.json").read_text())
+    assert described["hash"] == overlay["label_space"]["hash"]
+
+
+def test_second_run_gives_the_same(replayed, recording, tmp_path):
+    config = replayed / "thermal.yaml"
+    assert run(recording, config, tmp_path / "out", "--write-bag", str(tmp_path / "bag")) == 0
+    reports = [json.loads((p / "out/report.json").read_text()) for p in (replayed, tmp_path)]
+    for report in reports:
+        del report["timing"]
+    assert reports[0] == reports[1]
+    masks = []
+    for folder in (replayed, tmp_path):
+        with Bag(folder / "bag") as bag:
+            masks.append([m.raw for m in bag.messages({"/thermal/mask", "/thermal/confidence"})])
+    assert masks[0] == masks[1]
+
+
+def test_other_truth_space_and_folder(recording, config, tmp_path):
+    for index in range(FRAMES):
+        write_image(tmp_path / f"{index}.png", scene(index)[2])
+    extra = ["--truth-folder", str(tmp_path), "--label-space", "deliver"]
+    assert run(recording, config, tmp_path / "out", *extra, "--overlays", "0") == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["label_space"]["name"] == "deliver"
+    assert report["pairs"]["thermal"]["scores"]["frames"] == FRAMES
+    assert not list((tmp_path / "out").glob("overlay_*"))
+
+
+def test_checkpoint_is_named_in_the_report(recording, config, tmp_path):
+    from segrgbx_core.checkpoint import default_contract, random_weights, save_checkpoint
+
+    contract = default_contract("tiny")
+    weights = random_weights(contract)
+    save_checkpoint(tmp_path / "tiny.safetensors", weights.model, weights.ma_clip, contract)
+    more = ["--checkpoint", str(tmp_path / "tiny.safetensors")]
+    assert run(recording, config, tmp_path / "out", *more) == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert len(report["checkpoint"]["hash"]) >= 16
+    assert report["checkpoint"]["path"].endswith("tiny.safetensors")
+
+
+def test_namespace_is_found_or_given(config, tmp_path, capsys):
+    write_recording(tmp_path / "bag", prefix="/car/segrgbx")
+    assert run(tmp_path / "bag", config, tmp_path / "out") == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["notes"] == ["namespace '/car/segrgbx' was found in the recording", RANDOM]
+    assert report["pairs"]["thermal"]["scores"]["frames"] == FRAMES - 1
+    assert run(tmp_path / "bag", config, tmp_path / "out", "--namespace", "") == 2
+    assert "no topic '/thermal/rgb/image/compressed'" in capsys.readouterr().err
+
+
+def test_wrong_transport_names_the_cure(config, tmp_path, capsys):
+    write_recording(tmp_path / "bag", raw=True)
+    assert run(tmp_path / "bag", config, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "but '/thermal/rgb/image' is recorded; use --set thermal.rgb_transport=raw" in error
+    assert error.count("\n") == 1
+    raw = ["--set", "thermal.rgb_transport=raw", "--set", "thermal.x_transport=raw"]
+    assert run(tmp_path / "bag", config, tmp_path / "out", *raw, "--overlays", "all") == 0
+
+
+def test_nothing_pairs(config, tmp_path, capsys):
+    write_recording(tmp_path / "bag", x_delay_ns=70_000_000)
+    assert run(tmp_path / "bag", config, tmp_path / "out", "--set", "sync.max_dt_ms=20") == 2
+    error = capsys.readouterr().err
+    assert "nothing to segment" in error
+    assert "too_far" in error
+
+
+def test_rgb_goes_alone_where_x_is_not_recorded(config, tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        for index in range(2):
+            stamp = START + index * STEP
+            png = bag.compressed(encode_image(scene(index)[0]), "png", stamp)
+            bag.write("/thermal/rgb/image/compressed", png, stamp)
+    assert run(tmp_path / "bag", config, tmp_path / "out") == 2
+    alone = ["--set", "sync.on_missing_x=rgb_only"]
+    assert run(tmp_path / "bag", config, tmp_path / "out", *alone) == 0
+    pair = json.loads((tmp_path / "out/report.json").read_text())["pairs"]["thermal"]
+    assert (pair["paired"], pair["rgb_only"]) == (2, 2)
+
+
+def test_unreadable_images_are_counted(config, tmp_path):
+    write_recording(tmp_path / "good")
+    with Bag(tmp_path / "good") as good, BagWriter(tmp_path / "bag") as bag:
+        for number, recorded in enumerate(good.messages()):
+            message = good.decode(recorded)
+            if number == 0:
+                message = bag.compressed(b"no picture", "png", START, "cam")
+            bag.write(recorded.topic, message, recorded.receive_ns)
+    assert run(tmp_path / "bag", config, tmp_path / "out") == 0
+    pair = json.loads((tmp_path / "out/report.json").read_text())["pairs"]["thermal"]
+    assert pair["dropped"] == {"unreadable": 1}
+    assert "/rgb/image" in pair["first_fault"]
+    assert pair["paired"] == FRAMES - 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--pair", "termal"], "did you mean 'thermal'"),
+        (["--set", "sync.max_dt=3"], "did you mean 'max_dt_ms'"),
+        (["--set", "sync"], "has not the form name=value"),
+        (["--remap", "a=b"], "has not the form from:=to"),
+        (["--remap", "thermal/rgb/imag:=/x"], "is no input"),
+        (["--overlays", "many"], "neither a number nor 'all'"),
+        (["--label-space", "mfnett"], "did you mean 'mfnet'"),
+        (["--truth-topic", "/thermal/labels"], "no topic '/thermal/labels'"),
+        (["--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_errors_are_one_line(recording, config, tmp_path, capsys, more, message):
+    assert run(recording, config, tmp_path / "out", *more) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_remap_by_base_name_or_by_full_name(recording):
+    options = {"thermal": {"rgb_transport": "compressed", "x_transport": "compressed"}}
+    config = node_config(options)
+    with Bag(recording) as bag:
+        for source, target in (
+            ("thermal/rgb/image", "/thermal/rgb/image"),
+            ("/thermal/rgb/image/compressed", "/thermal/rgb/image/compressed"),
+        ):
+            routes = find_routes(
+                bag,
+                config,
+                ["thermal"],
+                "/elsewhere",
+                {
+                    source: target,
+                    "thermal/x/image": "/thermal/x/image",
+                },
+            )
+            assert routes.topic("thermal", Stream.RGB) == "/thermal/rgb/image/compressed"
+        with pytest.raises(DataError, match="no topic '/elsewhere/thermal/x/image/compressed'"):
+            find_routes(bag, config, ["thermal"], "elsewhere", {source: target})
+
+
+def test_two_pairs_may_share_an_rgb_topic(recording):
+    both = {"rgb_transport": "compressed", "x_transport": "compressed", "modality": "thermal"}
+    config = node_config({"pairs": ["a", "b"], "a": both, "b": both})
+    remaps = {
+        f"{pair}/{stream}/image": f"/thermal/{stream}/image"
+        for pair in "ab"
+        for stream in ("rgb", "x")
+    }
+    with Bag(recording) as bag:
+        routes = find_routes(bag, config, ["a", "b"], None, remaps)
+    assert routes.inputs["/thermal/rgb/image/compressed"] == (("a", Stream.RGB), ("b", Stream.RGB))
+
+
+def test_topic_truth_reads_every_integer_encoding(tmp_path):
+    labels = np.array([[0, 3], [255, 7]])
+    wide = labels.copy()
+    wide[1, 0] = -1
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/t", bag.image(labels.astype(np.uint8), "mono8", 1), 1)
+        bag.write("/t", bag.image(labels.astype(np.uint16), "16UC1", 2), 2)
+        bag.write("/t", bag.image(wide.astype(np.int32), "32SC1", 3), 3)
+    with Bag(tmp_path / "bag") as bag:
+        truth = TopicTruth(bag, "/t")
+    assert truth.stamps == {1, 2, 3}
+    for stamp in (1, 2, 3):
+        np.testing.assert_array_equal(truth.labels(stamp), labels)
+    assert truth.labels(4) is None
+
+
+def test_pictures_are_no_truth(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/t", bag.image(np.zeros((2, 2, 3), np.uint8), "rgb8", 1), 1)
+    with (
+        Bag(tmp_path / "bag") as bag,
+        pytest.raises(DataError, match="topic '/t': encoding 'rgb8'"),
+    ):
+        TopicTruth(bag, "/t")
+    with pytest.raises(DataError, match="no label ids"):
+        to_ids(np.zeros((2, 2), np.float32))
+    with pytest.raises(DataError, match="id 300 is outside"):
+        to_ids(np.full((2, 2), 300, np.uint16))
+
+
+def test_folder_truth_by_stamp_or_by_order(tmp_path):
+    for name in ("100", "300"):
+        write_image(tmp_path / f"{name}.png", np.full((2, 2), int(name) // 100, np.uint8))
+    by_stamp = FolderTruth(tmp_path, [100, 200, 300])
+    assert by_stamp.labels(200) is None
+    assert by_stamp.labels(300).max() == 3
+    by_order = FolderTruth(tmp_path, [7, 8])
+    assert by_order.labels(8).max() == 3
+    with pytest.raises(DataError, match="2 files do not stand for 3 images"):
+        FolderTruth(tmp_path, [7, 8, 9])
+
+
+def test_translator_goes_between_all_spaces():
+    space = synthetic_label_space()
+    native = np.arange(space.native("mfnet").num_classes, dtype=np.uint8)
+    unified = translator(space, "mfnet", UNIFIED)(native)
+    np.testing.assert_array_equal(translator(space, UNIFIED, "mfnet")(unified), native)
+    np.testing.assert_array_equal(translator(space, "mfnet", "mfnet")(native), native)
+    there = translator(space, "mfnet", "synthetic_street")(native)
+    assert set(there[there != VOID]) <= set(range(space.native("synthetic_street").num_classes))
+    with pytest.raises(ConfigError):
+        translator(space, "mfnett", UNIFIED)
+
+
+def test_spread_covers_both_ends():
+    assert spread(10, 3) == {0, 4, 9} or spread(10, 3) == {0, 5, 9}
+    assert spread(3, 10) == {0, 1, 2}
+    assert spread(0, 5) == spread(5, 0) == set()
