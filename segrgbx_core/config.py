@@ -1,8 +1,8 @@
-"""The one strict reader of configuration: typed trees of options, each declared beside what it sets.
+"""The one strict reader of configuration: typed trees of options, declared beside what they set.
 
-A `Config` is a frozen pydantic model; `option` declares a field once with default, meaning, unit and
-range. From that one declaration come validation, YAML reading, ROS parameters with descriptors, the
-JSON schema and the parameter table in docs/.
+A `Config` is a frozen pydantic model; `option` declares a field once with default, meaning, unit
+and range. From that one declaration come validation, YAML reading, ROS parameters with
+descriptors, the JSON schema and the parameter table in docs/.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def option(
         dynamic: True where a running node may change it.
     """
     return Field(
-        default, description=doc, ge=low, le=high, json_schema_extra={"unit": unit, "dynamic": dynamic}
+        default,
+        description=doc,
+        ge=low,
+        le=high,
+        json_schema_extra={"unit": unit, "dynamic": dynamic},
     )
 
 
@@ -126,15 +130,15 @@ def from_mapping(cls: type[ConfigT], data: Mapping[str, Any], where: str = "") -
         where: put before every message, such as a file name.
 
     Raises:
-        ConfigError: for the first option that is unknown, missing, of the wrong type or out of range.
+        ConfigError: for the first option that is unknown, missing, mistyped or out of range.
     """
     try:
-        # Strict JSON rules are the rules wanted here: "3" is no number, 1 is no boolean, a list is a tuple.
+        # Strict JSON rules are wanted here: "3" is no number, 1 no boolean, a list is a tuple.
         return cls.model_validate_json(json.dumps(data, default=_plain), strict=True)
     except ValidationError as error:
         raise ConfigError(_message(cls, error.errors()[0], where)) from None
     except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
 
 
 def read_yaml(cls: type[ConfigT], path: Path | str, section: Sequence[str] = ()) -> ConfigT:
@@ -157,7 +161,7 @@ def read_mapping(path: Path | str, section: Sequence[str] = ()) -> dict[str, Any
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from None
     for key in section:
         if not isinstance(data, Mapping) or key not in data:
@@ -171,7 +175,7 @@ def read_mapping(path: Path | str, section: Sequence[str] = ()) -> dict[str, Any
 
 
 def to_plain(config: Config) -> dict[str, Any]:
-    """The tree as nested plain values; `from_mapping(type(config), to_plain(config)) == config`."""
+    """The tree as nested plain values, which `from_mapping` reads back to an equal tree."""
     return config.model_dump(mode="json")
 
 
@@ -216,7 +220,9 @@ def _names_beside(cls: type[Config], path: list[str]) -> list[str]:
     kind: Any = cls
     for part in path[:-1]:
         info = kind.model_fields.get(part)
-        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, Config)):
+        if info is None or not (
+            isinstance(info.annotation, type) and issubclass(info.annotation, Config)
+        ):
             return []
         kind = info.annotation
     return list(kind.model_fields)

@@ -1,0 +1,212 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segrgbx_core.errors import ConfigError, DataError
+from segrgbx_core.label_tables import (
+    DELIVER,
+    MFNET,
+    NYU,
+    NYU_13_NAMES,
+    NYU_40_TO_13,
+    SYNTHETIC_STREET,
+    UNIFIED_NAMES,
+    UNIFIED_PALETTE,
+    URBANLF,
+    ZJU,
+    native_space,
+)
+from segrgbx_core.labels import (
+    VOID,
+    LabelSpace,
+    NativeSpace,
+    palette_array,
+    synthetic_label_space,
+    unified_label_space,
+)
+from segrgbx_core.modality import MODALITIES
+
+SPACE = unified_label_space(SYNTHETIC_STREET)
+KEYS = ["deliver", "mfnet", "nyu", "zju_rgbp", "urbanlf", "synthetic_street"]
+
+
+def test_sizes_of_the_paper():
+    assert SPACE.num_classes == 71
+    assert [n.num_classes for n in (DELIVER, MFNET, NYU, ZJU, URBANLF)] == [25, 9, 40, 8, 14]
+    assert [native.name for native in SPACE.natives] == KEYS
+    assert [n.modality for n in unified_label_space().natives] == list(MODALITIES)
+
+
+def test_fourteen_classes_are_shared_and_none_is_unused():
+    users = np.zeros(71, int)
+    for native in unified_label_space().natives:
+        users[list(native.to_unified)] += 1
+    assert users.min() == 1
+    assert np.count_nonzero(users > 1) == 14
+
+
+def test_unified_colours_are_unique():
+    assert len(set(UNIFIED_PALETTE)) == len(UNIFIED_NAMES) == 71
+
+
+@pytest.mark.parametrize(
+    ("native", "own", "unified"),
+    [
+        (DELIVER, "Pedestrian", "person"),
+        (DELIVER, "GroundRail", "guardrail"),
+        (MFNET, "unlabeled", "unlabeled background"),
+        (NYU, "wall", "wall (indoor)"),
+        (DELIVER, "Wall", "wall (outdoor)"),
+        (ZJU, "glass", "glass"),
+        (URBANLF, "vehicle", "car"),
+    ],
+)
+def test_named_merges(native, own, unified):
+    assert UNIFIED_NAMES[native.to_unified[native.names.index(own)]] == unified
+
+
+def test_street_keeps_unified_names_and_colours():
+    for name, colour, unified in zip(
+        SYNTHETIC_STREET.names, SYNTHETIC_STREET.palette, SYNTHETIC_STREET.to_unified, strict=True
+    ):
+        assert UNIFIED_NAMES[unified] == name
+        assert UNIFIED_PALETTE[unified] == colour
+
+
+def test_nyu_groups():
+    assert len(NYU_40_TO_13) == 40
+    assert set(NYU_40_TO_13) == set(range(13))
+    assert NYU_13_NAMES[NYU_40_TO_13[NYU.names.index("bed")]] == "bed"
+    assert NYU_13_NAMES[NYU_40_TO_13[NYU.names.index("television")]] == "tv"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_there_and_back_is_identity(key):
+    ids = np.array([*range(SPACE.native(key).num_classes), VOID], np.uint8)
+    unified = SPACE.unify(ids, key)
+    assert unified.dtype == np.uint8
+    assert unified[-1] == VOID
+    np.testing.assert_array_equal(SPACE.to_native(unified, key), ids)
+
+
+def test_classes_a_data_set_lacks_become_void():
+    every = np.arange(71, dtype=np.uint8)
+    native = SPACE.to_native(every, "zju_rgbp")
+    assert np.count_nonzero(native != VOID) == 8
+    assert native[UNIFIED_NAMES.index("truck")] == VOID
+
+
+def test_projection_gathers_what_unify_spreads(rng):
+    for native in SPACE.natives:
+        index = SPACE.project_index(native.name)
+        assert index.dtype == np.int64
+        logits = rng.normal(size=(71,))
+        best = int(np.argmax(logits[index]))
+        assert SPACE.unify(np.array([best], np.uint8), native.name)[0] == index[best]
+
+
+def test_an_id_outside_the_table_is_refused():
+    labels = np.array([[0, 17], [17, 255]], np.uint8)
+    with pytest.raises(DataError, match=r"'mfnet': id 17 \(2 pixels\) is not in the table of 9"):
+        SPACE.unify(labels, "mfnet")
+    with pytest.raises(DataError, match="id 71"):
+        SPACE.to_native(np.array([71], np.uint8), "mfnet")
+    with pytest.raises(DataError, match="int64; expected uint8"):
+        SPACE.unify(labels.astype(np.int64), "mfnet")
+
+
+def test_unknown_data_set_is_suggested():
+    with pytest.raises(ConfigError, match="did you mean 'urbanlf'"):
+        SPACE.native("urban_lf")
+
+
+def test_palette_array():
+    palette = SPACE.palette_array()
+    assert palette.shape == (256, 3)
+    assert palette.dtype == np.uint8
+    assert tuple(palette[6]) == (128, 64, 128)
+    assert not palette[71:].any()
+    np.testing.assert_array_equal(palette_array(MFNET.palette)[1], (64, 0, 128))
+
+
+def test_round_trip_through_json():
+    again = LabelSpace.from_dict(json.loads(json.dumps(SPACE.to_dict())))
+    assert again == SPACE
+    assert again.hash == SPACE.hash
+
+
+def test_hash_is_stable():
+    """Trained checkpoints name it; a new value here means that they no longer load."""
+    assert unified_label_space().hash == "4b4676caac06d2e4"
+
+
+def test_hash_follows_meaning_not_paint():
+    assert synthetic_label_space().hash != unified_label_space().hash
+    names = list(UNIFIED_NAMES)
+    names[0] = "house"
+    assert replace(SPACE, names=tuple(names)).hash != SPACE.hash
+    colours = list(UNIFIED_PALETTE)
+    colours[0] = (1, 2, 3)
+    assert replace(SPACE, palette=tuple(colours)).hash == SPACE.hash
+    zju = replace(ZJU, to_unified=(0, 26, 24, 6, 8, 12, 3, 22))
+    assert LabelSpace(UNIFIED_NAMES, UNIFIED_PALETTE, (zju,)).hash != (
+        LabelSpace(UNIFIED_NAMES, UNIFIED_PALETTE, (ZJU,)).hash
+    )
+
+
+def test_changed_content_is_noticed():
+    data = SPACE.to_dict()
+    data["names"][0] = "house"
+    with pytest.raises(ConfigError, match="content hash is"):
+        LabelSpace.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("natives"), "entry 'natives' is missing"),
+        (lambda d: d["natives"][0].pop("to_unified"), "entry 'to_unified' is missing"),
+        (lambda d: d["palette"].__setitem__(0, [1, 2]), "expected what LabelSpace"),
+        (lambda d: d["natives"][0].update(modality="sonar"), "expected what LabelSpace"),
+    ],
+)
+def test_foreign_dict_is_refused(change, message):
+    data = SPACE.to_dict()
+    change(data)
+    with pytest.raises(ConfigError, match=message):
+        LabelSpace.from_dict(data)
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: NativeSpace("own", None, ("a", "b"), (RED, BLUE), (3, 3)),
+            "classes 'a' and 'b' both map to unified id 3",
+        ),
+        (lambda: NativeSpace("own", None, ("a", "b"), (RED, BLUE), (3,)), "2 classes but 1"),
+        (lambda: NativeSpace("own", None, ("a", "a"), (RED, BLUE), (3, 4)), "'a' is listed twice"),
+        (lambda: NativeSpace("own", None, ("a",), (RED, BLUE), (3,)), "1 classes but 2 colours"),
+        (lambda: NativeSpace("own", None, ("a",), ((256, 0, 0),), (3,)), "not three values"),
+        (lambda: NativeSpace("own", None, (), (), ()), "0 classes; allowed are 1 to 255"),
+        (
+            lambda: native_space("own", None, (("a", RED, "raod"),)),
+            "'raod', which is no unified class .did you mean 'road'",
+        ),
+        (
+            lambda: unified_label_space(NativeSpace("own", None, ("a",), (RED,), (71,))),
+            r"'own': unified id 71 is outside \[0, 70\]",
+        ),
+        (lambda: unified_label_space(MFNET), "'mfnet': the name is taken"),
+        (lambda: unified_label_space(replace(MFNET, name="unified")), "the name is taken"),
+        (lambda: LabelSpace(("a", "b"), (RED, RED)), "'a' and 'b' share colour"),
+    ],
+)
+def test_a_space_that_cannot_work_is_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
