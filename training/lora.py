@@ -6,6 +6,7 @@ of adapters, and the same embeddings come out (section III-B of the paper; docs/
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -119,7 +120,9 @@ class TrainingPool(nn.Module):
             target_modules=f"(?:{TARGETS})",
             lora_dropout=dropout,
         )
-        inject_adapter_in_model(config, self.tower, adapter_name=modality.value)
+        with warnings.catch_warnings():  # several adapters in one tower are what is wanted
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            inject_adapter_in_model(config, self.tower, adapter_name=modality.value)
 
     @torch.no_grad()
     def _load(self, modality: Modality, tensors: dict[str, Tensor]) -> None:

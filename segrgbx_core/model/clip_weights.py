@@ -1,0 +1,167 @@
+"""Weights for the image tower: open_clip's names become timm's, strictly, nothing left over.
+
+Reads checkpoints of open_clip and of timm. Of a CLIP only the image half is taken:
+what begins with `visual.`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from segrgbx_core.errors import CheckpointError
+from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.tensor_files import SUFFIX, check_keys, read_tensors
+
+# open_clip's own ViT, part by part, in timm's words.
+_RENAMED = {
+    "conv1": "patch_embed.proj",
+    "ln_pre": "norm_pre",
+    "ln_post": "norm",
+}
+_RENAMED_IN_BLOCK = {
+    "ln_1": "norm1",
+    "ln_2": "norm2",
+    "attn.out_proj": "attn.proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+def load_clip_weights(ma_clip: ModalityAwareClip, path: Path | str) -> None:
+    """Loads a CLIP checkpoint file into the frozen tower; the LoRA pool keeps its values.
+
+    Args:
+        ma_clip: without a merged adapter.
+        path: .safetensors, or a torch file of plain tensors (.pt, .bin).
+
+    Raises:
+        CheckpointError: when the file is unreadable or does not fit the tower.
+    """
+    load_image_tower(ma_clip.tower, read_state(path), where=str(path))
+
+
+def load_image_tower(
+    tower: nn.Module, state: Mapping[str, Tensor], where: str = "CLIP weights"
+) -> None:
+    """Loads an open_clip or timm state dict into a timm tower, with or without a LoRA pool.
+
+    Position embeddings of another grid are resampled; everything else must fit exactly.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, unexpected or of another shape.
+    """
+    own = {name: tensor for name, tensor in tower.state_dict().items() if ".lora_" not in name}
+    given = convert_clip_weights(state, where)
+    if "head.bias" in own and "head.bias" not in given:
+        given["head.bias"] = torch.zeros_like(own["head.bias"])
+    _fit_position_embedding(tower, own, given)
+    check_keys(own, given, where)
+    tower.load_state_dict({name: tensor.float() for name, tensor in given.items()}, strict=False)
+
+
+def convert_clip_weights(
+    state: Mapping[str, Tensor], where: str = "CLIP weights"
+) -> dict[str, Tensor]:
+    """The image tower's tensors under timm's names.
+
+    Accepts open_clip's own ViT (`visual.*`), a timm tower inside open_clip (`visual.trunk.*`), and
+    timm's own names.
+
+    Raises:
+        CheckpointError: when there is no image tower, or a tensor of it has no counterpart.
+    """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if "cls_token" in state or "patch_embed.proj.weight" in state:
+        return dict(state)
+    visual = {
+        name.removeprefix("visual."): tensor
+        for name, tensor in state.items()
+        if name.startswith("visual.")
+    }
+    if not visual:
+        raise CheckpointError(
+            f"{where}: holds no image tower; expected names beginning with 'visual.'"
+        )
+    if any(name.startswith("trunk.") for name in visual):
+        return _from_trunk(visual, where)
+    converted: dict[str, Tensor] = {}
+    for name, tensor in visual.items():
+        new_name, value = _from_open_clip(name, tensor, where)
+        converted[new_name] = value
+    return converted
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or torch file; no code that a torch file holds is run.
+
+    Raises:
+        CheckpointError: when the file is missing or holds anything but tensors.
+    """
+    if str(path).endswith(SUFFIX):
+        return read_tensors(path)[0]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the path"
+        ) from None
+    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: is no file of plain tensors ({type(error).__name__})"
+        ) from None
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(item, Tensor) for item in state.values()):
+        raise CheckpointError(f"{path}: is no file of plain tensors")
+    return state
+
+
+def _from_open_clip(name: str, tensor: Tensor, where: str) -> tuple[str, Tensor]:
+    if name == "class_embedding":
+        return "cls_token", tensor[None, None]
+    if name == "positional_embedding":
+        return "pos_embed", tensor[None]
+    if name == "proj":
+        return "head.weight", tensor.T
+    layer, _, leaf = name.rpartition(".")
+    if layer in _RENAMED:
+        return f"{_RENAMED[layer]}.{leaf}", tensor
+    prefix = "transformer.resblocks."
+    if name.startswith(prefix):
+        block, _, inner = layer.removeprefix(prefix).partition(".")
+        if inner in _RENAMED_IN_BLOCK:
+            return f"blocks.{block}.{_RENAMED_IN_BLOCK[inner]}.{leaf}", tensor
+        if inner == "attn" and leaf in ("in_proj_weight", "in_proj_bias"):
+            return f"blocks.{block}.attn.qkv.{leaf.removeprefix('in_proj_')}", tensor
+    raise CheckpointError(f"{where}: 'visual.{name}' has no counterpart in timm's ViT")
+
+
+def _from_trunk(visual: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    converted = {}
+    for name, tensor in visual.items():
+        if name.startswith("trunk."):
+            converted[name.removeprefix("trunk.")] = tensor
+        elif name == "head.proj.weight":
+            converted["head.weight"] = tensor
+        else:
+            raise CheckpointError(f"{where}: 'visual.{name}' has no counterpart in a timm tower")
+    return converted
+
+
+def _fit_position_embedding(
+    tower: nn.Module, own: Mapping[str, Tensor], given: dict[str, Tensor]
+) -> None:
+    name = "pos_embed"
+    if name not in own or name not in given or own[name].shape == given[name].shape:
+        return
+    prefix = int(getattr(tower, "num_prefix_tokens", 0))
+    grid = getattr(tower, "patch_embed").grid_size  # noqa: B009
+    given[name] = resample_abs_pos_embed(
+        given[name].float(), new_size=list(grid), num_prefix_tokens=prefix
+    )
