@@ -107,9 +107,9 @@ def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None)
     low = np.clip(1 - elevation / 0.7, 0, 1) if kind is TimeOfDay.DAY else 0.0
     light = {
         TimeOfDay.DAY: (
-            np.array([1.0, 0.93 - 0.12 * low, 0.82 - 0.3 * low]) * rng.uniform(0.8, 1.0),
-            np.array([0.16, 0.26, 0.47]),
-            np.array([0.55, 0.62, 0.70]),
+            np.array([1.0, 0.93 - 0.12 * low, 0.82 - 0.3 * low]) * rng.uniform(1.3, 1.7),
+            np.array([0.12, 0.22, 0.47]),
+            np.array([0.42, 0.51, 0.66]),
             np.array([1.2, 1.0, 0.7]),
         ),
         TimeOfDay.OVERCAST: (

@@ -185,7 +185,11 @@ def _car_lamps(piece, climate: Climate, running: bool, shape: tuple[float, ...])
 
 
 def tree(
-    parts: PartTable, rng: np.random.Generator, climate: Climate, size: float = 1.0
+    parts: PartTable,
+    rng: np.random.Generator,
+    climate: Climate,
+    size: float = 1.0,
+    patches: int = 130,
 ) -> Pieces:
     """A broad-leaved tree: a trunk with limbs, and a crown of leaf patches round a few dark cores."""
     air = climate.air_kelvin
@@ -212,7 +216,7 @@ def tree(
         radii = rng.uniform(0.85, 1.35) * size * np.array([1, 1, 0.85])
         wood.append(tube((0, 0, trunk_top * 0.92), centre, radius * 0.5, 5, radius * 0.25))
         cores.append(ellipsoid(centre, radii * 0.72, 5, 7))
-        leaves.append(_leaf_patches(rng, centre, radii, 90, 0.36 * size))
+        leaves.append(_leaf_patches(rng, centre, radii, patches, 3.1 / np.sqrt(patches) * size))
     return [
         (join(wood), parts.add(bark)),
         (join(leaves), parts.add(leaf)),

@@ -110,6 +110,8 @@ class _StreetMaker:
             },
         )
         self.instances = 0
+        on_walk = abs(float(self.camera(0.0).position[1])) > plan.road_half
+        self.beam = np.float32(0.3 if on_walk else 1.0)
         if climate.lamps_on:
             self.scene.moving_lamps.append(self._head_lamps)
 
@@ -134,7 +136,7 @@ class _StreetMaker:
         way = eye.axes[2] * [1, 1, 0] + [0, 0, -0.045]
         place = (eye.position + 1.2 * eye.axes[2]) * [1, 1, 0] + [0, 0, 0.7]
         return [
-            Lamp(place.astype(np.float32), np.array([11.0, 10.4, 9.2], np.float32),
+            Lamp(place.astype(np.float32), np.array([14.0, 13.2, 11.8], np.float32) * self.beam,
                  (way / np.linalg.norm(way)).astype(np.float32), 0.80, 45.0)
         ]  # fmt: skip
 
@@ -319,8 +321,11 @@ class _StreetMaker:
     def greenery(self) -> None:
         """Street trees on verges or in gardens, bushes, and woods behind everything."""
         rng, plan = self.rng, self.plan
-        models = [
-            tree(self.scene.parts, rng, self.climate, rng.uniform(0.85, 1.25)) for _ in range(4)
+        near = [
+            tree(self.scene.parts, rng, self.climate, rng.uniform(0.85, 1.3)) for _ in range(4)
+        ]
+        far = [
+            tree(self.scene.parts, rng, self.climate, rng.uniform(1, 1.5), 36) for _ in range(3)
         ]
         for side in (-1, 1):
             if rng.uniform() < 0.25:
@@ -329,20 +334,15 @@ class _StreetMaker:
             line = plan.road_half + 0.7 if plan.verge else plan.walk_outer - 0.35
             for x in np.arange(rng.uniform(2, 10), END - 10, spacing):
                 if plan.is_free(float(x)):
-                    self.put(
-                        models[int(rng.integers(4))],
-                        x + rng.uniform(-1, 1),
-                        side * line,
-                        KERB,
-                        rng.uniform(0, 6),
-                    )
+                    model = (near if x < 60 else far)[int(rng.integers(3))]
+                    at = (x + rng.uniform(-1, 1), side * line)
+                    self.put(model, *at, KERB, rng.uniform(0, 6))
         for _ in range(22):
             x, y = rng.uniform(0, 190), rng.uniform(plan.walk_outer + 6, 30) * rng.choice([-1, 1])
-            self.put(models[int(rng.integers(4))], x, y, 0.0, rng.uniform(0, 6))
+            self.put(far[int(rng.integers(3))], x, y, 0.0, rng.uniform(0, 6))
         for y in range(-44, 45, 8):
-            self.put(
-                models[int(rng.integers(4))], 205 + rng.uniform(0, 20), y, 0.0, rng.uniform(0, 6)
-            )
+            x = 205 + rng.uniform(0, 20)
+            self.put(far[int(rng.integers(3))], x, y, 0.0, rng.uniform(0, 6))
 
     def furniture(self) -> None:
         """Lamps, signs, lights, bins, shelters and parked bicycles."""
@@ -363,7 +363,7 @@ class _StreetMaker:
             spot = np.array([x, y - at * place[1] + plan.shift(x), KERB + place[2]], np.float32)
             if self.climate.lamps_on and rng.uniform() < 0.92:
                 down = np.array([0, 0, -1], np.float32)
-                self.scene.lamps.append(Lamp(spot, colour, down, 0.12, 19.0))
+                self.scene.lamps.append(Lamp(spot, colour * np.float32(1.5), down, 0.05, 19.0))
         for x in np.cumsum(rng.uniform(5, 15, 12)) + 2:
             at = int(rng.choice([-1, -1, 1]))
             if plan.is_free(float(x), 0.6):
@@ -482,7 +482,7 @@ class _StreetMaker:
             x, side, heading = path(time_s)
             ahead = np.array([np.cos(heading), np.sin(heading), -0.06])
             place = np.array([x, side, 0.65]) + 2.3 * ahead * [1, 1, 0]
-            colour = np.array([6.0, 5.7, 5.0], np.float32)
+            colour = np.array([8.0, 7.6, 6.7], np.float32)
             return [
                 Lamp(
                     place.astype(np.float32),

@@ -208,7 +208,14 @@ class Shader:
         facing = dot(ways, surface.normal[near])
         cone = np.clip((-(ways @ lamp.way) - lamp.spread) / (1 - lamp.spread), 0, 1)
         edge = np.clip((1 - away / lamp.reach) * 3, 0, 1)
-        power = np.clip(facing, 0, 1) * np.sqrt(cone) * edge / np.maximum(squared[near], 0.6)
+        power = (
+            np.clip(facing, 0, 1)
+            * cone
+            * cone
+            * (3 - 2 * cone)
+            * edge
+            / np.maximum(squared[near], 9.0)
+        )
         strong = np.flatnonzero(power * float(lamp.colour.max()) > 4e-4)
         near, power = near[strong], power[strong]
         if full and len(near):

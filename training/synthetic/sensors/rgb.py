@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-KEY = 0.17
+KEY = 0.15
 """Radiance times exposure that an average scene is brought to."""
+HIGHLIGHT = 0.85
+"""Largest value that the brightest fifth of an image may start at."""
 MAX_GAIN = 14.0
 FULL_WELL = 9000.0
 READ_NOISE = 3.5
@@ -21,8 +23,8 @@ class Exposure:
     """How bright and how noisy the camera renders radiance 1.
 
     Attributes:
-        gain: factor from radiance to the tone curve's input.
-        blur: share of extra blur; reserved for moving pictures.
+        gain: metered factor from radiance to the tone curve's input.
+        factor: a wrong exposure on top of it, 1 for none.
     """
 
     gain: float
@@ -33,7 +35,9 @@ def meter(radiance: Floats) -> Exposure:
     """Automatic exposure from the log mean of the lower two thirds of an image (H, W, 3)."""
     lower = radiance[radiance.shape[0] // 3 :].mean(axis=2)
     mean = float(np.exp(np.log(np.maximum(lower, 1e-4)).mean()))
-    return Exposure(float(np.clip(KEY / mean, 0.3, MAX_GAIN)))
+    highlight = float(np.percentile(radiance[::4, ::4].mean(axis=2), 80))
+    gain = min(KEY / mean, HIGHLIGHT / max(highlight, 1e-4))
+    return Exposure(float(np.clip(gain, 0.3, MAX_GAIN)))
 
 
 def photograph(
