@@ -1,17 +1,16 @@
 """The lifecycle node `segrgbx`: any number of RGB-X pairs in, label images out, one model.
 
-Callbacks only store; one worker thread owns the model. What is wrong is said now and then in the
-log and all the time in /diagnostics.
+The node holds parameters, transitions and services; what it does between configure and cleanup is
+a `Session`. What is wrong is said now and then in the log and all the time in /diagnostics.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
@@ -22,24 +21,15 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from segrgbx_core.errors import ConfigError, SegrgbxError
-from segrgbx_core.samples import Prediction, RgbxSample
-from segrgbx_ros import messages, params
-from segrgbx_ros.config import NODE_NAME, NodeConfig, Stream
-from segrgbx_ros.diagnostics import InputWatch, Throttle
-from segrgbx_ros.inputs import Inputs
-from segrgbx_ros.outputs import PairOutputs, has_label_info
-from segrgbx_ros.pipeline import PairedMessages, Pipeline
-from segrgbx_ros.reporter import Reporter
-from segrgbx_ros.worker import Worker
+from segrgbx_ros import params
+from segrgbx_ros.config import NODE_NAME, NodeConfig
+from segrgbx_ros.outputs import has_label_info
+from segrgbx_ros.session import Session, free_memory, ready
 
-if TYPE_CHECKING:
-    from segrgbx_core.inference import Segmenter
+Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
-_NS_PER_MS = 1_000_000
-
-Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
 
 
 def _logged(transition: Transition) -> Transition:
@@ -66,16 +56,10 @@ class SegmentationNode(LifecycleNode):
             NODE_NAME, automatically_declare_parameters_from_overrides=True, **arguments
         )
         self.exit_code: int | None = None
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._warn = Throttle(lambda text: self.get_logger().warning(text))
+        self._session: Session | None = None
+        self._made_services: list[Any] = []
+        self._config: NodeConfig | None = None
         self._config_error = ""
-        self._inputs: Inputs | None = None
-        self._outputs: dict[str, PairOutputs] = {}
-        self._reporter: Reporter | None = None
-        self._worker: Worker | None = None
-        self._segmenter: Segmenter | None = None
-        self._destroyers: list[Callable[[], Any]] = []
-        self._config = NodeConfig()
         try:
             self._config = params.read_overrides(self)
             params.declare(self, self._config)
@@ -83,62 +67,43 @@ class SegmentationNode(LifecycleNode):
             autostart = self._config.autostart
         except ConfigError as error:
             self._config_error = str(error)
-            autostart = self.get_parameter_or("autostart", Parameter("", value=True)).value
+            autostart = self.get_parameter_or(
+                "autostart", Parameter("autostart", value=True)
+            ).value
         if autostart:
-            self._start = self.create_timer(0.0, self._on_start, clock=self._steady)
-
-    # ---- transitions ----
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._start = self.create_timer(0.0, self._on_start, clock=steady)
 
     @_logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the model, announces the labels, offers the services."""
         try:
-            if self._config_error:
+            if self._config is None:
                 raise ConfigError(self._config_error)
-            segmenter = self._load()
+            segmenter = ready(self, self._config)
         except SegrgbxError as error:
             self.get_logger().fatal(f"cannot be configured: {error}")
             return FAILURE
-        self._prepare(segmenter)
-        for pair in self._config.pairs:
-            outputs = PairOutputs(self, pair, segmenter.classes, self._reporter.incompatible)
-            outputs.publish_labels(self._config.label.min_confidence)
-            self._outputs[pair] = outputs
-        for name, kind, answer in (
-            ("~/enable", SetBool, self._on_enable),
-            ("~/reset", Trigger, self._on_reset),
-            ("~/reload_model", Trigger, self._on_reload),
-        ):
-            service = self.create_service(kind, name, answer)
-            self._destroyers.append(lambda service=service: self.destroy_service(service))
-        period_s = self._config.diagnostics.period_s
-        self._make_timer(period_s, lambda: self._reporter.report())
-        self._deadline = self._make_timer(1.0, self._on_deadline)
-        self._deadline.cancel()
+        self._session = Session(self, self._config, segmenter)
+        self._made_services = [
+            self.create_service(SetBool, "~/enable", self._on_enable),
+            self.create_service(Trigger, "~/reset", self._on_reset),
+            self.create_service(Trigger, "~/reload_model", self._on_reload),
+        ]
         if not has_label_info():
             self.get_logger().info("vision_msgs is not installed: label_map but no label_info")
         return super().on_configure(state)
 
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Starts the worker, then the subscriptions."""
-        inputs = Inputs(self, self._config, self._on_message)
-        for watch in inputs.watches.values():
-            watch.last_pair_ns = time.monotonic_ns()
-        self._inputs = self._reporter.inputs = inputs
-        self._worker.start()
-        inputs.create()
-        reliability = self._config.qos.input_reliability.value
-        for pair, watch in inputs.watches.items():
-            topics = " + ".join(topic.topic for topic in watch.inputs.values())
-            masks = self._outputs[pair].topics[0]
-            self.get_logger().info(f"pair '{pair}': {topics} ({reliability}) -> {masks}")
+        """Starts to listen and to answer."""
+        self._working.start()
         return super().on_activate(state)
 
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops subscriptions and worker; the model stays."""
-        self._stop()
+        """Stops to listen; the model stays."""
+        self._working.stop()
         return super().on_deactivate(state)
 
     @_logged
@@ -161,23 +126,18 @@ class SegmentationNode(LifecycleNode):
 
     def release(self) -> None:
         """Frees model, publishers, services and timers; may be called in any state."""
-        self._stop()
-        for destroy in self._destroyers:
-            destroy()
-        self._destroyers.clear()
-        for outputs in self._outputs.values():
-            outputs.destroy()
-        self._outputs.clear()
-        if self._reporter is not None:
-            self._reporter.destroy()
-        self._reporter = self._worker = None
-        if self._segmenter is not None:
-            self._segmenter = None
-            from segrgbx_ros.loading import free_memory  # noqa: PLC0415  torch: see _load
-
+        for service in self._made_services:
+            self.destroy_service(service)
+        self._made_services = []
+        if self._session is not None:
+            self._session.close()
+            self._session = None
             free_memory()
 
-    # ---- events ----
+    @property
+    def _working(self) -> Session:
+        assert self._session is not None, "the lifecycle allows this only when configured"
+        return self._session
 
     def _on_start(self) -> None:
         self.destroy_timer(self._start)
@@ -185,122 +145,40 @@ class SegmentationNode(LifecycleNode):
         if not done and self.context.ok():
             self.exit_code = 1
 
-    def _on_message(self, pair: str, stream: Stream, watch: InputWatch, message: Any) -> None:
-        now_ns = time.monotonic_ns()
-        watch.arrived(now_ns, messages.encoding_of(message))
-        if not self._reporter.is_enabled:
-            return
-        if messages.stamp_ns(message) == 0:
-            text = f"topic '{watch.topic}': stamp is zero; let the driver set header.stamp"
-            self._refuse(pair, "zero_stamp", text)
-        self._submit(self._pipeline.push(pair, stream, message, now_ns), now_ns)
-
-    def _on_deadline(self) -> None:
-        self._deadline.cancel()
-        now_ns = time.monotonic_ns()
-        self._submit(self._pipeline.poll(now_ns), now_ns)
-
     def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        assert self._config is not None
         try:
             self._config = params.changed(self._config, parameters)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if self._segmenter is not None:
-            self._pipeline.configure(self._config)
+        if self._session is not None:
+            self._session.configure(self._config)
         return SetParametersResult(successful=True)
 
     def _on_enable(self, request: Any, response: Any) -> Any:
-        self._reporter.is_enabled = request.data
-        self._reset()
-        response.success, response.message = True, "enabled" if request.data else "disabled"
-        return response
+        self._working.enable(request.data)
+        return _answer(response, "enabled" if request.data else "disabled; the model stays loaded")
 
     def _on_reset(self, _request: Any, response: Any) -> Any:
-        self._reset()
-        response.success, response.message = True, "forgot all messages that waited"
-        return response
+        self._working.reset()
+        return _answer(response, "forgot all messages that waited")
 
     def _on_reload(self, _request: Any, response: Any) -> Any:
-        if self._inputs is not None:
-            response.success, response.message = False, "deactivate the node first"
-            return response
+        if self._working.is_active:
+            return _answer(response, "deactivate the node first", success=False)
+        assert self._config is not None
         try:
-            segmenter = self._load()
-            if segmenter.classes != self._segmenter.classes:
-                raise ConfigError("checkpoint has other labels; clean up and configure instead")
+            segmenter = ready(self, self._config)
         except SegrgbxError as error:
-            response.success, response.message = False, str(error)
-            return response
-        self._reporter.destroy()
-        self._prepare(segmenter)
-        response.success, response.message = True, f"loaded {segmenter.checkpoint.name}"
-        return response
+            return _answer(response, str(error), success=False)
+        self._working.close()
+        self._session = Session(self, self._config, segmenter)
+        return _answer(response, f"loaded {segmenter.checkpoint.name}")
 
-    # ---- parts ----
 
-    def _load(self) -> Segmenter:
-        # torch takes seconds to import; a node that waits to be configured should be there at once
-        from segrgbx_ros.loading import load_segmenter  # noqa: PLC0415
-
-        start = time.monotonic()
-        segmenter = load_segmenter(self._config)
-        modalities = [section.modality for _, section in self._config.sections()]
-        largest = min(self._config.batch.max_size, len(modalities))
-        segmenter.warm_up((0, 0), modalities, range(1, largest + 1))
-        self.get_logger().info(
-            f"checkpoint {segmenter.checkpoint.name}, {len(segmenter.classes.names)} classes "
-            f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
-            f"ready after {time.monotonic() - start:.1f} s"
-        )
-        return segmenter
-
-    def _prepare(self, segmenter: Segmenter) -> None:
-        self._segmenter = segmenter
-        self._pipeline = Pipeline(self._config, segmenter.contract.encoding)
-        self._worker = Worker(
-            segmenter, self._config.batch, len(self._config.pairs), self._deliver, self._refuse
-        )
-        self._reporter = Reporter(self, self._config, segmenter, self._pipeline, self._worker)
-
-    def _make_timer(self, period_s: float, callback: Callable[[], None]) -> Any:
-        timer = self.create_timer(period_s, callback, clock=self._steady)
-        self._destroyers.append(lambda: self.destroy_timer(timer))
-        return timer
-
-    def _submit(self, pairs: Sequence[PairedMessages], now_ns: int) -> None:
-        for paired in pairs:
-            self._inputs.watches[paired.pair].paired(now_ns)
-            self._worker.submit(paired)
-        deadline_ns = self._pipeline.next_deadline_ns()
-        if deadline_ns is not None and self._deadline.is_canceled():
-            self._deadline.timer_period_ns = max(_NS_PER_MS, deadline_ns - now_ns)
-            self._deadline.reset()
-
-    def _deliver(self, paired: PairedMessages, sample: RgbxSample, answer: Prediction) -> None:
-        """In the worker's thread."""
-        self._outputs[paired.pair].publish(paired.rgb.header, sample, answer, self._config.output)
-        self._inputs.watches[paired.pair].last_bad = ""
-
-    def _refuse(self, pair: str, cause: str, text: str) -> None:
-        """In the worker's thread and in callbacks."""
-        inputs = self._inputs
-        if inputs is not None:
-            inputs.watches[pair].refused(cause, text.split("\n", 1)[0])
-            self._warn(f"{pair} {cause}", f"pair '{pair}': {text}")
-
-    def _reset(self) -> None:
-        self._pipeline.clear()
-        self._worker.clear()
-
-    def _stop(self) -> None:
-        if self._inputs is None:
-            return
-        self._inputs.destroy()
-        if not self._worker.stop():
-            self.get_logger().warning("the model is still in a pass; its answer will be dropped")
-        self._deadline.cancel()
-        self._pipeline.clear()
-        self._inputs = self._reporter.inputs = None
+def _answer(response: Any, message: str, success: bool = True) -> Any:
+    response.success, response.message = success, message
+    return response
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,0 +1,187 @@
+"""What exists between configure and cleanup: pairing, worker, publishers and reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode
+
+from segrgbx_core.samples import Prediction, RgbxSample
+from segrgbx_ros import messages
+from segrgbx_ros.config import NodeConfig, Stream
+from segrgbx_ros.diagnostics import InputWatch, Throttle
+from segrgbx_ros.inputs import Inputs
+from segrgbx_ros.outputs import PairOutputs
+from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
+from segrgbx_ros.reporter import Reporter
+from segrgbx_ros.worker import Worker
+
+if TYPE_CHECKING:
+    from segrgbx_core.inference import Segmenter
+
+_FIRST_PERIOD_S = 1.0
+
+
+class Session:
+    """One configured node at work.
+
+    Everything but `_deliver` and `_refuse` runs in the executor's thread, so messages, time-outs
+    and reports never meet; answers leave from the worker's thread.
+
+    Args:
+        node: owns publishers, subscriptions and timers.
+        config: all options.
+        segmenter: the loaded model.
+    """
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig, segmenter: Segmenter) -> None:
+        self._node = node
+        self._config = config
+        self.segmenter = segmenter
+        self._warn = Throttle(lambda text: node.get_logger().warning(text))
+        self._pipeline = Pipeline(config, segmenter.contract.encoding)
+        self._worker = Worker(
+            segmenter, config.batch, len(config.pairs), self._deliver, self._refuse
+        )
+        self._reporter = Reporter(node, config, segmenter, self._pipeline, self._worker)
+        self._inputs: Inputs | None = None
+        self._outputs: dict[str, PairOutputs] = {}
+        for pair in config.pairs:
+            outputs = PairOutputs(node, pair, segmenter.classes, self._reporter.incompatible)
+            outputs.publish_labels(config.label.min_confidence)
+            self._outputs[pair] = outputs
+        # Time-outs and reports run on the steady clock: a paused simulation must not stop them.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(
+            config.diagnostics.period_s, self._reporter.report, clock=steady
+        )
+        self._deadline = node.create_timer(_FIRST_PERIOD_S, self._on_deadline, clock=steady)
+        self._deadline.cancel()
+
+    @property
+    def is_active(self) -> bool:
+        """True between `start` and `stop`."""
+        return self._inputs is not None
+
+    def start(self) -> None:
+        """Starts the worker, then listens; logs where."""
+        inputs = Inputs(self._node, self._config, self._on_message)
+        for watch in inputs.watches.values():
+            watch.last_pair_ns = time.monotonic_ns()
+        self._inputs = self._reporter.inputs = inputs
+        self._worker.start()
+        inputs.create()
+        reliability = self._config.qos.input_reliability.value
+        for pair, watch in inputs.watches.items():
+            topics = " + ".join(topic.topic for topic in watch.inputs.values())
+            mask = self._outputs[pair].topics[0]
+            self._node.get_logger().info(f"pair '{pair}': {topics} ({reliability}) -> {mask}")
+
+    def stop(self) -> None:
+        """Stops to listen, then the worker; the model stays."""
+        if self._inputs is None:
+            return
+        self._inputs.destroy()
+        if not self._worker.stop():
+            self._node.get_logger().warning("a pass still runs; its answer will be dropped")
+        self.reset()
+        self._deadline.cancel()
+        self._inputs = self._reporter.inputs = None
+
+    def close(self) -> None:
+        """Stops and destroys everything but the model."""
+        self.stop()
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_timer(self._deadline)
+        for outputs in self._outputs.values():
+            outputs.destroy()
+        self._outputs.clear()
+        self._reporter.destroy()
+
+    def configure(self, config: NodeConfig) -> None:
+        """Takes changed values of dynamic options."""
+        self._config = config
+        self._pipeline.configure(config)
+
+    def enable(self, is_enabled: bool) -> None:
+        """Switches inference on or off; subscriptions stay."""
+        self._reporter.is_enabled = is_enabled
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all messages that wait."""
+        self._pipeline.clear()
+        self._worker.clear()
+
+    def _on_message(self, pair: str, stream: Stream, watch: InputWatch, message: Any) -> None:
+        now_ns = time.monotonic_ns()
+        watch.arrived(now_ns, messages.encoding_of(message))
+        if not self._reporter.is_enabled:
+            return
+        if messages.stamp_ns(message) == 0:
+            text = f"topic '{watch.topic}': stamp is zero; let the driver set header.stamp"
+            self._refuse(pair, "zero_stamp", text)
+        self._submit(self._pipeline.push(pair, stream, message, now_ns), now_ns)
+
+    def _on_deadline(self) -> None:
+        self._deadline.cancel()
+        now_ns = time.monotonic_ns()
+        self._submit(self._pipeline.poll(now_ns), now_ns)
+
+    def _submit(self, pairs: Sequence[PairedMessages], now_ns: int) -> None:
+        if self._inputs is None:
+            return
+        for paired in pairs:
+            self._inputs.watches[paired.pair].paired(now_ns)
+            self._worker.submit(paired)
+        deadline_ns = self._pipeline.next_deadline_ns()
+        if deadline_ns is not None and self._deadline.is_canceled():
+            self._deadline.timer_period_ns = max(NS_PER_MS, deadline_ns - now_ns)
+            self._deadline.reset()
+
+    def _deliver(self, paired: PairedMessages, sample: RgbxSample, answer: Prediction) -> None:
+        """In the worker's thread."""
+        self._outputs[paired.pair].publish(paired.rgb.header, sample, answer, self._config.output)
+        inputs = self._inputs
+        if inputs is not None:
+            inputs.watches[paired.pair].last_bad = ""
+
+    def _refuse(self, pair: str, cause: str, text: str) -> None:
+        """In the worker's thread and in callbacks."""
+        inputs = self._inputs
+        if inputs is not None:
+            inputs.watches[pair].refused(cause, text.split("\n", 1)[0])
+            self._warn(f"{pair} {cause}", f"pair '{pair}': {text}")
+
+
+def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
+    """Loads the model and warms it up with every batch size that can come.
+
+    Raises:
+        ConfigError: when an option does not fit the machine or the checkpoint.
+        CheckpointError: when the checkpoint cannot be used.
+    """
+    # torch takes seconds to import; a node that waits to be configured should be there at once
+    from segrgbx_ros.loading import load_segmenter  # noqa: PLC0415
+
+    start = time.monotonic()
+    segmenter = load_segmenter(config)
+    modalities = [section.modality for _, section in config.sections()]
+    largest = min(config.batch.max_size, len(modalities))
+    segmenter.warm_up((0, 0), modalities, range(1, largest + 1))
+    node.get_logger().info(
+        f"checkpoint {segmenter.checkpoint.name}, {len(segmenter.classes.names)} classes "
+        f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
+        f"ready after {time.monotonic() - start:.1f} s"
+    )
+    return segmenter
+
+
+def free_memory() -> None:
+    """Gives the memory of a segmenter that nobody holds any more back to the device."""
+    from segrgbx_ros import loading  # noqa: PLC0415  torch: see ready
+
+    loading.free_memory()
