@@ -1,0 +1,16 @@
+"""segrgbx.launch.py for RGB with light_field; takes the same arguments."""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+MAIN = str(Path(__file__).resolve().with_name("segrgbx.launch.py"))
+
+
+def generate_launch_description():
+    """The main file with this pair."""
+    arguments = {"pair": "light_field"}.items()
+    main = IncludeLaunchDescription(PythonLaunchDescriptionSource(MAIN), launch_arguments=arguments)
+    return LaunchDescription([main])
