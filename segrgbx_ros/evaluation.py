@@ -71,7 +71,7 @@ def evaluate(
     routes: Routes,
     truths: Mapping[str, TruthSource] | None = None,
     sinks: Sequence[Sink] = (),
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> Report:
     """Segments every pair of a recording.
 
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def _pairs(
-    bag: Bag, run: _Run, routes: Routes, progress: Callable[[], None] | None
+    bag: Bag, run: _Run, routes: Routes, progress: Callable[[], object] | None
 ) -> Iterator[tuple[int, PairedMessages]]:
     """Pairs in the order in which they complete, with the receive time that completed them."""
     last_ns = 0
