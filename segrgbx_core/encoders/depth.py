@@ -43,7 +43,7 @@ class DepthEncoding(Config):
         doc="inverse depth (near is bright), metric depth (far is bright), or HHA",
     )
     min_m: float = option(
-        0.5,
+        1.0,
         doc="nearest depth that is told apart (inverse, metric)",
         unit="m",
         low=0.001,
@@ -55,6 +55,14 @@ class DepthEncoding(Config):
         unit="m",
         low=0.001,
         high=10000,
+    )
+
+    ground_percentile: float = option(
+        0.0,
+        doc="percentile of height that is the ground (HHA): 0 as in NYUDepthV2, 1 against outliers",
+        unit="%",
+        low=0,
+        high=50,
     )
 
     @model_validator(mode="after")
@@ -100,7 +108,8 @@ def from_raw(x: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XImage:
     if encoding.representation is DepthRepresentation.HHA:
         scale = sensor.unit_16u if plane.dtype == np.uint16 else 1.0
         depth_m = plane.astype(np.float64) * scale
-        return from_image(hha_image(depth_m, _intrinsics(sensor)))
+        lowest = encoding.ground_percentile
+        return from_image(hha_image(depth_m, _intrinsics(sensor), lowest))
     if plane.dtype == np.uint16:
         counts = np.arange(65536, dtype=np.float64) * sensor.unit_16u
         return grey(np.take(_grade(counts.astype(np.float32), encoding), plane))
@@ -127,7 +136,8 @@ def _grade(depth_m: NDArray[np.float32], encoding: DepthEncoding) -> NDArray[np.
     # Clipping first keeps +Inf finite; NaN stays and is blanked below.
     np.clip(level, np.float32(near), np.float32(far), out=level)
     level -= np.float32(near)
-    level *= (1 - _FIRST_LEVEL) / np.float32(far - near)
+    level /= np.float32(far) - np.float32(near)
+    level *= 1 - _FIRST_LEVEL
     level += _FIRST_LEVEL
     np.minimum(level, np.float32(1), out=level)
     np.copyto(level, 0, where=invalid)

@@ -57,13 +57,17 @@ class Intrinsics:
     cy: float
 
 
-def hha_image(depth_m: Array, intrinsics: Intrinsics) -> NDArray[np.uint8]:
+def hha_image(
+    depth_m: Array, intrinsics: Intrinsics, ground_percentile: float = 0.0
+) -> NDArray[np.uint8]:
     """The HHA picture of a depth image.
 
     Args:
         depth_m: float (h, w), metres along the optical axis; NaN, infinite and <= 0 are no
             measurement.
         intrinsics: of the depth image.
+        ground_percentile: percentile of all heights that counts as the ground. 0, the lowest
+            point, is what data sets have; one false point below the floor then lifts everything.
 
     Returns:
         uint8 (h, w, 3): disparity, height, angle; pixels without a measurement are 0.
@@ -78,7 +82,7 @@ def hha_image(depth_m: Array, intrinsics: Intrinsics) -> NDArray[np.uint8]:
     right, down, ahead = search_gravity(_normals(products, _COARSE_RADIUS))
 
     height = np.where(is_valid, depth_cm, 0) * -(right * x + down * y + ahead)
-    lowest = height[is_valid].min()
+    lowest = float(np.percentile(height[is_valid], ground_percentile))
     if lowest > -_GROUND_IN_VIEW_CM:
         lowest = -_CAMERA_HEIGHT_CM  # no ground in view: take the height a camera is carried at
     height -= lowest

@@ -98,7 +98,7 @@ class PolarizationSensor(Config):
     )
     full_scale: float = option(
         0.0,
-        doc="brightest value of the sensor, such as 4095 for 12 bits; 0 for the type's largest",
+        doc="brightest value, such as 4095 for 12 bits; 0 for the type's largest, 1 for floats",
         low=0,
         high=65535,
     )
@@ -114,7 +114,7 @@ def from_raw(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSenso
     """The X image of what a polarization camera or converter publishes.
 
     Args:
-        x: as `sensor.layout` says; intensities uint8, uint16 or float in [0, 1].
+        x: as `sensor.layout` says; intensities uint8, uint16 or float in [0, full scale].
         encoding: the checkpoint's representation.
         sensor: layout, mosaic pattern and full scale.
 
@@ -135,12 +135,14 @@ def from_raw(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSenso
             f"polarization x: intensities of {x.dtype} are not supported; "
             "use uint8, uint16 or float32"
         )
+    brightest = sensor.full_scale or full_scale(x.dtype)
+    if np.issubdtype(x.dtype, np.floating):
+        x = np.clip(np.nan_to_num(x, posinf=brightest), 0, brightest)
     if sensor.layout is PolarizationLayout.MOSAIC:
         split = _interpolate if encoding.full_resolution else _superpixels
         planes = split(_require_mosaic(x), sensor.pattern)
     else:
         planes = _angle_channels(x)
-    brightest = sensor.full_scale or full_scale(x.dtype)
     s0, s1, s2 = stokes_parameters(*planes)
     return _render(s0, s1, s2, encoding, brightest)
 
