@@ -174,7 +174,8 @@ class MixTransformer(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        count = sum(config.depths)
+        rates = [config.drop_path * block / max(count - 1, 1) for block in range(count)]
         starts = [sum(config.depths[:stage]) for stage in range(4)]
         self.config = config
         self.stages = nn.ModuleList(

@@ -5,7 +5,7 @@ Dimensions: B pairs, C channels of a stage, H W its map, N = H*W tokens, h heads
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -65,13 +65,7 @@ class StreamExchange(nn.Module):
             split_heads(part, self.num_heads) for part in self.kv(exchanged).chunk(2, dim=-1)
         )
         scale = key.shape[-1] ** -0.5
-        device = key.device.type
-        exact = (
-            torch.autocast(device, enabled=False)
-            if torch.is_autocast_enabled(device)
-            else nullcontext()
-        )
-        with exact:
+        with _full_precision(key.device.type):
             wide = torch.promote_types(key.dtype, torch.float32)
             products = key.to(wide).transpose(-2, -1) @ value.to(wide)  # (B, h, d, d)
             return (products * scale).softmax(dim=-2).to(exchanged.dtype)
@@ -121,3 +115,10 @@ class FeatureFusion(nn.Module):
         rgb = self.rgb.join(rgb, rgb_kept, rgb_exchanged, x_context)
         x = self.x.join(x, x_kept, x_exchanged, rgb_context)
         return self.merge(to_map(torch.cat([rgb, x], dim=-1), (height, width)))
+
+
+def _full_precision(device: str) -> AbstractContextManager[object]:
+    """Switches autocast off where it is on; elsewhere nothing, so that graphs stay plain."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

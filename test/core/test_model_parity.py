@@ -1,7 +1,7 @@
-"""The network against a slow second writing of the published formulas, in float64, gradients included.
+"""The network against a slow second writing of the published formulas, in float64.
 
-The second writing knows only the public CMX names and plain sums; `load_cmx_weights` carries weights
-and gradients across, so names, formulas and derivatives are checked together.
+The second writing knows only the public CMX names and plain sums; `load_cmx_weights` carries
+weights and gradients across, so names, formulas and derivatives are checked together.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIG = ModelConfig(
 SIZE = (45, 70)
 
 
-# --- the second writing ---------------------------------------------------------------------------
+# --- the second writing -------------------------------------------------------------------------
 
 
 def linear(w, name, t):
@@ -109,7 +109,7 @@ def resized(image, size):
 
 
 def attention(w, name, t, size, heads, ratio):
-    batch, count, width = t.shape
+    width = t.shape[-1]
     depth = width // heads
     q = linear(w, f"{name}.q", t)
     context = t
@@ -210,7 +210,7 @@ def whole(w, rgb, x):
     return resized(head(w, fused), rgb.shape[2:])
 
 
-# --- weights in public names ----------------------------------------------------------------------
+# --- weights in public names --------------------------------------------------------------------
 
 
 def cmx_shapes():
@@ -347,7 +347,7 @@ def pair(*shape, seed=3):
     return tuple([v.clone().requires_grad_() for v in values] for _ in range(2))
 
 
-# --- parity ---------------------------------------------------------------------------------------
+# --- parity -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(12, 18), (11, 13)])
