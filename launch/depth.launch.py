@@ -12,5 +12,6 @@ MAIN = str(Path(__file__).resolve().with_name("segrgbx.launch.py"))
 def generate_launch_description():
     """The main file with this pair."""
     arguments = {"pair": "depth"}.items()
-    main = IncludeLaunchDescription(PythonLaunchDescriptionSource(MAIN), launch_arguments=arguments)
+    source = PythonLaunchDescriptionSource(MAIN)
+    main = IncludeLaunchDescription(source, launch_arguments=arguments)
     return LaunchDescription([main])
