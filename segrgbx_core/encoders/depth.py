@@ -59,7 +59,7 @@ class DepthEncoding(Config):
 
     ground_percentile: float = option(
         0.0,
-        doc="percentile of height that is the ground (HHA): 0 as in NYUDepthV2, 1 against outliers",
+        doc="percentile of height that is ground (HHA): 0 as in NYUDepthV2, 1 against outliers",
         unit="%",
         low=0,
         high=50,
