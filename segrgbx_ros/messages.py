@@ -246,10 +246,11 @@ def _planes(message: Any, name: str, height: int, width: int) -> Array:
         raise EncodingError(
             f"step {step} is less than a row of {width} px '{name}' ({width} bytes)"
         )
-    # Drivers disagree whether step counts luma alone or two bytes a pixel; the planes are luma
-    # wide.
-    step = width if step == 2 * width else step
-    available, needed = len(message.data), step * (rows - 1) + width
+    available = len(message.data)
+    # Drivers disagree whether step counts luma alone or two bytes a pixel; the data tell.
+    if step == 2 * width and available < step * (rows - 1) + width:
+        step = width
+    needed = step * (rows - 1) + width
     if available < needed:
         raise EncodingError(f"{available} bytes of data; {width}x{height} '{name}' needs {needed}")
     return np.ndarray(
@@ -275,9 +276,7 @@ def _convert(message: Any, pixels: Array, name: str, code: int, fits: bool) -> A
             f"size {message.width}x{message.height} is too small or odd for '{name}'"
         )
     # cv_bridge mishandles padded rows and foreign byte order; those never reach it.
-    padded = int(message.step) != pixels.shape[1] * pixels.itemsize * (
-        pixels.size // pixels[..., 0].size
-    )
+    padded = int(message.step) != pixels.nbytes // pixels.shape[0]
     bridge = _bridge() if str(message.encoding) == name and not padded else None
     if bridge is not None and not message.is_bigendian:
         return np.asarray(bridge(message, "rgb16" if pixels.dtype == np.uint16 else "rgb8"))

@@ -141,9 +141,7 @@ def test_encodings_must_make_sense_for_the_modality(modality, encoding, works):
     (paired,) = pipeline.push(modality, Stream.X, x, 0)
     if works:
         is_mosaic = encoding.startswith("bayer")
-        assert paired.sample().x.ndim == (
-            2 if is_mosaic else x.data and len(shapes.get(encoding, (4, 4)))
-        )
+        assert paired.sample().x.ndim == (2 if is_mosaic else len(shapes.get(encoding, (4, 4))))
         return
     complaint = (
         rf"topic '{modality}/x/image' \({modality}\): encoding '{encoding}' is not supported"
