@@ -75,7 +75,7 @@ class Segmenter:
         min_confidence: float = 0.0,
         merge_for: Modality | None = None,
     ) -> None:
-        """Takes over the checkpoint's modules and moves them to the device.
+        """Takes over the checkpoint's modules: moves them to the device and folds what folds.
 
         Args:
             checkpoint: weights and contract.
@@ -102,6 +102,7 @@ class Segmenter:
         self.merge_for = merge_for
         self._columns = self._native_columns(label_space)
         self._model = checkpoint.model.eval().to(self.device)
+        self._model.fold_head()
         self._ma_clip = checkpoint.ma_clip.to(self.device)
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         for layer in self._model.modules():
@@ -303,7 +304,7 @@ class StageClock:
     def _mark(self) -> float | torch.cuda.Event:
         if self._device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
 

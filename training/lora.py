@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from segrgbx_core.errors import ConfigError
@@ -111,7 +113,7 @@ class TrainingPool(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trades time for memory in the tower's blocks."""
-        self.tower.set_grad_checkpointing(enable)
+        cast("VisionTransformer", self.tower).set_grad_checkpointing(enable)
 
     def _inject(self, modality: Modality, dropout: float) -> None:
         config = LoraConfig(

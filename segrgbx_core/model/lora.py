@@ -53,12 +53,10 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         ranks = rank * len(MODALITIES)
         self.rank, self.selection = rank, selection
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
         bound = base.in_features**-0.5
-        self.lora_down = nn.Parameter(
-            torch.empty(ranks, base.in_features, **like).uniform_(-bound, bound)
-        )
-        self.lora_up = nn.Parameter(torch.zeros(base.out_features, ranks, **like))
+        down = base.weight.new_empty(ranks, base.in_features).uniform_(-bound, bound)
+        self.lora_down = nn.Parameter(down)
+        self.lora_up = nn.Parameter(base.weight.new_zeros(base.out_features, ranks))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, in) to (B, N, out)."""
