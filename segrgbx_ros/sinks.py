@@ -62,6 +62,20 @@ class SheetRow:
     truth: NDArray[np.uint8] | None = None
 
 
+class Classes(Protocol):
+    """Names and colours of label ids."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names; position is the id."""
+        ...
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """One RGB colour per class."""
+        ...
+
+
 class Sink(Protocol):
     """Takes every frame of a replay in order."""
 
@@ -174,7 +188,7 @@ class Predictions:
 def sheet(
     rows: Sequence[SheetRow],
     captions: Sequence[str],
-    labels: PublishedLabels,
+    labels: Classes,
     heading: str = "",
     note: str = "",
 ) -> Array:

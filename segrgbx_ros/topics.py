@@ -15,6 +15,7 @@ _TRANSPORTS = {
     Stream.RGB: ("raw", "compressed"),
     Stream.X: ("raw", "compressed", "compressedDepth"),
 }
+_FIELDS = {Stream.RGB: "rgb_transport", Stream.X: "x_transport"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,30 @@ def find_routes(
     return Routes(prefix, inputs, tuple(notes))
 
 
+def recorded_transports(bag: Bag, config: NodeConfig, pair: str) -> dict[str, str]:
+    """Options that make a pair's transports those of the recording, by dotted name.
+
+    Args:
+        bag: open recording.
+        config: node options.
+        pair: name of the pair.
+
+    Returns:
+        options for the inputs that are recorded under another transport than configured.
+    """
+    chosen = {}
+    for stream in _STREAMS:
+        if any(name.endswith(f"/{config.topic(pair, stream)}") for name in bag.topics):
+            continue
+        base = f"/{pair}/{stream.value}"
+        for transport in _TRANSPORTS[stream]:
+            full = base if transport == "raw" else f"{base}/{transport}"
+            if any(name.endswith(full) for name in bag.topics):
+                chosen[f"{pair}.{_FIELDS[stream]}"] = transport
+                break
+    return chosen
+
+
 def _needs_x(config: NodeConfig) -> bool:
     return config.sync.on_missing_x is not OnMissingX.RGB_ONLY
 
@@ -126,7 +151,7 @@ def _namespace(bag: Bag, names: Iterable[str], namespace: str | None) -> tuple[s
 
 def _check(bag: Bag, config: NodeConfig, pair: str, stream: Stream, topic: str) -> None:
     """Raises with the cure when the topic is missing or of another type than its transport."""
-    field = "rgb_transport" if stream is Stream.RGB else "x_transport"
+    field = _FIELDS[stream]
     transport = str(getattr(config.pair(pair), field).value)
     kinds = [IMAGE] if transport == "raw" else [COMPRESSED_IMAGE]
     if topic in bag.topics:

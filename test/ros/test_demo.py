@@ -1,0 +1,115 @@
+"""The demo: a recording through the live node, scored."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from segrgbx_core.images import encode_image, read_image, read_labels
+from segrgbx_core.labels import VOID
+from segrgbx_ros.bag_writer import BagWriter
+from segrgbx_ros.config import read_node_yaml
+from segrgbx_ros.demo import PROFILE, complaint, main
+
+pytestmark = pytest.mark.ros
+
+START = 1_700_000_000_000_000_000
+STEP = 200_000_000
+FRAMES = 8
+SIZE = 48, 64
+CONFIG = """
+/**:
+  ros__parameters:
+    pairs: [thermal]
+    model: {device: cpu, input_height: 64, input_width: 64}
+    sync: {wait_ms: 200.0}
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "thermal.yaml").write_text(CONFIG)
+    rng = np.random.default_rng(4)
+    with BagWriter(tmp_path / "street") as bag:
+        for index in range(FRAMES):
+            stamp = START + index * STEP
+            rgb = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), SIZE[::-1])
+            thermal = cv2.resize(rng.integers(28000, 31000, (6, 8), dtype=np.uint16), SIZE[::-1])
+            truth = np.full(SIZE, 3, np.uint8)
+            truth[:, :10] = VOID
+            for topic, array, form, delay in (
+                ("x/image", thermal, "16UC1; png compressed ", 2_000_000),
+                ("rgb/image", rgb, "rgb8; png compressed bgr8", 0),
+                ("label", truth, "mono8; png compressed ", 0),
+            ):
+                message = bag.compressed(encode_image(array), form, stamp + delay, "cam")
+                bag.write(f"/thermal/{topic}/compressed", message, stamp + 3_000_000)
+    return tmp_path
+
+
+def arguments(folder, checkpoint):
+    names = {"--recording": "street", "--checkpoint": checkpoint, "--config": "thermal.yaml"}
+    paths = [text for name, value in names.items() for text in (name, str(folder / value))]
+    return [*paths, "--out", str(folder / "out"), "--modality", "thermal"]
+
+
+@pytest.fixture
+def no_profile(monkeypatch):
+    """Keeps the demo from setting the variable for all tests of this process."""
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "")
+
+
+def test_demo_scores_what_the_live_node_answers(files, capsys, no_profile):
+    from segrgbx_core.checkpoint import default_contract, random_weights, save_checkpoint
+
+    contract = default_contract("tiny")
+    weights = random_weights(contract)
+    save_checkpoint(files / "tiny.safetensors", weights.model, weights.ma_clip, contract)
+    assert main(arguments(files, "tiny.safetensors")) == 0, capsys.readouterr().err
+    out = files / "out" / "thermal"
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["frames_sent"] == metrics["masks_received"] == FRAMES
+    assert metrics["frames_scored"] == FRAMES
+    assert 0 <= metrics["miou"] <= 1
+    assert "person" in metrics["per_class_iou"]
+    assert 0 < metrics["latency_ms_p50"] <= metrics["latency_ms_p95"]
+    assert metrics["checkpoint"] == "tiny.safetensors"
+    assert metrics["label_space"]["name"] == "unified"
+    assert metrics["synthetic"] is True
+    masks = sorted(out.glob("mask_*.png"))
+    assert [int(path.stem[5:]) for path in masks] == [START + i * STEP for i in range(FRAMES)]
+    assert read_labels(masks[0]).shape == SIZE
+    assert read_image(masks[0]).shape == (*SIZE, 3)  # an indexed file with the classes' colours
+    assert 3 <= len(list(out.glob("overlay_*.png"))) <= FRAMES
+    assert read_image(out / "contact_sheet.png").shape[1] > 4 * SIZE[1]
+    assert "ready after" in (out / "node.log").read_text()
+
+
+def test_node_that_does_not_start_is_quoted(files, capsys, no_profile):
+    (files / "foreign.safetensors").write_bytes(b"no checkpoint")
+    assert main(arguments(files, "foreign.safetensors")) == 2
+    error = capsys.readouterr().err
+    assert "the node ended with status 1" in error
+    assert "cannot be configured" in error
+
+
+def test_missing_file_is_named(files, capsys, no_profile):
+    assert main(arguments(files, "nowhere.safetensors")) == 2
+    assert "nowhere.safetensors: is missing" in capsys.readouterr().err
+
+
+def test_complaints(tmp_path):
+    good = {"frames_sent": 80, "masks_received": 76, "latency_ms_p50": 90.0}
+    assert complaint(good, tmp_path) == ""
+    assert "only 75 of 80" in complaint({**good, "masks_received": 75}, tmp_path)
+    assert "none of 80 frames" in complaint({**good, "masks_received": 0}, tmp_path)
+    assert "no RGB image" in complaint({**good, "frames_sent": 0}, tmp_path)
+
+
+def test_shipped_files_fit_the_demo():
+    assert PROFILE.exists()
+    config = read_node_yaml(PROFILE.parent / "thermal.yaml")
+    assert "thermal" in config.pairs
