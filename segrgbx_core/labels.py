@@ -123,7 +123,7 @@ class LabelSpace:
         """
         native = self.native(native_name)
         _check_ids(labels, native.num_classes, native_name)
-        return _table(range(native.num_classes), native.to_unified)[labels]
+        return np.take(_table(range(native.num_classes), native.to_unified), labels)
 
     def to_native(self, labels: NDArray[np.uint8], native_name: str) -> NDArray[np.uint8]:
         """Turns unified ids into a data set's training ids; classes it lacks become void.
@@ -133,7 +133,7 @@ class LabelSpace:
         """
         native = self.native(native_name)
         _check_ids(labels, self.num_classes, UNIFIED)
-        return _table(native.to_unified, range(native.num_classes))[labels]
+        return np.take(_table(native.to_unified, range(native.num_classes)), labels)
 
     def project_index(self, native_name: str) -> NDArray[np.int64]:
         """Columns that make a data set's logits: `logits[:, index]` (the paper's remap).
@@ -214,8 +214,10 @@ def _table(ids: Iterable[int], values: Iterable[int]) -> NDArray[np.uint8]:
 def _check_ids(labels: NDArray[np.uint8], num_classes: int, name: str) -> None:
     if labels.dtype != np.uint8:
         raise DataError(f"labels of '{name}': dtype {labels.dtype}; expected uint8")
-    counts = np.bincount(labels.ravel(), minlength=256)[num_classes:VOID]
-    if counts.any():
+    is_foreign = np.zeros(256, dtype=bool)
+    is_foreign[num_classes:VOID] = True
+    if np.take(is_foreign, labels).any():
+        counts = np.bincount(labels.ravel(), minlength=256)[num_classes:VOID]
         first = int(np.flatnonzero(counts)[0])
         raise DataError(
             f"labels of '{name}': id {num_classes + first} ({counts[first]} pixels) is not in the "

@@ -89,8 +89,7 @@ def preview(x_image: NDArray[np.float32]) -> Picture:
     Args:
         x_image: float32 (H, W, 3) in [0, 1].
     """
-    scaled = np.nan_to_num(x_image, nan=0.0) * 255.0
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return cv2.convertScaleAbs(np.fmax(x_image, 0.0), alpha=255.0)
 
 
 def confidence_image(confidence: NDArray[np.uint8]) -> Picture:

@@ -7,6 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+try:
+    from hypothesis import settings
+except ImportError:
+    pass  # the tests that need it say so
+else:
+    # The same examples in every run: a change is not blamed for what it did not do.
+    settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+    settings.load_profile("repeatable")
+
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT.parent / "shared" / "samples"
 

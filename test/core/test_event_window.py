@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from segrgbx_core.align import AlignConfig, EventWindow, OnMissingX, SensorClock, event_aligner
 from segrgbx_core.samples import Events
@@ -142,24 +140,6 @@ def test_memory_is_bounded(per_chunk):
     assert window.last_ns >= 199 * MS  # the newest stay
     if per_chunk == 100_000:
         assert window._chunks[0].x.base is None  # the big array is let go
-
-
-CHUNKS = st.lists(
-    st.lists(st.integers(0, 400), min_size=0, max_size=12).map(sorted), min_size=1, max_size=15
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(CHUNKS, st.integers(0, 450))
-def test_against_a_search_through_everything(chunks, stamp):
-    window = EventWindow(WINDOW, jump_back_ns=500 * MS)
-    everything = []
-    for chunk in chunks:
-        window.push(events(chunk))
-        everything += chunk
-    cut = window.cut(stamp * MS)
-    expected = sorted(t for t in everything if stamp - 50 < t <= stamp)
-    assert ([] if cut is None else (cut.t_ns // MS).tolist()) == expected
 
 
 # ---- as the X side of a pair
