@@ -189,7 +189,8 @@ def _render(
     if is_colour and encoding.representation is PolarizationRepresentation.STOKES:
         # Stokes parameters are linear in light: the mean over colours is that of a grey camera.
         s0, s1, s2 = (plane.mean(axis=2) for plane in (s0, s1, s2))
-    polarized = cv2.magnitude(s1, s2)
+    # Not cv2.magnitude: its last bit depends on where arrays lie in memory, so runs would differ.
+    polarized = np.sqrt(s1 * s1 + s2 * s2)
     is_dark = s0 < np.float32(max(2 * encoding.dark_level * brightest, 1e-6))
     with np.errstate(divide="ignore", invalid="ignore"):
         dolp = np.minimum(polarized / s0, np.float32(1))

@@ -139,6 +139,19 @@ class TestFromRaw:
         np.testing.assert_array_equal(first, run(x, modality, sections))
         np.testing.assert_array_equal(x, before)
 
+    def test_bits_do_not_depend_on_where_arrays_lie(self, rng, modality, dtype, shape, sections):
+        """Node and replay promise equal bits, and some vectorised functions round by alignment."""
+        x = (rng.random((37, 53, *shape)) * 250).astype(dtype)
+        want = run(x, modality, sections)
+        for offset in range(0, 64, 8):
+            buffer = np.empty(x.nbytes + 128, np.uint8)
+            start = -buffer.ctypes.data % 64 + offset
+            moved = buffer[start : start + x.nbytes].view(dtype).reshape(x.shape)
+            moved[...] = x
+            clutter = [np.empty(size) for size in rng.integers(1, 3000, 5)]
+            np.testing.assert_array_equal(run(moved, modality, sections), want)
+            del clutter
+
     def test_views_and_read_only_arrays_are_fine(self, rng, modality, dtype, shape, sections):
         x = rng.integers(0, 256, (30, 42, *shape)).astype(dtype)
         view = x[::-1, ::-1]
