@@ -33,9 +33,9 @@ class PromptConfig(Config):
         Pairing.RGB_DOMINANT, doc="which embedding makes a stream's control prompts"
     )
     num_control: int = option(
-        4, doc="control prompts per stage, made from the embedding", low=1, high=64
+        2, doc="control prompts per stage, made from the embedding", low=1, high=64
     )
-    num_aligned: int = option(4, doc="learned prompts per stage and modality", low=1, high=64)
+    num_aligned: int = option(6, doc="learned prompts per stage and modality", low=1, high=64)
 
 
 def pair_embeddings(pairing: Pairing, rgb_embedding: Tensor, x_embedding: Tensor) -> Tensor:

@@ -95,10 +95,9 @@ class SegRGBX(nn.Module):
         learns_scene = depth > 0 and not config.use_ma_clip
         self.learned_scene = nn.Parameter(torch.randn(embed_dim)) if learns_scene else None
         x_norm = _IMAGENET if config.normalise_x else _IDENTITY
-        norms = torch.tensor([_IMAGENET, x_norm])  # stream, mean and std, channel
-        for index, name in enumerate(("mean", "std")):
-            norm = norms[:, index, None, :, None, None].clone()  # (2, 1, 3, 1, 1)
-            self.register_buffer(name, norm, persistent=False)
+        mean, std = torch.tensor([_IMAGENET, x_norm]).unbind(1)  # (2, 3): RGB, X
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(
         self, rgb: Tensor, x: Tensor, rgb_embedding: Tensor, x_embedding: Tensor, modality: Tensor
@@ -143,7 +142,8 @@ class SegRGBX(nn.Module):
                 f"expected equal (B, 3, H, W) with sides of at least {MIN_SIDE} pixels"
             )
         images = torch.unflatten(torch.cat([rgb, x]), 0, (2, -1))  # (2, B, 3, H, W)
-        features = ((images - self.mean) / self.std).flatten(0, 1)  # (2B, 3, H, W)
+        mean, std = (part[:, None, :, None, None] for part in (self.mean, self.std))
+        features = ((images - mean) / std).flatten(0, 1)  # (2B, 3, H, W)
         fused = []
         for index, stage in enumerate(self.backbone.stages):
             features = stage(features, scene.prompt_kv[index])  # (2B, D_i, H_i, W_i)
