@@ -43,6 +43,22 @@ class Camera:
         offset = right * self.axes[0] + down * self.axes[1]
         return replace(self, position=(self.position + offset).astype(np.float32))
 
+    def panned(self, pixels: float) -> Camera:
+        """The same camera turned about its vertical by a shift of the image in pixels."""
+        angle = pixels / self.focal
+        right, forward = self.axes[0], self.axes[2]
+        cos, sin = np.cos(angle), np.sin(angle)
+        axes = np.stack([cos * right - sin * forward, self.axes[1], cos * forward + sin * right])
+        return replace(self, axes=axes.astype(np.float32))
+
+    def same_as(self, other: Camera) -> bool:
+        """Whether both have the same pose and pixel grid."""
+        return (
+            (self.width, self.height, self.focal) == (other.width, other.height, other.focal)
+            and np.array_equal(self.position, other.position)
+            and np.array_equal(self.axes, other.axes)
+        )
+
     def rolled(self, angle: float) -> Camera:
         """The same camera turned about its optical axis, rad."""
         cos, sin = np.cos(angle), np.sin(angle)

@@ -15,12 +15,18 @@ def fresnel(cosine: Floats, index: Floats) -> tuple[Floats, Floats]:
         cosine: of the angle between ray and normal, in [0, 1].
         index: refractive index of the surface against air; 1 reflects nothing.
     """
+    s, p = fresnel_amplitudes(cosine, index)
+    return np.square(s), np.square(p)
+
+
+def fresnel_amplitudes(cosine: Floats, index: Floats) -> tuple[Floats, Floats]:
+    """Reflected field amplitudes r_s and r_p; p axes are way x s before and after reflection."""
     cos = np.clip(cosine, 1e-4, 1.0)
     squared = np.square(index)
     root = np.sqrt(np.maximum(squared - 1 + cos * cos, 0))
-    perpendicular = np.square((cos - root) / (cos + root))
-    parallel = np.square((squared * cos - root) / (squared * cos + root))
-    return perpendicular.astype(np.float32), parallel.astype(np.float32)
+    s = (cos - root) / (cos + root)
+    p = (squared * cos - root) / (squared * cos + root)
+    return s.astype(np.float32), p.astype(np.float32)
 
 
 def specular_dolp(cosine: Floats, index: Floats) -> Floats:

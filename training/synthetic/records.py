@@ -99,7 +99,8 @@ class Record:
         seed: the scene.
         stamp_ns: time of the RGB exposure from the start of the scene, ns.
         rgb: uint8 (H, W, 3).
-        labels: uint8 (H, W), native ids of the scene's label space, on the RGB grid.
+        labels: uint8 (H, W), native ids of `label_space`, on the RGB grid.
+        label_space: name of the native label space.
         meta: time of day, exposure and the like, plain values.
         x_stamp_ns: time of the X exposure.
         thermal: uint16 (h, w), hundredths of a kelvin, or None when not asked for.
@@ -114,6 +115,7 @@ class Record:
     stamp_ns: int
     rgb: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    label_space: str = "synthetic_street"
     meta: Mapping[str, Any] = field(default_factory=dict)
     x_stamp_ns: int = 0
     thermal: NDArray[np.uint16] | None = None

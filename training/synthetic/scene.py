@@ -48,6 +48,8 @@ class Scene:
     plan: StreetPlan
     parts: PartTable
     sky_label: int
+    pane_label: int
+    label_space: str
     camera: Callable[[float], Camera]
     statics: Pieces = field(default_factory=list)
     panes: Pieces = field(default_factory=list)

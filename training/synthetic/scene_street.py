@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from segrgbx_core.label_tables import SYNTHETIC_STREET
 from training.synthetic.cameras import Camera, look
 from training.synthetic.climate import Climate, TimeOfDay, draw_climate
 from training.synthetic.geometry import block, flat, join, quad, sheet
@@ -102,6 +103,8 @@ class _StreetMaker:
             plan=plan,
             parts=PartTable(),
             sky_label=street_id("sky"),
+            pane_label=street_id("glass"),
+            label_space=SYNTHETIC_STREET.name,
             camera=self.camera,
             meta={
                 "time_of_day": climate.time_of_day.value,

@@ -16,6 +16,8 @@ from training.synthetic.textures import smooth_noise
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 LIFT = np.float32(0.004)
+PANE_INDEX = 1.5
+PANE_CLEAR = np.float32(0.92)
 _TILE = 4
 
 
@@ -42,6 +44,49 @@ class Seen:
     width: int = 0
 
 
+@dataclass(frozen=True)
+class Quality:
+    """Which costly parts of light are computed.
+
+    Attributes:
+        occlusion: open sky is searched round each point, else a constant share is taken.
+        shadows: lamps and sun are blocked by what stands before them.
+        mirrors: smooth coats show what they reflect.
+    """
+
+    occlusion: bool = True
+    shadows: bool = True
+    mirrors: bool = True
+
+
+FULL = Quality()
+QUICK = Quality(occlusion=False)
+"""For pictures whose differences in time matter: nothing that is sampled."""
+_MIRRORED = Quality(occlusion=False, shadows=False, mirrors=False)
+
+
+@dataclass(eq=False)
+class Mirrored:
+    """What mirrored rays brought.
+
+    Attributes:
+        radiance: (n, 3), before weighting by the mirror.
+        ways: unit directions of the rays, away from the mirror, (n, 3).
+        is_sky: rays that met only sky, (n,).
+    """
+
+    radiance: Floats
+    ways: Floats
+    is_sky: NDArray[np.bool_]
+
+    @staticmethod
+    def empty() -> Mirrored:
+        """No rays."""
+        return Mirrored(
+            np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, bool)
+        )
+
+
 @dataclass(eq=False)
 class Light:
     """Radiance of N rays, kept apart by how it left the surface.
@@ -50,24 +95,49 @@ class Light:
         diffuse: from below the surface, weighted by what the coat lets through, and the sky, (N, 3).
         emitted: radiance of things that shine themselves (N, 3).
         specular: mirrored at a smooth coat, already weighted by Fresnel's mean (N, 3).
-        mirror_at: indices of rays with a specular share.
-        incoming: mirrored radiance before weighting, for `mirror_at`.
-        mirror_ways: unit directions of the mirrored rays.
+        mirror: indices into `Seen.at` of surfaces with a specular share, (m,).
+        met: what those mirror.
         sun_lit: direct sun on each surface of `Seen.at`, cosine included, (n,).
     """
 
     diffuse: Floats
     emitted: Floats
     specular: Floats
-    mirror_at: Indices
-    incoming: Floats
-    mirror_ways: Floats
+    mirror: Indices
+    met: Mirrored
     sun_lit: Floats
 
     @property
     def total(self) -> Floats:
         """All radiance together, (N, 3)."""
         return self.diffuse + self.emitted + self.specular
+
+
+@dataclass(eq=False)
+class Panes:
+    """Clear glass panes before what was seen.
+
+    Attributes:
+        at: indices of the rays that meet a pane first.
+        share: reflected shares of s- and p-polarized light, (n, 2).
+        met: what the panes mirror.
+        normal: unit normals of the panes, (n, 3).
+    """
+
+    at: Indices
+    share: Floats
+    met: Mirrored
+    normal: Floats
+
+    def over(self, radiance: Floats) -> Floats:
+        """Radiance (N, 3) as seen through and by the panes."""
+        if not len(self.at):
+            return radiance
+        mean = self.share.mean(axis=1, keepdims=True)
+        behind = radiance[self.at] * (1 - mean) * PANE_CLEAR
+        radiance = radiance.copy()
+        radiance[self.at] = behind + self.met.radiance * mean
+        return radiance
 
 
 class Shader:
@@ -113,52 +183,48 @@ class Shader:
         cosine = np.clip(-dot(ways, surface.normal), 0.0, 1).astype(np.float32)
         return Seen(origins, directions, hits.distance, at, surface, cosine, width)
 
-    def light(self, seen: Seen, full: bool = True) -> Light:
-        """Radiance along rays that have been seen; not `full` leaves out occlusion, shadows and mirrors."""
+    def light(self, seen: Seen, quality: Quality = FULL) -> Light:
+        """Radiance along rays that have been seen."""
         count, surface, at = len(seen.directions), seen.surface, seen.at
         diffuse = np.zeros((count, 3), np.float32)
         emitted = np.zeros((count, 3), np.float32)
         specular = np.zeros((count, 3), np.float32)
         start = surface.position + surface.normal * LIFT
-        occlusion = self._occlusion(seen, start) if full else np.float32(0.8)
+        occlusion = self._occlusion(seen, start) if quality.occlusion else np.float32(0.85)
         received = self.climate.ambient(surface.normal) * np.reshape(occlusion, (-1, 1))
-        sun_lit = self.sun(surface, start, full)
+        sun_lit = self.sun(surface, quality.shadows)
         received += sun_lit[:, None] * self.climate.sun
-        self._lamps(surface, start, received, full)
+        for lamp in self.stage.lamps:
+            self._lamp(lamp, surface, start, received, quality.shadows)
         body = surface.albedo * received
-        mirror = np.flatnonzero(surface.index > 1.01)
-        incoming = ways = np.zeros((0, 3), np.float32)
-        if full and len(mirror):
+        mirror = np.flatnonzero(surface.index > 1.01) if quality.mirrors else np.zeros(0, np.int64)
+        met = Mirrored.empty()
+        if len(mirror):
             ways = mirrored(seen.directions[at[mirror]], surface.normal[mirror])
-            incoming = self._mirror(start[mirror], ways)
+            met = self._mirror(start[mirror], ways)
             s, p = fresnel(seen.cosine[mirror], surface.index[mirror])
             mean = ((s + p) / 2)[:, None]
-            specular[at[mirror]] = incoming * mean
+            specular[at[mirror]] = met.radiance * mean
             body[mirror] *= 1 - mean
         diffuse[at] = body
         emitted[at] = surface.emission
         self._air(seen, diffuse, emitted, specular)
-        return Light(diffuse, emitted, specular, at[mirror], incoming, ways, sun_lit)
+        return Light(diffuse, emitted, specular, mirror, met, sun_lit)
 
-    def behind_panes(self, seen: Seen) -> tuple[Indices, Floats, Floats, Floats]:
-        """Glass panes before what was seen.
-
-        Returns:
-            indices of rays that meet a pane first, the pane's reflected share of s and p light (n, 2),
-            the mirrored radiance (n, 3), and the pane's normals (n, 3).
-        """
-        none = np.zeros((0, 3), np.float32)
-        if self.stage.panes.is_empty:
-            return np.zeros(0, np.int64), none[:, :2], none, none
-        hits = self.stage.panes.first(seen.origins, seen.directions)
+    def panes(self, seen: Seen) -> Panes:
+        """Glass panes before what was seen."""
+        tracer = self.stage.panes
+        hits = tracer.first(seen.origins, seen.directions) if not tracer.is_empty else None
+        if hits is None or not (hits.part >= 0).any():
+            none = np.zeros((0, 3), np.float32)
+            return Panes(np.zeros(0, np.int64), none[:, :2], Mirrored.empty(), none)
         at = np.flatnonzero((hits.part >= 0) & (hits.distance < seen.distance))
         ways, normal = seen.directions[at], hits.normal[at]
         cosine = np.clip(-dot(ways, normal), 0, 1)
-        s, p = fresnel(cosine, np.full(len(at), 1.5, np.float32))
+        s, p = fresnel(cosine, np.full(len(at), PANE_INDEX, np.float32))
         place = seen.origins[at] + ways * hits.distance[at][:, None] + normal * LIFT
-        incoming = self._mirror(place, mirrored(ways, normal))
         share = np.stack([pane_reflection(s), pane_reflection(p)], axis=1)
-        return at, share, incoming, normal
+        return Panes(at, share, self._mirror(place, mirrored(ways, normal)), normal)
 
     def sky(self, directions: Floats) -> Floats:
         """Sky radiance along unit directions."""
@@ -166,9 +232,9 @@ class Shader:
         clouds = smooth_noise(directions[:, 0] / height + 40, directions[:, 1] / height, 1.3)
         return self.climate.sky(directions, clouds)
 
-    def _mirror(self, origins: Floats, ways: Floats) -> Floats:
+    def _mirror(self, origins: Floats, ways: Floats) -> Mirrored:
         seen = self.see(origins, ways, 120.0)
-        return self.light(seen, full=False).total
+        return Mirrored(self.light(seen, _MIRRORED).total, ways, seen.distance >= FAR)
 
     def _air(self, seen: Seen, diffuse: Floats, emitted: Floats, specular: Floats) -> None:
         gone = np.flatnonzero(seen.distance >= FAR)
@@ -179,24 +245,21 @@ class Shader:
         emitted[seen.at] *= clear
         specular[seen.at] *= clear
 
-    def sun(self, surface: Surface, start: Floats, full: bool) -> Floats:
+    def sun(self, surface: Surface, shadows: bool = True) -> Floats:
+        """Direct sun on surfaces, cosine included, (n,)."""
         lit = np.clip(surface.normal @ self.climate.to_sun, 0, 1).astype(np.float32)
         if float(self.climate.sun.max()) == 0:
             return np.zeros_like(lit)
         faces = np.flatnonzero(lit > 0)
+        if not shadows:
+            return lit * np.float32(0.6)
+        start = surface.position[faces] + surface.normal[faces] * LIFT
         ways = np.ascontiguousarray(np.broadcast_to(self.climate.to_sun, (len(faces), 3)))
-        if full:
-            lit[faces[self.stage.blocked(start[faces], ways, 200.0)]] = 0
-        else:
-            lit *= np.float32(0.6)
+        lit[faces[self.stage.blocked(start, ways, 200.0)]] = 0
         return lit
 
-    def _lamps(self, surface: Surface, start: Floats, received: Floats, full: bool) -> None:
-        for lamp in self.stage.lamps:
-            self._lamp(lamp, surface, start, received, full)
-
     def _lamp(
-        self, lamp: Lamp, surface: Surface, start: Floats, received: Floats, full: bool
+        self, lamp: Lamp, surface: Surface, start: Floats, received: Floats, shadows: bool
     ) -> None:
         offset = lamp.position - surface.position
         squared = dot(offset, offset)
@@ -218,15 +281,13 @@ class Shader:
         )
         strong = np.flatnonzero(power * float(lamp.colour.max()) > 4e-4)
         near, power = near[strong], power[strong]
-        if full and len(near):
+        if shadows and len(near):
             ways = np.ascontiguousarray(ways[strong], np.float32)
             power[self.stage.blocked(start[near], ways, away[strong] - 0.5)] = 0
         received[near] += power[:, None] * lamp.colour
 
     def _occlusion(self, seen: Seen, start: Floats) -> Floats:
         """Share of the hemisphere that is open within a few metres: one ray a pixel, averaged over 4x4."""
-        if not seen.width:
-            return np.full(len(seen.at), 0.85, np.float32)
         row, column = np.divmod(seen.at, seen.width)
         cell = (row % _TILE) * _TILE + column % _TILE
         order = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5])[cell]

@@ -11,16 +11,25 @@ from numpy.typing import NDArray
 
 from segrgbx_core.modality import Modality
 from training.synthetic.cameras import Camera
-from training.synthetic.materials import street_id
-from training.synthetic.records import Record, WorldConfig
+from training.synthetic.records import Corruption, Record, WorldConfig
 from training.synthetic.scene import Scene, Stage
 from training.synthetic.scene_street import street_scene
-from training.synthetic.sensors.rgb import meter, photograph
-from training.synthetic.sensors.thermal import apparent_kelvin, sun_on, thermograph
-from training.synthetic.shading import Light, Seen, Shader
+from training.synthetic.sensors import depth, event, polarization, thermal
+from training.synthetic.sensors.rgb import Exposure, meter, photograph
+from training.synthetic.shading import FULL, QUICK, Quality, Seen, Shader
+from training.synthetic.view import View
 
 Floats = NDArray[np.float32]
-Sensors = frozenset[Modality]
+_OVER, _UNDER, _BLUR_MS, _BLUR_STEPS = (4.0, 9.0), (0.04, 0.12), 45.0, 5
+_STREAMS = {
+    "rgb": 0,
+    "thermal": 1,
+    "thermal_columns": 2,
+    "depth": 3,
+    "event": 4,
+    "polarization": 5,
+    "light_field": 6,
+}
 
 
 class World:
@@ -32,69 +41,172 @@ class World:
         self.scene: Scene = street_scene(seed, self.config)
         self.stage = Stage(self.scene)
         self.shader = Shader(self.stage)
+        self.corruption = self._draw_corruption()
 
     def record(
-        self, time_s: float, sensors: Iterable[Modality | str] = (Modality.THERMAL,)
+        self,
+        time_s: float,
+        sensors: Iterable[Modality | str] = (Modality.THERMAL,),
+        x_delay_s: float | None = None,
     ) -> Record:
-        """Everything that the named sensors deliver at a moment, with RGB and labels."""
+        """Everything that the named sensors deliver at a moment, with RGB and labels.
+
+        Args:
+            time_s: moment of the RGB exposure.
+            sensors: X modalities.
+            x_delay_s: how much later X exposes; None for the world's option.
+        """
         wanted = frozenset(Modality(name) for name in sensors)
-        self.stage.set_time(time_s)
-        camera = self.scene.camera(time_s)
-        seen, light = self._look(camera)
-        radiance, labels = self._radiance(camera, seen, light)
-        exposure = meter(radiance)
+        view = self.view(time_s, self.scene.camera(time_s))
+        exposure = self._exposure(view)
         stamp_ns = round(time_s * 1e9)
-        rgb = photograph(radiance, exposure, self._rng(stamp_ns, 0))
-        extra: dict[str, Any] = {}
-        x_time = time_s + self.config.x_delay_ms * 1e-3
-        if Modality.THERMAL in wanted:
-            extra["thermal"] = self._thermal(x_time, camera, seen, light)
-        meta = dict(self.scene.meta, exposure=exposure.gain)
-        return Record(self.seed, stamp_ns, rgb, labels, meta, round(x_time * 1e9), **extra)
+        picture = (
+            self._blurred(view) if self.corruption is Corruption.MOTION_BLUR else view.radiance
+        )
+        rgb = photograph(picture, exposure, self._rng(stamp_ns, "rgb"))
+        delay_s = self.config.x_delay_ms * 1e-3 if x_delay_s is None else x_delay_s
+        x_time = time_s + delay_s
+        extra = self._x(x_time, view, exposure, wanted)
+        meta = dict(self.scene.meta, exposure=exposure.gain, corruption=self.corruption.value)
+        return Record(
+            seed=self.seed,
+            stamp_ns=stamp_ns,
+            rgb=rgb,
+            labels=self.labels(view),
+            label_space=self.scene.label_space,
+            meta=meta,
+            x_stamp_ns=round(x_time * 1e9),
+            **extra,
+        )
 
-    def _rng(self, stamp_ns: int, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, stamp_ns % (1 << 62), stream])
+    def view(self, time_s: float, camera: Camera, quality: Quality = FULL) -> View:
+        """What a camera sees at a moment."""
+        self.stage.set_time(time_s)
+        seen = self._see(camera)
+        light = self.shader.light(seen, quality)
+        return View(camera, time_s, seen, light, self.shader.panes(seen))
 
-    def _look(self, camera: Camera, panes: bool = False) -> tuple[Seen, Light]:
-        seen = self._see(camera, panes)
-        return seen, self.shader.light(seen)
+    def labels(self, view: View) -> NDArray[np.uint8]:
+        """Native ids (H, W) of a view; a glass pane wins over what is behind it."""
+        seen = view.seen
+        labels = np.full(len(seen.directions), self.scene.sky_label, np.uint8)
+        labels[seen.at] = seen.surface.label
+        labels[view.panes.at] = self.scene.pane_label
+        return labels.reshape(view.camera.height, view.camera.width)
+
+    def x_camera(self, time_s: float) -> Camera:
+        """The X cameras' common pose and grid at a moment."""
+        config, camera = self.config, self.scene.camera(time_s)
+        if config.x_turn_deg:
+            camera = camera.rolled(np.radians(config.x_turn_deg))
+        if config.x_shift_m:
+            camera = camera.shifted(config.x_shift_m)
+        return camera.resized(config.x_scale) if config.x_scale != 1 else camera
+
+    def _draw_corruption(self) -> Corruption:
+        if self.config.corruption is not Corruption.ANY:
+            return self.config.corruption
+        kinds = [kind for kind in Corruption if kind is not Corruption.ANY]
+        shares = [0.5, 0.13, 0.13, 0.14, 0.1]
+        rng = np.random.default_rng([self.seed, 29])
+        return kinds[int(rng.choice(len(kinds), p=shares))]
+
+    def _exposure(self, view: View) -> Exposure:
+        metered = meter(view.radiance)
+        rng = np.random.default_rng([self.seed, 31])
+        over, under = float(rng.uniform(*_OVER)), float(rng.uniform(*_UNDER))
+        if self.corruption is Corruption.OVER_EXPOSURE:
+            return Exposure(metered.gain, over)
+        if self.corruption is Corruption.UNDER_EXPOSURE:
+            return Exposure(metered.gain, under)
+        return metered
+
+    def _blurred(self, view: View) -> Floats:
+        """Mean radiance over a long exposure centred on the view, during which the camera shakes."""
+        rng = np.random.default_rng([self.seed, 37])
+        shake = rng.uniform(4, 10) * rng.choice([-1, 1]) * view.camera.width / 320
+        total = np.zeros_like(view.radiance)
+        for share in np.linspace(-0.5, 0.5, _BLUR_STEPS):
+            time_s = view.time_s + share * _BLUR_MS * 1e-3
+            camera = self.scene.camera(time_s).panned(float(share * shake))
+            total += self.view(time_s, camera, QUICK).radiance
+        return total / np.float32(_BLUR_STEPS)
+
+    def _rng(self, stamp_ns: int, stream: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, stamp_ns % (1 << 62), _STREAMS[stream]])
 
     def _see(self, camera: Camera, panes: bool = False) -> Seen:
         ways = camera.rays()
         origins = np.ascontiguousarray(np.broadcast_to(camera.position, ways.shape))
         return self.shader.see(origins, ways, camera.focal, camera.width, panes)
 
-    def _radiance(
-        self, camera: Camera, seen: Seen, light: Light
-    ) -> tuple[Floats, NDArray[np.uint8]]:
-        labels = np.full(len(seen.directions), self.scene.sky_label, np.uint8)
-        labels[seen.at] = seen.surface.label
-        total = light.total
-        at, share, incoming, _ = self.shader.behind_panes(seen)
-        if len(at):
-            mean = share.mean(axis=1, keepdims=True)
-            total[at] = total[at] * (1 - mean) * np.float32(0.92) + incoming * mean
-            labels[at] = street_id("glass")
-        size = (camera.height, camera.width)
-        return total.reshape(*size, 3), labels.reshape(size)
+    def _x(
+        self, time_s: float, view: View, exposure: Exposure, wanted: frozenset[Modality]
+    ) -> dict[str, Any]:
+        """Arrays of the X sensors, by the field of `Record`."""
+        made: dict[str, Any] = {}
+        if not wanted:
+            return made
+        camera = self.x_camera(time_s)
+        shared = camera.same_as(view.camera) and time_s == view.time_s
+        stamp_ns = round(time_s * 1e9)
+        if Modality.THERMAL in wanted:
+            made["thermal"] = self._thermal(time_s, camera, view if shared else None)
+        if wanted & {Modality.DEPTH, Modality.POLARIZATION} and not shared:
+            view = self.view(time_s, camera)
+        if Modality.DEPTH in wanted:
+            made["depth"], made["depth_truth"] = depth.measure(
+                view, exposure, self._rng(stamp_ns, "depth")
+            )
+        if Modality.POLARIZATION in wanted:
+            made["polarization"] = polarization.analyse(
+                self.shader, view, self._rng(stamp_ns, "polarization")
+            )
+        if Modality.LIGHT_FIELD in wanted:
+            made["light_field"] = self._light_field(time_s, camera, exposure)
+        if Modality.EVENT in wanted:
+            made["events"] = self._events(time_s)
+        return made
 
-    def _x_camera(self, camera: Camera) -> Camera:
-        config = self.config
-        turned = camera.rolled(np.radians(config.x_turn_deg)) if config.x_turn_deg else camera
-        moved = turned.shifted(config.x_shift_m) if config.x_shift_m else turned
-        return moved.resized(config.x_scale) if config.x_scale != 1 else moved
-
-    def _thermal(
-        self, time_s: float, camera: Camera, seen: Seen, light: Light
-    ) -> NDArray[np.uint16]:
-        self.stage.set_time(time_s)
-        camera = self._x_camera(self.scene.camera(time_s))
-        del seen, light
-        heat_seen = self._see(camera, panes=True)
-        kelvin = apparent_kelvin(self.shader, heat_seen, sun_on(self.shader, heat_seen))
+    def _thermal(self, time_s: float, camera: Camera, view: View | None) -> NDArray[np.uint16]:
+        if view is not None and not len(view.panes.at):
+            seen, sun = view.seen, view.light.sun_lit
+        else:
+            self.stage.set_time(time_s)
+            seen = self._see(camera, panes=True)
+            sun = self.shader.sun(seen.surface)
+        kelvin = thermal.apparent_kelvin(self.shader, seen, sun)
         stamp_ns = round(time_s * 1e9)
         image = kelvin.reshape(camera.height, camera.width)
-        return thermograph(image, self._rng(stamp_ns, 1), self._rng(0, 2))
+        return thermal.thermograph(
+            image, self._rng(stamp_ns, "thermal"), self._rng(0, "thermal_columns")
+        )
+
+    def _light_field(self, time_s: float, camera: Camera, exposure: Exposure) -> NDArray[np.uint8]:
+        side, base = self.config.light_field_views, self.config.light_field_base_m
+        steps = np.arange(side) - (side - 1) / 2 if side > 1 else np.array([-1.0])
+        views = []
+        for row in steps:
+            for column in steps:
+                moved = camera.shifted(float(column) * base, float(row) * base)
+                radiance = self.view(time_s, moved).radiance
+                rng = self._rng(round(time_s * 1e9) + len(views), "light_field")
+                views.append(photograph(radiance, exposure, rng))
+        return np.stack(views)
+
+    def _events(self, time_s: float) -> event.Events:
+        config = self.config
+        window_s = config.event_window_ms * 1e-3
+        coarse = 3 if self.corruption is Corruption.EVENT_LOW_RESOLUTION else 1
+        moments = np.linspace(time_s - window_s, time_s, config.event_substeps + 1)
+        pictures = []
+        for moment in moments:
+            camera = self.x_camera(float(moment))
+            camera = camera.resized(1 / coarse) if coarse > 1 else camera
+            pictures.append(self.view(float(moment), camera, QUICK).radiance.mean(axis=2))
+        stamps_ns = np.round(moments * 1e9).astype(np.int64)
+        rngs = self._rng(int(stamps_ns[-1]), "event"), self._rng(0, "event")
+        return event.from_radiance(np.stack(pictures), stamps_ns, *rngs)
 
 
 @lru_cache(maxsize=1)
@@ -120,6 +232,6 @@ def render_sequence(
 ) -> Iterator[Record]:
     """Moments of one scene, whose standing parts are prepared once."""
     world = World(seed, config)
-    wanted = frozenset(Modality(name) for name in sensors)
+    wanted = [Modality(name) for name in sensors]
     for time_s in times_s:
         yield world.record(time_s, wanted)

@@ -97,9 +97,3 @@ def thermograph(
     columns = column_rng.standard_normal(image.shape[1], dtype=np.float32)
     image = image + np.float32(COLUMN_NOISE_KELVIN) * columns
     return np.clip(np.round(image * COUNTS_PER_KELVIN), 0, 65535).astype(np.uint16)
-
-
-def sun_on(shader: Shader, seen: Seen) -> Floats:
-    """Direct sun on surfaces seen by a camera that needs no other light."""
-    start = seen.surface.position + seen.surface.normal * LIFT
-    return shader.sun(seen.surface, start, True)

@@ -1,0 +1,181 @@
+"""Writes a rendered scene as a rosbag2 recording (mcap): what cameras on a vehicle would have published.
+
+    python -m training.synthetic.recording --out resource/demo/thermal --seed 20011 --seconds 8
+
+Topics, with the pair named like its modality: `/<pair>/rgb/image/compressed` (JPEG),
+`/<pair>/x/image/compressed` (PNG; JPEG for light field), and the truth `/<pair>/label/compressed`
+(PNG, mono8, unified ids, 255 void) with RGB's stamps. The X camera runs on its own clock: a little
+later than RGB, with jitter, and it really exposed then. Recordings are synthetic; the bag's custom
+data says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.rosbag2 import StoragePlugin, Writer  # noqa: TID251
+from rosbags.typesys import Stores, get_typestore  # noqa: TID251
+from tqdm import tqdm
+
+from segrgbx_core.errors import DataError, SegrgbxError
+from segrgbx_core.labels import synthetic_label_space
+from segrgbx_core.modality import MODALITIES, Modality
+from training.synthetic.records import TEST_SEEDS, Light, Record, WorldConfig
+from training.synthetic.world import World
+
+START_NS = 1_767_297_600_000_000_000
+"""Stamp of a recording's first moment; a round date, because the scene has none."""
+RATE_HZ = 10.0
+X_DELAY_MS = 11.0
+X_JITTER_MS = 3.0
+JPEG_QUALITY = 88
+THERMAL_STEP = 4
+"""Counts of 0.01 K that thermal images are rounded to; below the camera's noise, and it packs well."""
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One message on its way into the bag."""
+
+    receive_ns: int
+    topic: str
+    frame_id: str
+    stamp_ns: int
+    form: str
+    data: bytes
+
+
+def packets(
+    world: World, modality: Modality, seconds: float, rate_hz: float = RATE_HZ
+) -> Iterator[Packet]:
+    """Messages of a recording in receive order."""
+    rng = np.random.default_rng([world.seed, 71])
+    held: list[Packet] = []
+    for index in range(round(seconds * rate_hz)):
+        time_s = index / rate_hz
+        delay_s = (
+            X_DELAY_MS + float(np.clip(rng.normal(0, X_JITTER_MS / 2), -X_JITTER_MS, X_JITTER_MS))
+        ) * 1e-3
+        record = world.record(time_s, [modality], x_delay_s=delay_s)
+        held += _of_record(record, modality, rng)
+        held.sort(key=lambda packet: packet.receive_ns)
+        limit = START_NS + record.stamp_ns
+        while held and held[0].receive_ns < limit:
+            yield held.pop(0)
+    yield from held
+
+
+def _of_record(record: Record, modality: Modality, rng: np.random.Generator) -> list[Packet]:
+    pair = modality.value
+    stamp, x_stamp = START_NS + record.stamp_ns, START_NS + record.x_stamp_ns
+    unified = synthetic_label_space().unify(record.labels, record.label_space)
+    lags = (rng.uniform([9e6, 14e6], [14e6, 22e6])).astype(np.int64)
+    rgb_at, x_at = stamp + int(lags[0]), x_stamp + int(lags[1])
+    jpeg, png = "rgb8; jpeg compressed bgr8", "mono8; png compressed "
+    x_form, x_data = _x_image(record, modality)
+    rgb_frame, x_frame = f"{pair}_rgb_optical_frame", f"{pair}_x_optical_frame"
+    return [
+        Packet(rgb_at, f"/{pair}/rgb/image/compressed", rgb_frame, stamp, jpeg, _jpeg(record.rgb)),
+        Packet(rgb_at + 1, f"/{pair}/label/compressed", rgb_frame, stamp, png, _png(unified)),
+        Packet(x_at, f"/{pair}/x/image/compressed", x_frame, x_stamp, x_form, x_data),
+    ]
+
+
+def _x_image(record: Record, modality: Modality) -> tuple[str, bytes]:
+    if modality is Modality.THERMAL and record.thermal is not None:
+        counts = record.thermal // THERMAL_STEP * THERMAL_STEP
+        return "mono16; png compressed ", _png(counts)
+    raise DataError(f"recording: modality '{modality}' cannot be recorded yet; use thermal")
+
+
+def _jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    return bytes(cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)[1].tobytes())
+
+
+def _png(image: NDArray[Any]) -> bytes:
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    return bytes(cv2.imencode(".png", image, options)[1].tobytes())
+
+
+def write_recording(
+    path: Path | str, world: World, modality: Modality, seconds: float, rate_hz: float = RATE_HZ
+) -> int:
+    """Writes a new bag; returns its number of messages.
+
+    Raises:
+        DataError: when the folder exists already.
+    """
+    path = Path(path)
+    if path.exists():
+        raise DataError(f"{path}: exists already; choose another folder or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    kinds: dict[str, Any] = dict(store.types)
+    count = 0
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.set_custom_data("origin", f"synthetic scene, seed {world.seed}")
+        connections: dict[str, Any] = {}
+        total = round(seconds * rate_hz) * 3
+        for packet in tqdm(
+            packets(world, modality, seconds, rate_hz), total=total, unit="message"
+        ):
+            if packet.topic not in connections:
+                connections[packet.topic] = writer.add_connection(
+                    packet.topic, COMPRESSED, typestore=store
+                )
+            sec, nanosec = divmod(packet.stamp_ns, 1_000_000_000)
+            stamp = kinds["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
+            header = kinds["std_msgs/msg/Header"](stamp=stamp, frame_id=packet.frame_id)
+            data = np.frombuffer(packet.data, np.uint8)
+            message = kinds[COMPRESSED](header=header, format=packet.form, data=data)
+            raw = store.serialize_cdr(message, COMPRESSED)
+            writer.write(connections[packet.topic], packet.receive_ns, raw)
+            count += 1
+    return count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description="Write a synthetic scene as a rosbag2 recording.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--seed", type=int, default=TEST_SEEDS.start, help="the scene")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rate", type=float, default=RATE_HZ, help="images per second")
+    parser.add_argument("--modality", default="thermal", choices=[m.value for m in MODALITIES])
+    parser.add_argument("--size", default="320x240", help="WIDTHxHEIGHT")
+    parser.add_argument("--light", default="any", choices=[light.value for light in Light])
+    parser.add_argument(
+        "--speed", type=float, default=-1.0, help="speed of the camera in m/s; negative draws it"
+    )
+    options = parser.parse_args(argv)
+    width, height = (int(part) for part in options.size.split("x"))
+    config = WorldConfig(
+        width=width, height=height, light=Light(options.light), speed_mps=options.speed
+    )
+    try:
+        world = World(options.seed, config)
+        count = write_recording(
+            options.out, world, Modality(options.modality), options.seconds, options.rate
+        )
+    except SegrgbxError as error:
+        print(error, file=sys.stderr)
+        return 2
+    size = sum(file.stat().st_size for file in options.out.iterdir())
+    print(f"{options.out}: {count} messages, {size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The polarization camera: Stokes parameters of the light field, seen through four analysers.
+
+Angles are measured in the image: 0 is horizontal, 45 degrees points to the upper right. Light
+mirrored at a smooth coat leaves polarized perpendicular to the plane of incidence, light from below
+the coat polarized in it; the clear sky is polarized across the direction to the sun, which puddles
+and windows mirror.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.synthetic.cameras import Camera
+from training.synthetic.climate import Climate, TimeOfDay
+from training.synthetic.optics import diffuse_dolp, fresnel, fresnel_amplitudes
+from training.synthetic.raytrace import FAR, dot, unit
+from training.synthetic.shading import Light, Mirrored, Panes, Seen, Shader
+from training.synthetic.view import View
+
+Floats = NDArray[np.float32]
+ANGLES_DEG = (0, 45, 90, 135)
+PATTERN_DEG = (90, 45, 135, 0)
+"""Analysers of a sensor's 2x2 cell: top left, top right, bottom left, bottom right."""
+FULL_SCALE = 4095
+FULL_WELL = 10_500.0
+READ_NOISE = 2.5
+MATTE_INDEX = 1.45
+MATTE_SHARE = 0.3
+"""How much of a smooth body's polarization a rough one keeps."""
+
+
+def stokes(shader: Shader, view: View) -> tuple[Floats, Floats, Floats]:
+    """Linear Stokes parameters S0, S1, S2 of a view, mean over colours, (H, W) each."""
+    seen, light = view.seen, view.light
+    total = light.total.mean(axis=1)
+    linear = np.zeros(len(total), np.complex64)
+    _sky(shader.climate, view.camera, seen, total, linear)
+    _matte(view.camera, seen, light, linear)
+    _smooth(shader.climate, view.camera, seen, light, linear)
+    clear = np.exp(-shader.climate.fog * seen.distance[seen.at])
+    linear[seen.at] *= clear.astype(np.float32)
+    if len(view.panes.at):
+        _panes(shader.climate, view.camera, seen, view.panes, (total, linear))
+    s1, s2 = linear.real.astype(np.float32), linear.imag.astype(np.float32)
+    return view.image(total), view.image(s1), view.image(s2)
+
+
+def analyse(shader: Shader, view: View, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """12-bit images (H, W, 4) behind analysers at 0, 45, 90 and 135 degrees."""
+    s0, s1, s2 = (cv2.GaussianBlur(part, (0, 0), 0.5) for part in stokes(shader, view))
+    gain = _gain(s0)
+    images = []
+    for angle in ANGLES_DEG:
+        turn = np.radians(2 * angle)
+        level = (s0 + s1 * np.cos(turn) + s2 * np.sin(turn)) / 2 * gain
+        images.append(np.clip(level, 0, 4))
+    electrons = np.stack(images, axis=2).astype(np.float32) * np.float32(FULL_WELL)
+    noise = rng.standard_normal(electrons.shape, dtype=np.float32)
+    electrons = electrons + noise * np.sqrt(np.maximum(electrons, 0) + np.float32(READ_NOISE**2))
+    counts = np.round(electrons * np.float32(FULL_SCALE / FULL_WELL))
+    return np.clip(counts, 0, FULL_SCALE).astype(np.uint16)
+
+
+def mosaic(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """One value per sensor pixel (H, W), as the sensor's 2x2 cells deliver it."""
+    made = np.zeros(images.shape[:2], np.uint16)
+    for place, angle in enumerate(PATTERN_DEG):
+        row, column = divmod(place, 2)
+        made[row::2, column::2] = images[row::2, column::2, ANGLES_DEG.index(angle)]
+    return made
+
+
+def sky_polarization(climate: Climate, directions: Floats) -> tuple[Floats, Floats]:
+    """Degree of polarization of sky light and the direction of its E field, (N,) and unit (N, 3)."""
+    most = (
+        0.0
+        if climate.time_of_day is TimeOfDay.NIGHT
+        else 0.75 * (1 - min(1.0, max(0.0, climate.clouds)))
+    )
+    cos = directions @ climate.to_sun
+    degree = most * (1 - cos * cos) / (1 + cos * cos)
+    field = np.cross(directions, climate.to_sun[None])
+    return degree.astype(np.float32), unit(field)
+
+
+def _gain(s0: Floats) -> float:
+    bright = float(np.percentile(s0, 92))
+    return min(0.9 / max(bright, 1e-4), 14.0 * 2)
+
+
+def _turn(camera: Camera, vectors: Floats) -> NDArray[np.complex64]:
+    """exp(2 i phi) of the image angle phi of world vectors (N, 3)."""
+    flat = (vectors @ camera.axes[0]) - 1j * (vectors @ camera.axes[1])
+    size = np.maximum(np.abs(flat), 1e-9)
+    return np.square(flat / size).astype(np.complex64)
+
+
+def _sky(
+    climate: Climate, camera: Camera, seen: Seen, total: Floats, linear: NDArray[np.complex64]
+) -> None:
+    gone = np.flatnonzero(seen.distance >= FAR)
+    degree, field = sky_polarization(climate, seen.directions[gone])
+    linear[gone] = total[gone] * degree * _turn(camera, field)
+
+
+def _across(seen: Seen, which: NDArray[np.int64]) -> Floats:
+    """Unit vectors perpendicular to the plane of incidence of surfaces `which` of `Seen.at`."""
+    return unit(np.cross(seen.surface.normal[which], seen.directions[seen.at[which]]))
+
+
+def _matte(camera: Camera, seen: Seen, light: Light, linear: NDArray[np.complex64]) -> None:
+    which = np.flatnonzero(seen.surface.index <= 1.01)
+    cosine = np.clip(seen.cosine[which], 0.03, 1)
+    index = np.full(len(which), MATTE_INDEX, np.float32)
+    s, p = fresnel(cosine, index)
+    share = MATTE_SHARE * ((s - p) * 0.8 - diffuse_dolp(cosine, index))
+    body = light.diffuse[seen.at[which]].mean(axis=1)
+    linear[seen.at[which]] = body * share * _turn(camera, _across(seen, which))
+
+
+def _smooth(
+    climate: Climate, camera: Camera, seen: Seen, light: Light, linear: NDArray[np.complex64]
+) -> None:
+    which = light.mirror
+    if not len(which):
+        return
+    cosine, index = seen.cosine[which], seen.surface.index[which]
+    across = _across(seen, which)
+    turn = _turn(camera, across)
+    body = light.diffuse[seen.at[which]].mean(axis=1)
+    inner = -body * diffuse_dolp(cosine, index) * turn
+    linear[seen.at[which]] = (
+        inner + _reflected(climate, light.met, across, fresnel_amplitudes(cosine, index)) * turn
+    )
+
+
+def _reflected(
+    climate: Climate, met: Mirrored, across: Floats, amplitudes: tuple[Floats, Floats]
+) -> NDArray[np.complex64]:
+    """S1 + i S2 of mirrored light with `across` as its axis; sky light arrives polarized already."""
+    power = met.radiance.mean(axis=1)
+    degree, field = sky_polarization(climate, met.ways)
+    degree = degree * met.is_sky
+    onto = np.clip(dot(field, across), -1, 1)
+    upright = dot(field, np.cross(-met.ways, across).astype(np.float32))
+    r_s, r_p = amplitudes
+    in_s = power * (1 + degree * (2 * onto * onto - 1)) / 2
+    in_p = power - in_s
+    crossed = 2 * power * degree * onto * upright / 2
+    out = r_s * r_s * in_s - r_p * r_p * in_p + 2j * r_s * r_p * crossed
+    return out.astype(np.complex64)
+
+
+def _panes(
+    climate: Climate,
+    camera: Camera,
+    seen: Seen,
+    panes: Panes,
+    behind: tuple[Floats, NDArray[np.complex64]],
+) -> None:
+    total, linear = behind
+    at, (s, p) = panes.at, panes.share.T
+    across = unit(np.cross(panes.normal, seen.directions[at]))
+    turn = _turn(camera, across)
+    light = total[at] * 0.92
+    through = linear[at] * (1 - (s + p) / 2) * 0.92 + light * ((1 - s) - (1 - p)) / 2 * turn
+    mirrored = _reflected(climate, panes.met, across, (-np.sqrt(s), np.sqrt(p)))
+    total[at] = light * (1 - (s + p) / 2) + panes.met.radiance.mean(axis=1) * (s + p) / 2
+    linear[at] = through + mirrored * turn

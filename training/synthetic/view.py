@@ -1,0 +1,41 @@
+"""One camera's moment: rays, what they met, and the light along them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.synthetic.cameras import Camera
+from training.synthetic.shading import Light, Panes, Seen
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class View:
+    """What a camera sees at a moment, before any sensor has measured it.
+
+    Attributes:
+        camera: pose and pixel grid.
+        time_s: the moment.
+        seen: first opaque surfaces.
+        light: radiance from them.
+        panes: clear glass before them.
+    """
+
+    camera: Camera
+    time_s: float
+    seen: Seen
+    light: Light
+    panes: Panes
+
+    @property
+    def radiance(self) -> Floats:
+        """Linear radiance with glass panes, (H, W, 3)."""
+        return self.image(self.panes.over(self.light.total))
+
+    def image(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Per-ray values (N, ...) on the pixel grid."""
+        return values.reshape(self.camera.height, self.camera.width, *values.shape[1:])
