@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,7 @@ class NodeConfig(Config):
         return f"{pair}/{stream.value}{suffix}"
 
 
+@cache
 def node_config_type(pairs: tuple[str, ...]) -> type[NodeConfig]:
     """The tree's type for these pairs: `NodeConfig` with one section per pair.
 
@@ -324,6 +326,7 @@ def _nest(data: Mapping[str, Any], place: str) -> dict[str, Any]:
     return nested
 
 
+@cache
 def _pair_type(name: str) -> type[PairConfig]:
     """A pair named after a modality need not repeat it."""
     if name not in {modality.value for modality in Modality}:

@@ -1,0 +1,160 @@
+"""Structure of the launch files, with stand-ins for launch and launch_ros."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from segrgbx_core.modality import MODALITIES
+from segrgbx_ros.config import node_config
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "launch"
+
+
+def record(kind):
+    """A class that only remembers how it was called."""
+    return lambda *args, **kwargs: SimpleNamespace(kind=kind, args=args, **kwargs)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    for variable in ("RMW_IMPLEMENTATION", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    names = {
+        "launch": ["LaunchDescription"],
+        "launch.actions": [
+            "DeclareLaunchArgument",
+            "ExecuteProcess",
+            "IncludeLaunchDescription",
+            "OpaqueFunction",
+            "SetEnvironmentVariable",
+        ],
+        "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
+        "launch.substitutions": [],
+        "launch_ros": [],
+        "launch_ros.actions": ["Node"],
+    }
+    for name, kinds in names.items():
+        module = ModuleType(name)
+        for kind in kinds:
+            setattr(module, kind, record(kind))
+        monkeypatch.setitem(sys.modules, name, module)
+    sys.modules["launch.substitutions"].LaunchConfiguration = lambda name: SimpleNamespace(
+        perform=lambda context: context[name]
+    )
+
+
+def described(name):
+    path = LAUNCH / name
+    spec = importlib.util.spec_from_file_location("launch_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generate_launch_description().args[0]
+
+
+def actions(**given):
+    """What the main file starts with these arguments."""
+    entities = described("segrgbx.launch.py")
+    declared = {e.args[0]: e.default_value for e in entities if e.kind == "DeclareLaunchArgument"}
+    assert set(given) <= set(declared)
+    (opaque,) = [entity for entity in entities if entity.kind == "OpaqueFunction"]
+    return opaque.function({**declared, **given})
+
+
+def only(found, kind, package=None):
+    (one,) = [
+        action
+        for action in found
+        if action.kind == kind and (package is None or action.package == package)
+    ]
+    return one
+
+
+def test_by_default_one_node_with_the_shipped_parameters(stand_ins):
+    found = actions()
+    assert [action.kind for action in found] == ["SetEnvironmentVariable", "Node"]
+    node = only(found, "Node")
+    assert (node.package, node.name, node.namespace) == ("segrgbx_ros", "segrgbx", "segrgbx")
+    assert (ROOT / "resource" / "lib" / node.executable).is_file()
+    assert node.parameters == [str(ROOT / "config" / "thermal.yaml"), {}]
+    assert node.remappings == []
+
+
+def test_topic_arguments_become_remappings(stand_ins):
+    node = only(actions(pair="depth", rgb_topic="/cam/color", x_topic="/cam/depth"), "Node")
+    assert node.remappings == [("depth/rgb/image", "/cam/color"), ("depth/x/image", "/cam/depth")]
+
+
+def test_other_arguments_become_parameters_that_the_node_knows(stand_ins):
+    given = {
+        "rgb_transport": "compressed",
+        "x_transport": "compressed",
+        "checkpoint": "a.safetensors",
+        "device": "cpu",
+        "precision": "bf16",
+        "label_space": "mfnet",
+        "on_missing_x": "rgb_only",
+        "input_reliability": "reliable",
+        "use_sim_time": "true",
+        "autostart": "False",
+    }
+    _, parameters = only(actions(**given), "Node").parameters
+    assert parameters.pop("use_sim_time") is True
+    config = node_config(parameters)
+    assert config.autostart is False
+    assert config.model.checkpoint == "a.safetensors"
+    assert len(parameters) == len(given) - 1
+
+
+def test_a_recording_brings_its_clock(stand_ins):
+    found = actions(bag="/data/drive")
+    assert only(found, "ExecuteProcess").cmd == ["ros2", "bag", "play", "/data/drive", "--clock"]
+    assert only(found, "Node").parameters[1] == {"use_sim_time": True}
+
+
+def test_rviz_is_remapped_to_the_pair(stand_ins):
+    rviz = only(actions(rviz="true", pair="depth", rgb_topic="/cam"), "Node", "rviz2")
+    remappings = dict(rviz.remappings)
+    assert remappings["/segrgbx/thermal/overlay"] == "/segrgbx/depth/overlay"
+    assert remappings["/segrgbx/thermal/rgb/image"] == "/cam"
+    assert Path(rviz.arguments[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "is_set"),
+    [
+        ({}, {}, True),
+        ({"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}, {}, True),
+        ({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}, {}, False),
+        ({"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"}, {}, False),
+        ({}, {"fastdds_profile": ""}, False),
+    ],
+)
+def test_the_profile_is_set_where_it_helps(stand_ins, monkeypatch, environment, arguments, is_set):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = [a for a in actions(**arguments) if a.kind == "SetEnvironmentVariable"]
+    assert bool(found) == is_set
+    if is_set:
+        name, path = found[0].args
+        assert name == "FASTDDS_DEFAULT_PROFILES_FILE"
+        assert Path(path).is_file()
+        assert name not in os.environ, "set for the children, not for launch itself"
+
+
+@pytest.mark.parametrize("name", [str(modality) for modality in MODALITIES])
+def test_each_modality_has_a_thin_wrapper(stand_ins, name):
+    (include,) = described(f"{name}.launch.py")
+    assert include.kind == "IncludeLaunchDescription"
+    assert dict(include.launch_arguments) == {"pair": name}
+    assert Path(include.args[0].args[0]) == LAUNCH / "segrgbx.launch.py"
+    assert len((LAUNCH / f"{name}.launch.py").read_text().splitlines()) < 20
+
+
+def test_every_argument_is_described(stand_ins):
+    declared = [e for e in described("segrgbx.launch.py") if e.kind == "DeclareLaunchArgument"]
+    assert all(argument.description for argument in declared)

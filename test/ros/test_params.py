@@ -1,0 +1,180 @@
+"""Options as ROS parameters: descriptors, round trip, refusals; and the same from YAML."""
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
+pytestmark = pytest.mark.ros
+
+from rclpy.context import Context  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from segrgbx_core.config import leaves, to_plain  # noqa: E402
+from segrgbx_core.errors import ConfigError  # noqa: E402
+from segrgbx_ros import params  # noqa: E402
+from segrgbx_ros.config import (  # noqa: E402
+    NodeConfig,
+    Stream,
+    flatten,
+    node_config,
+    read_node_yaml,
+)
+
+
+@pytest.fixture(scope="module")
+def context():
+    context = Context()
+    rclpy.init(context=context, domain_id=102)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def node_with(context):
+    nodes = []
+
+    def make(**values):
+        nodes.append(
+            rclpy.create_node(
+                "segrgbx",
+                context=context,
+                automatically_declare_parameters_from_overrides=True,
+                parameter_overrides=[
+                    Parameter(name, value=value) for name, value in values.items()
+                ],
+            )
+        )
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+
+
+def test_every_option_is_declared_with_its_value_and_meaning(node_with):
+    given = {"pairs": ["thermal", "front"], "front.modality": "depth", "sync.wait_ms": 25.0}
+    node = node_with(**given)
+    config = params.read_overrides(node)
+    params.declare(node, config)
+    for name, value in flatten(to_plain(config)).items():
+        declared = node.get_parameter(name).value
+        assert (list(declared) if isinstance(value, list) else declared) == value, name
+    for leaf in leaves(type(config)):
+        described = node.describe_parameter(leaf.name)
+        assert described.description, leaf.name
+        assert leaf.unit in described.description
+        assert described.read_only is not leaf.dynamic
+    assert params.read_overrides(node) == config
+
+
+def test_ranges_choices_and_units_are_shown(node_with):
+    node = node_with()
+    params.declare(node, params.read_overrides(node))
+    wait = node.describe_parameter("sync.wait_ms")
+    assert wait.description.endswith("[ms]")
+    (span,) = wait.floating_point_range
+    assert (span.from_value, span.to_value) == (0.0, 500.0)
+    (span,) = node.describe_parameter("batch.max_size").integer_range
+    assert (span.from_value, span.to_value) == (1, 16)
+    missing = node.describe_parameter("sync.on_missing_x")
+    assert missing.additional_constraints == "one of: drop, rgb_only, hold_last"
+
+
+def test_integers_widen_where_a_number_is_meant(node_with):
+    node = node_with(**{"sync.wait_ms": 25})
+    config = params.read_overrides(node)
+    params.declare(node, config)
+    assert node.get_parameter("sync.wait_ms").value == 25.0
+
+
+def test_what_rclpy_declares_itself_is_left_alone(node_with):
+    node = node_with(use_sim_time=True, **{"qos_overrides./thermal/mask.publisher.depth": 7})
+    config = params.read_overrides(node)
+    params.declare(node, config)
+    assert node.get_parameter("use_sim_time").value is True
+    assert params.changed(config, [Parameter("use_sim_time", value=False)]) == config
+
+
+def test_unknown_names_are_refused_with_the_nearest(node_with):
+    with pytest.raises(ConfigError, match=r"'segrgbx': unknown option 'sync.wait' \(did you mean"):
+        params.read_overrides(node_with(**{"sync.wait": 3.0}))
+
+
+def test_changes_are_judged_like_files():
+    config = node_config({})
+    changed = params.changed(config, [Parameter("thermal.x_offset_ms", value=3.0)])
+    assert changed.pair("thermal").x_offset_ms == 3.0
+    with pytest.raises(ConfigError, match="outside"):
+        params.changed(config, [Parameter("thermal.x_offset_ms", value=3000.0)])
+    with pytest.raises(ConfigError, match="cannot change while the node runs"):
+        params.changed(config, [Parameter("pairs", value=["depth"])])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/**:\n  ros__parameters:\n    sync: {wait_ms: 5}\n",
+        "/**:\n  ros__parameters:\n    sync.wait_ms: 5.0\n",
+        "segrgbx:\n  ros__parameters:\n    sync: {wait_ms: 5}\n    use_sim_time: true\n",
+        "/car/segrgbx:\n  ros__parameters:\n    sync: {wait_ms: 5}\n",
+        "car:\n  segrgbx:\n    ros__parameters:\n      sync: {wait_ms: 5}\n",
+        "/**:\n  ros__parameters: {sync.wait_ms: 9}\n"
+        "/segrgbx:\n  ros__parameters: {sync.wait_ms: 5}\n"
+        "other:\n  ros__parameters: {nonsense: 1}\n",
+    ],
+)
+def test_yaml_is_read_under_every_usual_wrapper(tmp_path, text):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    assert read_node_yaml(path).sync.wait_ms == 5.0
+    assert read_node_yaml(path, {"sync.wait_ms": 7}).sync.wait_ms == 7.0
+
+
+def test_yaml_without_wrapper_or_with_a_typo_is_refused(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("sync: {wait_ms: 5}\n")
+    with pytest.raises(ConfigError, match="no 'ros__parameters' under"):
+        read_node_yaml(path)
+    path.write_text("/**:\n  ros__parameters:\n    snyc: {wait_ms: 5}\n")
+    with pytest.raises(
+        ConfigError, match=r"some.yaml: unknown option 'snyc' \(did you mean 'sync'"
+    ):
+        read_node_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"pairs": []}, "0 names; allowed are 1 to 8"),
+        ({"pairs": ["Thermal"]}, "'Thermal' is no name"),
+        ({"pairs": ["sync"], "sync.modality": "depth"}, "'sync' is taken"),
+        ({"pairs": ["thermal", "thermal"]}, "stands twice"),
+        ({"pairs": "thermal"}, "is no list of names"),
+        ({"pairs": ["front"]}, "'front.modality' is required"),
+        ({"pairs": ["event"]}, "set x_form: image"),
+        ({"depth.x_offset_ms": 1.0}, "unknown option 'depth'"),
+        ({"thermal.x_transport": "compressedDepth"}, "carries depth only"),
+        ({"thermal.rgb_transport": "compressedDepth"}, "not one of raw, compressed"),
+        ({"model.device": "gpu"}, "not one of auto, cpu, cuda"),
+        ({"sync": 3, "sync.wait_ms": 3}, "'sync' is itself an option"),
+    ],
+)
+def test_contradictions_are_refused(values, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        node_config(values)
+
+
+def test_topics_follow_the_transport():
+    config = node_config(
+        {
+            "pairs": ["depth"],
+            "depth.rgb_transport": "compressed",
+            "depth.x_transport": "compressedDepth",
+        }
+    )
+    assert config.topic("depth", Stream.RGB) == "depth/rgb/image/compressed"
+    assert config.topic("depth", Stream.X) == "depth/x/image/compressedDepth"
+    assert node_config({}).topic("thermal", Stream.X) == "thermal/x/image"
+
+
+def test_no_option_is_named_like_a_parameter_of_rclpy():
+    assert not [leaf.name for leaf in leaves(NodeConfig) if leaf.name.startswith("qos_overrides")]
