@@ -19,7 +19,7 @@ class Modality(str, Enum):
         return self.value
 
     @property
-    def index(self) -> int:
+    def index(self) -> int:  # type: ignore[override]  # str.index is of no use on a name
         """Position in `MODALITIES`: the integer that stands for this modality in tensors."""
         return MODALITIES.index(self)
 
