@@ -16,13 +16,13 @@ def version() -> str:
     raise RuntimeError("segrgbx_core/__init__.py: no __version__ line")
 
 
-def requirements() -> list:
+def requirements() -> list[str]:
     """The lines of requirements.txt that name a package."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def files(pattern: str) -> list:
+def files(pattern: str) -> list[str]:
     """Files that match a pattern, relative to this folder as setuptools wants them."""
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.is_file())
 
@@ -30,13 +30,13 @@ def files(pattern: str) -> list:
 setup(
     name=PACKAGE,
     version=version(),
-    packages=find_packages(include=["segrgbx_core", "segrgbx_core.*", "segrgbx_ros", "segrgbx_ros.*"]),
+    packages=find_packages(include=["segrgbx_core*", "segrgbx_ros*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", files("launch/*.launch.py")),
-        (f"share/{PACKAGE}/config", files("config/*.yaml") + files("config/*.xml") + files("config/*.rviz")),
-        # pip puts console scripts into bin/, where `ros2 run` does not look; these wrappers stand where it does.
+        (f"share/{PACKAGE}/config", files("config/*.*")),
+        # pip puts console scripts into bin/; `ros2 run` looks for these wrappers.
         (f"lib/{PACKAGE}", files("resource/lib/*")),
     ],
     install_requires=requirements(),
@@ -77,7 +77,7 @@ setup(
     zip_safe=True,
     maintainer="segrgbx maintainers",
     maintainer_email="maintainers@example.org",
-    description="Semantic segmentation of RGB plus one complementary sensor with one generalist model.",
+    description="Segments RGB plus one complementary sensor with one generalist model.",
     license="Apache-2.0",
     entry_points={
         "console_scripts": [

@@ -19,7 +19,7 @@ class Modality(str, Enum):
         return self.value
 
     @property
-    def index(self) -> int:  # type: ignore[override]  # str.index is of no use on a name
+    def index(self) -> int:  # type: ignore[override]  # hides str.index on purpose
         """Position in `MODALITIES`: the integer that stands for this modality in tensors."""
         return MODALITIES.index(self)
 
@@ -52,6 +52,10 @@ _FACTS = {
     Modality.EVENT: ModalityFacts("E", "Event", resamples_linearly=False, is_colour=True),
     Modality.THERMAL: ModalityFacts("T", "Thermal", resamples_linearly=True, is_colour=False),
     Modality.DEPTH: ModalityFacts("D", "Depth", resamples_linearly=True, is_colour=False),
-    Modality.POLARIZATION: ModalityFacts("P", "Polarization", resamples_linearly=True, is_colour=True),
-    Modality.LIGHT_FIELD: ModalityFacts("LF", "Light field", resamples_linearly=True, is_colour=True),
+    Modality.POLARIZATION: ModalityFacts(
+        "P", "Polarization", resamples_linearly=True, is_colour=True
+    ),
+    Modality.LIGHT_FIELD: ModalityFacts(
+        "LF", "Light field", resamples_linearly=True, is_colour=True
+    ),
 }
