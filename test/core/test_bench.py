@@ -1,0 +1,162 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from segrgbx_core import bench
+from segrgbx_core.bench import made_up_sample, main, measure
+from segrgbx_core.checkpoint import default_contract, random_checkpoint
+from segrgbx_core.cost import count_cost, total_cost
+from segrgbx_core.encoders import encode
+from segrgbx_core.inference import InferenceConfig, Segmenter
+from segrgbx_core.modality import MODALITIES
+from segrgbx_core.model import PRESETS, build_model
+from segrgbx_core.model.ma_clip import CLIP_PRESETS, ModalityAwareClip
+
+TINY, TINY_CLIP = PRESETS["tiny"], CLIP_PRESETS["tiny"]
+
+
+def test_every_parameter_is_counted_once():
+    parts = count_cost(TINY, TINY_CLIP, 71, (64, 64))
+    model = build_model(TINY, 71, TINY_CLIP.output_dim)
+    ma_clip = ModalityAwareClip(TINY_CLIP)
+    expected = sum(p.numel() for module in (model, ma_clip) for p in module.parameters())
+    assert total_cost(parts).parameters_m * 1e6 == pytest.approx(expected)
+    assert parts["LoRA pool"].gmacs == 0
+
+
+def test_multiply_adds_of_clip_by_hand():
+    parts = count_cost(TINY, TINY_CLIP, 71, (64, 64))
+    clip = parts["MA-CLIP image tower, two images"]
+    width, depth = TINY_CLIP.embed_dim, TINY_CLIP.depth
+    patches = (TINY_CLIP.image_size // TINY_CLIP.patch_size) ** 2
+    tokens = patches + 1
+    stem = patches * 3 * TINY_CLIP.patch_size**2 * width
+    mlp = depth * tokens * 8 * width**2
+    attention = depth * (tokens * 4 * width**2 + 2 * tokens**2 * width)
+    head = width * TINY_CLIP.output_dim
+    assert clip.gmacs * 1e9 == pytest.approx(2 * (stem + mlp + attention + head))
+    assert clip.gmacs_paper_convention * 1e9 == pytest.approx(2 * (stem + mlp + head))
+
+
+def test_multiply_adds_of_vit_b16_are_the_published_ones():
+    clip = count_cost(TINY, CLIP_PRESETS["vit_b16"], 71, (64, 64))[
+        "MA-CLIP image tower, two images"
+    ]
+    assert clip.gmacs / 2 == pytest.approx(17.56, abs=0.01)
+    assert clip.gmacs_paper_convention / 2 == pytest.approx(11.27, abs=0.01)
+
+
+def test_more_pixels_cost_more_and_folding_costs_less():
+    small = total_cost(count_cost(TINY, TINY_CLIP, 71, (64, 64)))
+    large = total_cost(count_cost(TINY, TINY_CLIP, 71, (128, 64)))
+    folded = total_cost(count_cost(TINY, TINY_CLIP, 71, (64, 64), folded=True))
+    assert folded.gmacs < small.gmacs < large.gmacs
+    assert small.parameters_m == large.parameters_m
+
+
+def test_counting_without_ma_clip():
+    parts = count_cost(TINY.model_copy(update={"use_ma_clip": False}), TINY_CLIP, 71, (64, 64))
+    assert not any("MA-CLIP" in name or "LoRA" in name for name in parts)
+
+
+def test_count_report_of_the_papers_model(tmp_path, capsys):
+    path = tmp_path / "cost.json"
+    assert main(["--count", "--preset", "b2", "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    count = report["count"]
+    assert report["tower"] == "vit_b16"
+    # The paper's row (h) is 159.40 M and 108.31 GFLOPs.
+    assert count["parameters_m"] == pytest.approx(159.40, rel=0.05)
+    assert count["gmacs_paper_convention"] == pytest.approx(108.31, rel=0.05)
+    assert count["gmacs_folded_head"] < count["gmacs"]
+    for key in ("parameters_m", "gmacs", "gmacs_paper_convention"):
+        total = sum(part[key] for part in count["parts"].values())
+        assert total == pytest.approx(count[key])
+    printed = capsys.readouterr().out
+    assert "| MiT backbone, two streams" in printed
+    assert f"{count['gmacs']:.2f}" in printed
+
+
+def test_structures_of_table_iv(tmp_path, capsys):
+    path = tmp_path / "cost.json"
+    arguments = ["--structures", "--preset", "tiny", "--input-size", "64x64", "--json", str(path)]
+    assert main(arguments) == 0
+    structures = json.loads(path.read_text())["count"]["structures"]
+    assert list(structures) == list("abcdefghi")
+    assert structures["i"]["parameters_m"] < structures["h"]["parameters_m"]
+    assert "159.40" in capsys.readouterr().out
+
+
+def test_latency_report(tmp_path, capsys):
+    path = tmp_path / "times.json"
+    arguments = [
+        *("--latency", "--preset", "tiny", "--device", "cpu", "--rgb-size", "96x64"),
+        *("--modality", "thermal", "--modality", "event", "--input-size", "64x64"),
+        *("--repeats", "3", "--warm-up", "1", "--json", str(path)),
+    ]
+    assert main(arguments) == 0
+    latency = json.loads(path.read_text())["latency"]
+    assert latency["setting"]["lora"] == "mixed"
+    assert latency["setting"]["input"] == "64x64"
+    assert latency["setting"]["precision"] == "fp32"
+    stages = latency["stages"]
+    assert {"encode", "clip", "model", "decode", "total"} <= stages.keys()
+    for times in stages.values():
+        assert 0 <= times["min_ms"] <= times["median_ms"] <= times["p95_ms"]
+    assert "pairs per second" in capsys.readouterr().out
+
+
+def test_latency_of_a_checkpoint_with_one_modality_merges(tmp_path, capsys):
+    random_checkpoint(tmp_path / "tiny.safetensors")
+    arguments = [
+        *("--latency", "--checkpoint", str(tmp_path / "tiny.safetensors"), "--device", "cpu"),
+        *("--rgb-size", "64x64", "--input-size", "64x64", "--repeats", "1", "--warm-up", "0"),
+    ]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint tiny.safetensors" in printed
+    assert "lora merged for thermal" in printed
+
+
+def test_stages_add_up_to_no_more_than_the_total():
+    contract = default_contract("tiny")
+    segmenter = Segmenter.from_random_weights(contract, InferenceConfig(device="cpu"))
+    samples = [made_up_sample(MODALITIES[1], 64, 64)]
+    stages = measure(segmenter, samples, repeats=1, warm_up=0)
+    parts = sum(times["median_ms"] for stage, times in stages.items() if stage != "total")
+    assert parts <= stages["total"]["median_ms"]
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_made_up_samples_are_what_encoders_take(modality):
+    x_image = encode(made_up_sample(modality, 40, 60))
+    assert x_image.dtype == np.float32
+    assert x_image.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to do"),
+        (["--count", "--tower", "vit_b61"], "did you mean 'vit_b16'"),
+        (["--latency", "--checkpoint", "none.safetensors"], "does not exist"),
+        (["--latency", "--preset", "tiny", "--precision", "fp8"], "precision"),
+    ],
+)
+def test_mistakes_end_with_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_gpu_ends_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--latency", "--preset", "tiny", "--device", "cuda"]) == 2
+    assert "torch sees no CUDA device" in capsys.readouterr().err
+
+
+def test_sizes_are_width_by_height():
+    assert bench._size("640x480") == (480, 640)
+    with pytest.raises(SystemExit):
+        main(["--latency", "--rgb-size", "640"])
