@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Modality(str, Enum):
-    """A complementary sensor (X). The value is its name in YAML, topics, checkpoints and reports."""
+    """A complementary sensor (X); its value is its name in YAML, topics, checkpoints, reports."""
 
     EVENT = "event"
     THERMAL = "thermal"

@@ -50,7 +50,7 @@ class Events:
     def __post_init__(self) -> None:
         lengths = {len(self.x), len(self.y), len(self.t_ns), len(self.p)}
         if len(lengths) != 1:
-            raise EncodingError(f"events: x, y, t_ns and p have different lengths {sorted(lengths)}")
+            raise EncodingError(f"events: x, y, t_ns, p have different lengths {sorted(lengths)}")
         if self.width <= 0 or self.height <= 0:
             raise EncodingError(f"events: sensor size {self.width}x{self.height} is empty")
 
@@ -64,8 +64,8 @@ class RgbxSample:
 
     Attributes:
         rgb: uint8 (H, W, 3), RGB order.
-        x: what the modality's encoder accepts (see `segrgbx_core.encoders`); its resolution may differ
-            from RGB's.
+        x: what the modality's encoder accepts (see `segrgbx_core.encoders`); its resolution may
+            differ from RGB's.
         modality: which encoder and which prompts serve X.
         stamp_ns: acquisition time of RGB in ns; the answer carries it unchanged.
         frame_id: RGB's optical frame; the answer carries it unchanged.
