@@ -22,8 +22,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.rosbag2 import StoragePlugin, Writer  # noqa: TID251
-from rosbags.typesys import Stores, get_typestore  # noqa: TID251
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from segrgbx_core.errors import DataError, SegrgbxError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from training.synthetic.cameras import Camera
 from training.synthetic.climate import Climate
 from training.synthetic.geometry import Mesh
-from training.synthetic.materials import PartTable
+from training.synthetic.materials import Colour, Part, PartTable, Pattern
 from training.synthetic.objects import Pieces
 from training.synthetic.plan import StreetPlan
 from training.synthetic.raytrace import Hits, Tracer, nearer
@@ -57,6 +58,19 @@ class Scene:
     lamps: list[Lamp] = field(default_factory=list)
     moving_lamps: list[Callable[[float], list[Lamp]]] = field(default_factory=list)
     meta: dict[str, float | int | str] = field(default_factory=dict)
+    instances: int = 0
+
+    def surface(
+        self, label: int, colour: Colour, pattern: Pattern = Pattern.PLAIN, **facts: Any
+    ) -> int:
+        """Registers a part at air temperature, unless its facts say otherwise; returns its id."""
+        facts.setdefault("kelvin", self.climate.air_kelvin)
+        return self.parts.add(Part(label, colour, pattern, **facts))
+
+    def next_instance(self) -> int:
+        """A new object id."""
+        self.instances += 1
+        return self.instances
 
 
 class Stage:
