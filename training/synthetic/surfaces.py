@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from training.synthetic.climate import Climate
 from training.synthetic.materials import Pattern, street_id
 from training.synthetic.plan import StreetPlan
+from training.synthetic.raytrace import unit
 from training.synthetic.textures import hashed, inside, noise, smooth_noise, stripes
 
 Floats = NDArray[np.float32]
@@ -195,6 +196,8 @@ def _leaves(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: 
     size = surface.footprint[at]
     blade = noise(x + y, z + 0.6 * y, 0.035, size, 0.3)
     clump = smooth_noise(x + 0.7 * y, z - 0.5 * y, 0.4)
+    # Leaves let light through: undersides are not as dark as those of a solid.
+    surface.normal[at] = unit(surface.normal[at] + np.array([0, 0, 0.55], np.float32))
     surface.albedo[at] *= np.clip(1 + 0.75 * blade + 0.45 * clump, 0.15, 2)[:, None]
     surface.kelvin[at] += 0.3 * blade + 0.3 * clump
 
@@ -300,11 +303,17 @@ def _openings(
         lit = np.where(shop, chance > 0.25, chance > 0.66)
         tone = np.where((hashed(column, row, seed, 4) > 0.75)[:, None], COOL_LIGHT, WARM_LIGHT)
         depth = 0.45 + 0.55 * np.clip(y / high, 0, 1)
-        goods = np.where(
-            shop, 0.6 + 0.9 * np.abs(smooth_noise(x * 2 + column * 7, y * 2, 0.5)), 1.0
-        )
+        goods = np.where(shop, _goods(x, y, column, seed), 1.0)
         power = lit * cover * depth * goods * (0.35 + 0.8 * chance) * np.where(drawn, 0.5, 1.0)
         surface.emission[at] += (tone * power[:, None]).astype(np.float32)
+
+
+def _goods(x: Floats, y: Floats, column: NDArray[np.int64], seed: NDArray[np.int64]) -> Floats:
+    """Brightness of what stands in a shop window: shelves of things, darker than the light above."""
+    shelf, place = np.floor(y / 0.55).astype(np.int64), np.floor(x / 0.38).astype(np.int64)
+    tall = 0.2 + 0.3 * hashed(shelf, place, column, seed, 7)
+    thing = (y - shelf * 0.55 < tall) & (shelf < 3)
+    return np.where(thing, 0.15 + 0.7 * hashed(place, shelf, seed, 8), 1.0).astype(np.float32)
 
 
 def _tiles(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
