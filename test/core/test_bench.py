@@ -7,12 +7,13 @@ import torch
 from segrgbx_core import bench
 from segrgbx_core.bench import made_up_sample, main, measure
 from segrgbx_core.checkpoint import default_contract, random_checkpoint
-from segrgbx_core.cost import count_cost, total_cost
+from segrgbx_core.cost import Cost, count_cost, count_structures, total_cost
 from segrgbx_core.encoders import encode
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.modality import MODALITIES
 from segrgbx_core.model import PRESETS, build_model
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, ModalityAwareClip
+from segrgbx_core.model.refinement import Structure
 
 TINY, TINY_CLIP = PRESETS["tiny"], CLIP_PRESETS["tiny"]
 
@@ -79,13 +80,24 @@ def test_count_report_of_the_papers_model(tmp_path, capsys):
     assert f"{count['gmacs']:.2f}" in printed
 
 
-def test_structures_of_table_iv(tmp_path, capsys):
+def test_structures_of_table_iv():
+    shallow = TINY.backbone.model_copy(update={"depths": (1, 1, 1, 1)})
+    model = TINY.model_copy(update={"backbone": shallow})
+    costs = count_structures(model, TINY_CLIP, 71, (32, 32))
+    assert [structure.value for structure in costs] == list("abcdefghi")
+    assert costs[Structure.I].parameters_m < costs[Structure.H].parameters_m
+    whole = total_cost(count_cost(model, TINY_CLIP, 71, (32, 32)))
+    assert costs[Structure.H] == whole
+
+
+def test_structures_are_printed_beside_the_papers(monkeypatch, tmp_path, capsys):
+    made_up = {structure: Cost(1.0, 2.0, 1.5) for structure in Structure}
+    monkeypatch.setattr(bench, "count_structures", lambda *_: made_up)
     path = tmp_path / "cost.json"
-    arguments = ["--structures", "--preset", "tiny", "--input-size", "64x64", "--json", str(path)]
+    arguments = ["--structures", "--preset", "tiny", "--input-size", "32x32", "--json", str(path)]
     assert main(arguments) == 0
     structures = json.loads(path.read_text())["count"]["structures"]
-    assert list(structures) == list("abcdefghi")
-    assert structures["i"]["parameters_m"] < structures["h"]["parameters_m"]
+    assert structures["i"]["gmacs_paper_convention"] == 1.5
     assert "159.40" in capsys.readouterr().out
 
 
