@@ -1,7 +1,7 @@
 """Augmentation: one geometry for RGB, X and labels, photometry on RGB only.
 
-Everything is a function of the arrays and of one `numpy` generator, so that a sample of a run can be
-made again from its number. Tensors are (3, H, W) in [0, 1] and int64 (H, W) for labels.
+Everything is a function of the arrays and of one `numpy` generator, so that a sample of a run can
+be made again from its number. Tensors are (3, H, W) in [0, 1] and int64 (H, W) for labels.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Window:
 def _draw_window(
     height: int, width: int, config: AugmentConfig, rng: np.random.Generator
 ) -> Window:
-    # Enlarging the image and then cropping it is the same as cropping a smaller window and enlarging
+    # Enlarging the image and then cropping is the same as cropping a smaller window and enlarging
     # that, for a fraction of the work.
     low, high = math.log(config.min_scale), math.log(config.max_scale)
     scale = math.exp(rng.uniform(low, high)) if high > low else config.min_scale
@@ -177,7 +177,7 @@ def _resize(image: Tensor, size: tuple[int, int], linear: bool) -> Tensor:
 
 
 def mirror(views: Views, encoding: EncodingConfig) -> Views:
-    """Left and right swapped; X by the rule of its modality, as polarization angles turn over too."""
+    """Left and right swapped; X by its modality: polarization angles turn over too."""
     x_image = views.x.permute(1, 2, 0).numpy()
     mirrored = flip_horizontally(x_image, views.modality, encoding)
     x = torch.from_numpy(mirrored).permute(2, 0, 1)

@@ -1,6 +1,6 @@
 """Run files: everything that decides the outcome of a training, in one tree.
 
-A run file names presets of model and tower and states only what differs from it and from the defaults.
+A run file names presets of model and tower and states what differs from them and the defaults.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ClipConfig(Config):
     )
     full_frame: bool = option(
         True,
-        doc="embed whole frames once and keep them (as at run time) instead of every training crop",
+        doc="embed whole frames once, as at run time, instead of every training crop",
     )
 
 
@@ -101,9 +101,9 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun
     """Reads a run file.
 
     Args:
-        path: YAML file. Its key `preset` names an entry of `PRESETS` that `model` then changes, its
-            key `tower` one of `CLIP_PRESETS` that `ma_clip` then changes.
-        overrides: `a.b=value` each, applied after the file; list entries by number (`data.0.root`).
+        path: YAML file. Its key `preset` names an entry of `PRESETS` that `model` then changes,
+            its key `tower` one of `CLIP_PRESETS` that `ma_clip` then changes.
+        overrides: `a.b=value` each, above the file; list entries by number (`data.0.root`).
 
     Raises:
         ConfigError: when the file or an override is wrong.

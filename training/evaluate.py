@@ -1,6 +1,6 @@
 """Scores a checkpoint on a data set's split, through the same `Segmenter` that a vehicle runs.
 
-python -m training.evaluate CHECKPOINT --reader synthetic_street --root DATA --modality thermal --out REPORT
+python -m training.evaluate CHECKPOINT --root DATA --split val --modality thermal --out REPORT
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Several data sets as one stream: who is drawn when is known before the run begins.
 
-The whole order is a pure function of sizes, shares and seed. A run that starts again at step n reads
-on at draw n * batch; ranks take every n-th draw; worker processes change nothing.
+The whole order is a pure function of sizes, shares and seed. A run that starts again at step n
+reads on at draw n * batch; ranks take every n-th draw; worker processes change nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One loop for every stage: step, precision, averaging, log, save, score, resume.
 
-A run is resumed exactly: the order of samples and every random number of step n are functions of the
-seed and of n, so the state on disk is weights, optimizer, averaged weights and the step.
+A run is resumed exactly: the order of samples and every random number of step n are functions of
+the seed and of n, so the state on disk is weights, optimizer, averaged weights and the step.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
-_HARMLESS = ("out", "device", "threads", "workers", "tensorboard") + tuple(
-    f"{what}_every" for what in ("log", "save", "score")
-)
+_HARMLESS = {
+    *("out", "device", "threads", "workers", "tensorboard"),
+    *("log_every", "save_every", "score_every", "score_samples", "keep_frames"),
+}
 """Options of `RunConfig` that may differ when a run is resumed."""
 
 
@@ -263,14 +264,15 @@ class Loop:
 
     def _resume(self) -> None:
         if not self.state_path.exists():
+            _forget_after(self.out / "metrics.jsonl", 0)
             return
         state: dict[str, Any] = torch.load(
             self.state_path, map_location=self.accelerator.device, weights_only=True
         )
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(
-                f"{self.state_path}: belongs to a run with other options; choose another run.out or "
-                f"remove the folder to start anew"
+                f"{self.state_path}: belongs to a run with other options; choose another "
+                f"run.out, or remove the folder to start anew"
             )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -83,7 +83,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
     Prompts are matrices by shape but stand for learned inputs, like position codes: no decay.
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

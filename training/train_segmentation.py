@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class SegmentationObjective(nn.Module):
-    """The model with its loss; MA-CLIP stands beside it, so that it is neither trained nor saved twice.
+    """The model with its loss; MA-CLIP stands beside it, neither trained nor part of the state.
 
     Args:
         model: what is trained.
@@ -66,7 +66,10 @@ class SegmentationObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.layout)
+        self.model = model
+        for weight in model.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=self.layout)
         self.loss = loss
         self._beside = (ma_clip,)
 
@@ -174,7 +177,7 @@ class SegmentationTask:
         )
 
     def score(self, path: Path) -> dict[str, float]:
-        """mIoU of a checkpoint on every val split in its own classes; `score` is their mean."""
+        """Mean IoU on every val split in its own classes; `score` is the mean of them."""
         scores = {}
         for data in self.config.data:
             reader = open_reader(data.reader, data.root, data.val_split, data.modality)
@@ -245,8 +248,8 @@ def load_weights(model: SegRGBX, path: str) -> None:
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if wrong or len(weights) != len(own):
         raise CheckpointError(
-            f"checkpoint {path}: does not fit the run's model, first at '{(wrong or list(weights))[0]}'; "
-            f"copy `model` from the checkpoint's run"
+            f"checkpoint {path}: does not fit the run's model, first at "
+            f"'{(wrong or list(weights))[0]}'; copy `model` from the checkpoint's run"
         )
     model.load_state_dict(weights)
 

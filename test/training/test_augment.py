@@ -1,0 +1,171 @@
+"""Geometry is one for RGB, X and labels; photometry touches RGB alone; all of it by number."""
+
+import numpy as np
+import pytest
+import torch
+
+from segrgbx_core.encoders import EncodingConfig
+from segrgbx_core.labels import VOID
+from segrgbx_core.modality import Modality
+from training.augment import (
+    AugmentConfig,
+    Variant,
+    Views,
+    Window,
+    augment,
+    crop_resized,
+    mirror,
+    photometry,
+)
+
+PLAIN = {"flip": 0.0, "jitter": 0.0, "blur": 0.0}
+
+
+def frame(height=40, width=60, modality=Modality.THERMAL):
+    """RGB's red and X show the id of a pixel's class, so that any slip between them is seen."""
+    labels = torch.zeros(height, width, dtype=torch.uint8)
+    labels[10:30, 20:45] = 100
+    labels[25:38, 5:15] = 200
+    rgb = torch.stack([labels, labels // 2, labels // 4])
+    x = (labels.float() / 255).expand(3, -1, -1)
+    return Views(rgb, x, labels, modality)
+
+
+def config(**changes):
+    return AugmentConfig(**{"crop_height": 32, "crop_width": 32, **changes})
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_shapes_ranges_and_alignment_for_every_modality(modality):
+    options = config(jitter=0.0, blur=0.0)
+    for seed in range(20):
+        views, variant = augment(
+            frame(modality=modality), options, EncodingConfig(), np.random.default_rng(seed)
+        )
+        assert views.rgb.shape == views.x.shape == (3, 32, 32)
+        assert views.labels.shape == (32, 32)
+        assert views.rgb.dtype == views.x.dtype == torch.float32
+        assert 0 <= views.rgb.min() <= views.rgb.max() <= 1
+        assert variant in (Variant.PLAIN, Variant.MIRRORED)
+        known = views.labels != VOID
+        assert set(views.labels[known].unique().tolist()) <= {0, 100, 200}
+        off = (views.rgb[0] * 255 - views.labels)[known].abs() > 110
+        assert off.float().mean() < 0.06  # only pixels along edges mix two classes
+        channel = 2 if modality is Modality.POLARIZATION else 0
+        slip = (views.x[channel] - views.rgb[0]).abs()
+        if modality.facts.resamples_linearly:
+            assert slip.max() < 0.02  # RGB was rounded to 8 bits before
+        else:
+            assert (slip > 0.02).float().mean() < 0.25
+
+
+def test_events_and_labels_are_never_mixed():
+    views = crop_resized(frame(modality=Modality.EVENT), Window(3, 4, 30, 30), (64, 64))
+    assert set((views.x * 255).round().unique().tolist()) <= {0.0, 100.0, 200.0}
+    assert set(views.labels.unique().tolist()) <= {0, 100, 200}
+
+
+def test_a_window_at_scale_one_is_a_plain_cut():
+    source = frame()
+    views = crop_resized(source, Window(5, 6, 20, 24), (20, 24))
+    assert torch.equal(views.labels, source.labels[5:25, 6:30])
+    assert torch.equal(views.rgb * 255, source.rgb[:, 5:25, 6:30].float())
+    assert torch.equal(views.x, source.x[:, 5:25, 6:30])
+
+
+def test_outside_is_black_and_void():
+    views = crop_resized(frame(20, 20), Window(0, 0, 32, 40), (32, 40))
+    assert (views.labels[20:] == VOID).all()
+    assert (views.labels[:, 20:] == VOID).all()
+    assert views.rgb[:, 20:].max() == 0
+    assert views.x[:, :, 20:].max() == 0
+
+
+def test_enlarging_shows_less_and_shrinking_pads():
+    near, _ = augment(
+        frame(),
+        config(**PLAIN, min_scale=2.0, max_scale=2.0),
+        EncodingConfig(),
+        np.random.default_rng(0),
+    )
+    far, _ = augment(
+        frame(),
+        config(**PLAIN, min_scale=0.5, max_scale=0.5),
+        EncodingConfig(),
+        np.random.default_rng(0),
+    )
+    assert (near.labels != VOID).all()
+    assert (far.labels == VOID).float().mean() == pytest.approx(1 - 20 * 30 / 32 / 32, abs=0.05)
+
+
+def test_mirroring_twice_is_nothing_and_mirrors_all_three():
+    source = frame()
+    once = mirror(source, EncodingConfig())
+    assert torch.equal(once.labels, source.labels.flip(1))
+    assert torch.equal(once.rgb, source.rgb.flip(2))
+    assert torch.equal(once.x, source.x.flip(2))
+    again = mirror(once, EncodingConfig())
+    assert torch.equal(again.x, source.x)
+
+
+def test_mirroring_turns_polarization_angles():
+    angle = torch.tensor(0.3)
+    x = torch.stack(
+        [
+            torch.full((4, 6), v)
+            for v in (0.5, (torch.sin(2 * angle) + 1) / 2, (torch.cos(2 * angle) + 1) / 2)
+        ]
+    )
+    x[0] = torch.linspace(0, 1, 6)
+    views = Views(torch.zeros(3, 4, 6), x, torch.zeros(4, 6), Modality.POLARIZATION)
+    mirrored = mirror(views, EncodingConfig()).x
+    turned = torch.pi - angle
+    assert torch.allclose(mirrored[0], x[0].flip(1))
+    assert torch.allclose(mirrored[1], (torch.sin(2 * turned) + 1) / 2)
+    assert torch.allclose(mirrored[2], (torch.cos(2 * turned) + 1) / 2)
+
+
+def test_photometry_changes_rgb_within_range():
+    rgb = torch.rand(3, 16, 16)
+    changed = photometry(rgb, config(jitter=1.0, blur=1.0, noise=0.1), np.random.default_rng(0))
+    assert changed.shape == rgb.shape
+    assert not torch.equal(changed, rgb)
+    assert 0 <= changed.min() <= changed.max() <= 1
+    assert torch.equal(photometry(rgb, config(**PLAIN), np.random.default_rng(0)), rgb)
+
+
+def test_x_is_untouched_by_photometry():
+    loud, _ = augment(
+        frame(),
+        config(flip=0.0, jitter=1.0, blur=1.0, noise=0.2),
+        EncodingConfig(),
+        np.random.default_rng(3),
+    )
+    calm, _ = augment(frame(), config(**PLAIN), EncodingConfig(), np.random.default_rng(3))
+    assert torch.equal(loud.x, calm.x)
+    assert torch.equal(loud.labels, calm.labels)
+    assert not torch.equal(loud.rgb, calm.rgb)
+
+
+def test_a_modality_can_be_dropped_but_never_both():
+    seen = set()
+    for seed in range(60):
+        views, variant = augment(
+            frame(),
+            config(drop_x=0.5, drop_rgb=0.5),
+            EncodingConfig(),
+            np.random.default_rng(seed),
+        )
+        seen.add(variant)
+        assert (views.x.max() == 0) == (variant is Variant.WITHOUT_X)
+        assert (views.rgb.max() == 0) == (variant is Variant.WITHOUT_RGB)
+    assert seen == set(Variant)
+
+
+def test_the_same_number_gives_the_same_view():
+    first, _ = augment(frame(), config(), EncodingConfig(), np.random.default_rng((7, 1, 5)))
+    again, _ = augment(frame(), config(), EncodingConfig(), np.random.default_rng((7, 1, 5)))
+    other, _ = augment(frame(), config(), EncodingConfig(), np.random.default_rng((7, 1, 6)))
+    assert torch.equal(first.rgb, again.rgb)
+    assert torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.rgb, other.rgb)
