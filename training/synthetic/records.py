@@ -81,7 +81,7 @@ class WorldConfig(Config):
         50.0, doc="span of events that end at the stamp", unit="ms", low=1, high=500
     )
     event_substeps: int = option(
-        5, doc="pictures between which brightness is interpolated", low=1, high=50
+        4, doc="pictures between which brightness is interpolated", low=1, high=50
     )
     light_field_views: int = option(
         1, doc="views per side of the square grid, and 1 for one corner", low=1, high=9

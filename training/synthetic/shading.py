@@ -261,13 +261,15 @@ class Shader:
     def _lamp(
         self, lamp: Lamp, surface: Surface, start: Floats, received: Floats, shadows: bool
     ) -> None:
-        offset = lamp.position - surface.position
+        near = np.flatnonzero(np.abs(surface.position[:, 0] - lamp.position[0]) < lamp.reach)
+        offset = lamp.position - surface.position[near]
         squared = dot(offset, offset)
-        near = np.flatnonzero(squared < lamp.reach**2)
-        if not len(near):
+        kept = np.flatnonzero(squared < lamp.reach**2)
+        if not len(kept):
             return
-        away = np.sqrt(squared[near])
-        ways = offset[near] / away[:, None]
+        near, offset, squared = near[kept], offset[kept], squared[kept]
+        away = np.sqrt(squared)
+        ways = offset / away[:, None]
         facing = dot(ways, surface.normal[near])
         cone = np.clip((-(ways @ lamp.way) - lamp.spread) / (1 - lamp.spread), 0, 1)
         edge = np.clip((1 - away / lamp.reach) * 3, 0, 1)
@@ -277,7 +279,7 @@ class Shader:
             * cone
             * (3 - 2 * cone)
             * edge
-            / np.maximum(squared[near], 9.0)
+            / np.maximum(squared, 9.0)
         )
         strong = np.flatnonzero(power * float(lamp.colour.max()) > 4e-4)
         near, power = near[strong], power[strong]

@@ -12,7 +12,7 @@ Ints = NDArray[np.int64]
 _SIZE = 256
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _pyramid(exponent: float) -> tuple[Floats, NDArray[np.int64]]:
     """Tileable noise with a 1/f^exponent spectrum: all levels in one flat array, and their offsets."""
     rng = np.random.default_rng(1234)
