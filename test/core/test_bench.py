@@ -87,7 +87,8 @@ def test_structures_of_table_iv():
     assert [structure.value for structure in costs] == list("abcdefghi")
     assert costs[Structure.I].parameters_m < costs[Structure.H].parameters_m
     whole = total_cost(count_cost(model, TINY_CLIP, 71, (32, 32)))
-    assert costs[Structure.H] == whole
+    assert costs[Structure.H].gmacs == pytest.approx(whole.gmacs)
+    assert costs[Structure.H].parameters_m == pytest.approx(whole.parameters_m)
 
 
 def test_structures_are_printed_beside_the_papers(monkeypatch, tmp_path, capsys):
