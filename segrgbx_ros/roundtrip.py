@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,11 @@ from segrgbx_ros.config import Stream
 from segrgbx_ros.live import Listener, LiveError, NodeProcess, own_domain
 from segrgbx_ros.player import BagPlayer
 from segrgbx_ros.topics import Routes
+
+try:
+    from diagnostic_msgs.msg import DiagnosticArray
+except ImportError:  # without it losses are counted, but not explained
+    DiagnosticArray = None
 
 START_S = 180.0
 """Longest time that the node may take to load torch and the checkpoint."""
@@ -73,6 +79,7 @@ class Answers:
         latency_ms: RGB published to mask received.
         overlays: RGB tinted by labels.
         previews: X as the model saw it.
+        losses: RGB images without an answer by cause, as the node reports them.
         labels: what the ids mean.
         node_ready_s: how long the node took to become active.
     """
@@ -83,6 +90,7 @@ class Answers:
     latency_ms: dict[int, float] = field(default_factory=dict)
     overlays: dict[int, Pixels] = field(default_factory=dict)
     previews: dict[int, Pixels] = field(default_factory=dict)
+    losses: Counter[str] = field(default_factory=Counter)
     labels: LabelMap | None = None
     node_ready_s: float = 0.0
 
@@ -105,10 +113,20 @@ class Answers:
         def labels(message: Any) -> None:
             self.labels = LabelMap.parse(message.data)
 
+        if DiagnosticArray is not None:
+            listener.subscribe(DiagnosticArray, "/diagnostics", self._diagnosed)
         listener.subscribe(Image, f"{base}/mask", mask)
         listener.subscribe(Image, f"{base}/overlay", keep(self.overlays))
         listener.subscribe(Image, f"{base}/x/preview", keep(self.previews))
         listener.subscribe(String, f"{base}/label_map", labels, latched=True)
+
+    def _diagnosed(self, message: Any) -> None:
+        for status in message.status:
+            for item in status.values:
+                if item.key.startswith(("dropped_", "failed_")):  # totals
+                    self.losses[item.key.split("_", 1)[1]] = int(item.value)
+                elif item.key == "replaced":  # since the report before
+                    self.losses["replaced_by_newer"] += int(item.value)
 
 
 def play_through_node(

@@ -78,7 +78,8 @@ def test_demo_scores_what_the_live_node_answers(files, capsys, no_profile):
     assert 0 < metrics["latency_ms_p50"] <= metrics["latency_ms_p95"]
     assert metrics["checkpoint"] == "tiny.safetensors"
     assert metrics["label_space"]["name"] == "unified"
-    assert metrics["synthetic"] is True
+    assert metrics["synthetic"] is False  # not the shipped recording
+    assert metrics["rate"] == 1.0
     masks = sorted(out.glob("mask_*.png"))
     assert [int(path.stem[5:]) for path in masks] == [START + i * STEP for i in range(FRAMES)]
     assert read_labels(masks[0]).shape == SIZE
@@ -102,9 +103,11 @@ def test_missing_file_is_named(files, capsys, no_profile):
 
 
 def test_complaints(tmp_path):
-    good = {"frames_sent": 80, "masks_received": 76, "latency_ms_p50": 90.0}
+    good = {"frames_sent": 80, "masks_received": 76, "lost": {"replaced_by_newer": 4}}
     assert complaint(good, tmp_path) == ""
-    assert "only 75 of 80" in complaint({**good, "masks_received": 75}, tmp_path)
+    text = complaint({**good, "masks_received": 75}, tmp_path)
+    assert "only 75 of 80 frames came back" in text
+    assert "replaced_by_newer 4" in text
     assert "none of 80 frames" in complaint({**good, "masks_received": 0}, tmp_path)
     assert "no RGB image" in complaint({**good, "frames_sent": 0}, tmp_path)
 
