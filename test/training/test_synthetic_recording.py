@@ -1,0 +1,89 @@
+"""Recordings of rendered scenes, read back with rosbags."""
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("embreex", reason="rendering needs embreex")
+rosbags = pytest.importorskip("rosbags.rosbag2", reason="recordings need rosbags")
+
+from rosbags.typesys import Stores, get_typestore
+
+from segrgbx_core.errors import DataError
+from segrgbx_core.labels import synthetic_label_space
+from segrgbx_core.modality import Modality
+from training.synthetic import recording
+from training.synthetic.records import WorldConfig
+from training.synthetic.world import World
+
+SMALL = WorldConfig(width=64, height=48)
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bags") / "thermal"
+    count = recording.write_recording(path, World(20_001, SMALL), Modality.THERMAL, 0.5)
+    return path, count
+
+
+def messages(path):
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with rosbags.Reader(path) as reader:
+        for connection, receive_ns, raw in reader.messages():
+            message = store.deserialize_cdr(raw, connection.msgtype)
+            stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+            yield connection.topic, receive_ns, stamp, message
+
+
+def test_topics_counts_and_order(bag):
+    path, count = bag
+    found = list(messages(path))
+    assert len(found) == count == 15
+    topics = {topic for topic, *_ in found}
+    assert topics == {
+        "/thermal/rgb/image/compressed",
+        "/thermal/x/image/compressed",
+        "/thermal/label/compressed",
+    }
+    received = [receive_ns for _, receive_ns, *_ in found]
+    assert received == sorted(received)
+    assert all(receive_ns > stamp for _, receive_ns, stamp, _ in found)
+
+
+def test_stamps_run_at_ten_hertz_and_x_has_its_own_clock(bag):
+    stamps = {}
+    for topic, _, stamp, _ in messages(bag[0]):
+        stamps.setdefault(topic.split("/")[2], []).append(stamp)
+    np.testing.assert_array_equal(np.diff(stamps["rgb"]), 100_000_000)
+    assert stamps["label"] == stamps["rgb"]
+    skew = (np.array(stamps["x"]) - np.array(stamps["rgb"])) / 1e6
+    limit = recording.X_DELAY_MS + recording.X_JITTER_MS
+    assert ((skew > 0) & (skew <= limit)).all()
+    assert np.ptp(skew) > 0
+
+
+def test_contents_equal_the_records(bag):
+    world = World(20_001, SMALL)
+    record = world.record(0.0, [])
+    first = {}
+    for topic, _, _, message in messages(bag[0]):
+        first.setdefault(topic, message)
+    rgb = first["/thermal/rgb/image/compressed"]
+    picture = cv2.imdecode(rgb.data, cv2.IMREAD_COLOR)[..., ::-1]
+    assert rgb.format == "rgb8; jpeg compressed bgr8"
+    assert rgb.header.frame_id == "thermal_rgb_optical_frame"
+    assert np.abs(picture.astype(int) - record.rgb).mean() < 8
+    x = first["/thermal/x/image/compressed"]
+    counts = cv2.imdecode(x.data, cv2.IMREAD_UNCHANGED)
+    assert x.format == "mono16; png compressed "
+    assert counts.dtype == np.uint16
+    assert counts.shape == (48, 64)
+    label = first["/thermal/label/compressed"]
+    ids = cv2.imdecode(label.data, cv2.IMREAD_UNCHANGED)
+    unified = synthetic_label_space().unify(record.labels, "synthetic_street")
+    np.testing.assert_array_equal(ids, unified)
+
+
+def test_an_existing_folder_is_kept(tmp_path):
+    with pytest.raises(DataError, match="exists already"):
+        recording.write_recording(tmp_path, World(20_001, SMALL), Modality.THERMAL, 0.1)
