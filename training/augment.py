@@ -29,6 +29,15 @@ class AugmentConfig(Config):
     crop_width: int = option(512, doc="width of a training image", unit="px", low=32)
     min_scale: float = option(0.5, doc="smallest enlargement before the crop", low=0.1, high=8)
     max_scale: float = option(2.0, doc="largest enlargement before the crop", low=0.1, high=8)
+    small_share: float = option(
+        0.0,
+        doc="share of the run, from its start, that is trained on smaller pictures of the same views",
+        low=0,
+        high=1,
+    )
+    small_scale: float = option(
+        0.5, doc="size of these pictures relative to the rest of the run", low=0.1, high=1
+    )
     flip: float = option(0.5, doc="probability of mirroring left and right", low=0, high=1)
     jitter: float = option(0.2, doc="probability of changing RGB's colours", low=0, high=1)
     jitter_strength: float = option(
@@ -40,6 +49,24 @@ class AugmentConfig(Config):
     )
     drop_x: float = option(0.0, doc="probability of a sample without X (zeros)", low=0, high=1)
     drop_rgb: float = option(0.0, doc="probability of a sample without RGB (zeros)", low=0, high=1)
+
+
+def at_progress(config: AugmentConfig, progress: float) -> AugmentConfig:
+    """The options that hold at a moment of the run; `progress` rises from 0 to 1.
+
+    Small pictures cost a fraction and teach the layout of scenes; fine detail is learned afterwards.
+    """
+    if progress >= config.small_share:
+        return config
+    scale = config.small_scale
+    return config.model_copy(
+        update={
+            "crop_height": max(32, round(config.crop_height * scale)),
+            "crop_width": max(32, round(config.crop_width * scale)),
+            "min_scale": config.min_scale * scale,
+            "max_scale": config.max_scale * scale,
+        }
+    )
 
 
 @dataclass(frozen=True, eq=False)

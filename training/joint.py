@@ -20,7 +20,7 @@ from segrgbx_core.batch import resize_image
 from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.labels import LabelSpace
-from training.augment import AugmentConfig, Views, augment
+from training.augment import AugmentConfig, Views, at_progress, augment
 from training.datasets import Reader
 
 
@@ -190,9 +190,14 @@ class JointDataset(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, sources: Sequence[Source], plan: DrawPlan, preparation: Preparation
+        self,
+        sources: Sequence[Source],
+        plan: DrawPlan,
+        preparation: Preparation,
+        batch_size: int = 1,
     ) -> None:
         self.sources, self.plan, self.preparation = tuple(sources), plan, preparation
+        self.batch_size = batch_size
         names = [native.name for native in preparation.label_space.natives]
         self._native = [names.index(source.reader.native) for source in self.sources]
         self._frames: dict[tuple[int, int], Views] = {}
@@ -205,7 +210,9 @@ class JointDataset(Dataset[dict[str, Tensor]]):
         source = self.sources[position]
         frame = self._frame(position, index)
         config = self.preparation
-        views, variant = augment(frame, config.augment, config.encoding, self.plan.rng(draw))
+        first = draw - draw % self.batch_size  # one size for all samples of a step
+        options = at_progress(config.augment, first / len(self.plan))
+        views, variant = augment(frame, options, config.encoding, self.plan.rng(draw))
         item = {
             "rgb": views.rgb,
             "x": views.x.contiguous(),

@@ -191,7 +191,7 @@ class SegmentationTask:
         run = self.config.run
         sizes = [len(source.reader) for source in sources]
         plan = plan_draws(sizes, self.weights, run.steps * run.batch_size, run.seed)
-        return JointDataset(sources, plan, self.preparation)
+        return JointDataset(sources, plan, self.preparation, run.batch_size)
 
     def _class_weights(self, sources: Sequence[Source]) -> Tensor | None:
         config = self.config.loss

@@ -12,6 +12,7 @@ from training.augment import (
     Variant,
     Views,
     Window,
+    at_progress,
     augment,
     crop_resized,
     mirror,
@@ -160,6 +161,15 @@ def test_a_modality_can_be_dropped_but_never_both():
         assert (views.x.max() == 0) == (variant is Variant.WITHOUT_X)
         assert (views.rgb.max() == 0) == (variant is Variant.WITHOUT_RGB)
     assert seen == set(Variant)
+
+
+def test_a_run_may_begin_with_smaller_pictures_of_the_same_views():
+    options = config(small_share=0.5, small_scale=0.5, crop_height=80, crop_width=128)
+    early, late = at_progress(options, 0.49), at_progress(options, 0.5)
+    assert late == options
+    assert (early.crop_height, early.crop_width) == (40, 64)
+    assert early.crop_height / early.min_scale == options.crop_height / options.min_scale
+    assert early.crop_width / early.max_scale == options.crop_width / options.max_scale
 
 
 def test_the_same_number_gives_the_same_view():

@@ -1,5 +1,7 @@
 """The joint stream: shares, fairness, epochs, resuming, ranks; and what an item holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,14 @@ def test_frames_are_kept_only_when_asked():
         kept = [dataset[draw] for draw in range(12)]
         assert reader.reads == reads
         assert torch.equal(kept[3]["x"], dataset[3]["x"])
+
+
+def test_all_samples_of_a_step_have_one_size():
+    plan = plan_draws([4], [1.0], 12, seed=0)
+    augment = AugmentConfig(crop_height=80, crop_width=64, small_share=0.6, small_scale=0.5)
+    dataset = JointDataset([Source(thermal())], plan, replace(preparation(), augment=augment), 3)
+    heights = [dataset[draw]["rgb"].shape[1] for draw in range(12)]
+    assert heights == [40] * 9 + [80] * 3
 
 
 def test_classes_are_counted_by_share():
