@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from segrgbx_ros.bags import COMPRESSED_IMAGE, IMAGE, LABEL_INFO, STRING, new_ty
 
 
 class BagWriter:
-    """Writes a new recording; use it in a `with` block.
+    """Writes a new recording; use it in a `with` block, which removes it after an error.
 
     Args:
         path: folder to make; it must not exist.
@@ -58,6 +59,8 @@ class BagWriter:
         trace: TracebackType | None,
     ) -> None:
         self._writer.close()
+        if kind is not None:  # half a recording is worse than none
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write(self, topic: str, message: Any, receive_ns: int, *, latched: bool = False) -> None:
         """Appends a message made with `image`, `compressed`, `string` or from `types`.

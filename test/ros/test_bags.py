@@ -214,6 +214,17 @@ def test_writer_refuses_to_overwrite(tmp_path, picture):
         BagWriter(tmp_path / "bag")
 
 
+def test_nothing_remains_after_an_error(tmp_path, picture):
+    def fail():
+        with BagWriter(tmp_path / "bag") as bag:
+            bag.write("/a", bag.image(picture, "16UC1", 1), 1)
+            raise RuntimeError("full disk")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not (tmp_path / "bag").exists()
+
+
 def test_big_endian_arrays_are_written_in_little_endian(tmp_path, picture):
     with BagWriter(tmp_path / "bag") as bag:
         message = bag.image(picture.astype(">u2"), "16UC1", 0)

@@ -1,6 +1,8 @@
 """Segmenting and scoring a recording without ROS."""
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -349,6 +351,18 @@ def test_translator_goes_between_all_spaces():
     assert set(there[there != VOID]) <= set(range(space.native("synthetic_street").num_classes))
     with pytest.raises(ConfigError):
         translator(space, "mfnett", UNIFIED)
+
+
+def test_failed_replay_leaves_no_recording(recording, config, tmp_path):
+    more = ["--checkpoint", "nowhere.safetensors", "--write-bag", str(tmp_path / "bag")]
+    assert run(recording, config, tmp_path / "out", *more) == 2
+    assert not (tmp_path / "bag").exists()
+
+
+def test_needs_neither_ros_nor_torch_to_start():
+    code = "import sys, segrgbx_ros.replay; print({'rclpy', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_spread_covers_both_ends():
