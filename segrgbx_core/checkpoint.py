@@ -146,8 +146,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
     parts = _split(path, tensors)
     for part, module in zip(_PARTS, (model, ma_clip), strict=True):
         check_keys(module.state_dict(), parts[part], f"checkpoint {path}, {part}")
-    model.load_state_dict(parts["model"])
-    ma_clip.load_state_dict(parts["ma_clip"], assign=True)
+        module.load_state_dict(parts[part], assign=True)
     ma_clip.reset_normalisation()
     return LoadedCheckpoint(
         name=Path(path).name,

@@ -108,9 +108,9 @@ class Segmenter:
         for layer in self._model.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.to(memory_format=self._layout)
-        if merge_for is not None and checkpoint.contract.ma_clip.lora_rank:
+        if merge_for is not None:
             checkpoint.require(merge_for)
-            self._ma_clip.merge(merge_for)
+            self._ma_clip.merge(merge_for, keep_base=False)
         # The frozen tower is cast once; SegRGB-X keeps float32 weights and runs under autocast,
         # which leaves norms, softmax and sums in float32.
         self._ma_clip.tower.to(_DTYPES[self.precision])

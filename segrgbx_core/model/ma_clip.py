@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from segrgbx_core.config import Config, option
-from segrgbx_core.errors import ConfigError
+from segrgbx_core.errors import CheckpointError, ConfigError
 from segrgbx_core.modality import Modality
 from segrgbx_core.model.lora import LoraLinear, add_pool, pool_layers, selection_mask
 
@@ -193,14 +193,20 @@ class ModalityAwareClip(nn.Module):
             self.selection.mask = None
 
     @torch.no_grad()
-    def merge(self, modality: Modality) -> None:
+    def merge(self, modality: Modality, keep_base: bool = True) -> None:
         """Adds one adapter to the weights: no cost per frame, but only this modality is served.
 
-        The weights from before wait in host memory for `unmerge`.
+        Args:
+            modality: whose adapter.
+            keep_base: the weights from before wait in host memory for `unmerge`; False saves that
+                memory, and the choice is final.
         """
         self.unmerge()
+        if self.selection is None:
+            return
         for name, layer in pool_layers(self.tower):
-            self._unmerged[name] = layer.weight.detach().to("cpu", copy=True)
+            if keep_base:
+                self._unmerged[name] = layer.weight.detach().to("cpu", copy=True)
             layer.weight.copy_(
                 layer.weight.float() + layer.delta(modality, self.config.lora_alpha)
             )
@@ -209,6 +215,8 @@ class ModalityAwareClip(nn.Module):
     @torch.no_grad()
     def unmerge(self) -> None:
         """Puts back the weights from before `merge`, bit for bit."""
+        if self.merged is not None and not self._unmerged:
+            raise CheckpointError(f"MA-CLIP: {self.merged} was merged for good; load anew")
         for name, base in self._unmerged.items():
             layer = self.tower.get_submodule(name)
             assert isinstance(layer, LoraLinear)

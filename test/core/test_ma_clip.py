@@ -109,6 +109,24 @@ def test_merged_equals_mixed_and_unmerging_is_exact(modality):
     assert all(torch.equal(before[k], v) for k, v in ma_clip.state_dict().items())
 
 
+def test_merging_for_good_answers_alike_and_is_final():
+    ma_clip = tiny()
+    rgb, x = pairs(1)
+    chosen = index(Modality.DEPTH)
+    expected = ma_clip(rgb, x, chosen)[0]
+    ma_clip.merge(Modality.DEPTH, keep_base=False)
+    torch.testing.assert_close(ma_clip(rgb, x, chosen)[0], expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(CheckpointError, match="depth was merged for good"):
+        ma_clip.merge(Modality.EVENT)
+
+
+def test_without_a_pool_there_is_nothing_to_merge():
+    ma_clip = tiny(lora_rank=0)
+    ma_clip.merge(Modality.DEPTH)
+    assert ma_clip.merged is None
+    ma_clip.unmerge()
+
+
 def test_stays_frozen_under_train_and_optimisation():
     ma_clip = tiny()
     parent = torch.nn.ModuleDict({"clip": ma_clip, "head": torch.nn.Linear(64, 2)})
