@@ -31,7 +31,7 @@ class AugmentConfig(Config):
     max_scale: float = option(2.0, doc="largest enlargement before the crop", low=0.1, high=8)
     small_share: float = option(
         0.0,
-        doc="share of the run, from its start, that is trained on smaller pictures of the same views",
+        doc="share of the run, from its start, that sees smaller pictures of the same views",
         low=0,
         high=1,
     )
@@ -54,7 +54,7 @@ class AugmentConfig(Config):
 def at_progress(config: AugmentConfig, progress: float) -> AugmentConfig:
     """The options that hold at a moment of the run; `progress` rises from 0 to 1.
 
-    Small pictures cost a fraction and teach the layout of scenes; fine detail is learned afterwards.
+    Small pictures cost a fraction and teach the layout of scenes; fine detail is learned later.
     """
     if progress >= config.small_share:
         return config
