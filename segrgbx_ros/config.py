@@ -161,7 +161,7 @@ class QosConfig(Config):
         Reliability.BEST_EFFORT,
         doc="best_effort matches every publisher; reliable resends lost images",
     )
-    input_depth: int = option(5, doc="messages kept per input topic", low=1, high=100)
+    input_depth: int = option(10, doc="messages kept per input topic", low=1, high=100)
 
 
 class DiagnosticsConfig(Config):

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from segrgbx_ros.config import NodeConfig, Reliability, Stream, XTransport
 from segrgbx_ros.diagnostics import InputWatch, PairWatch
 
-Receive = Callable[[str, Stream, InputWatch, Any], None]
+Receive = Callable[[str, Stream, InputWatch, Any, int], None]
 
 _SHORT = {Stream.RGB: "rgb", Stream.X: "x"}
 _RELIABILITY = {
@@ -30,7 +30,8 @@ class Inputs:
     Args:
         node: owns the subscriptions.
         config: pairs, transports and quality of service.
-        receive: called with every message, its pair, stream and watch.
+        receive: called with pair, stream, watch, message and when the middleware received it, in
+            ns of the wall clock.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, receive: Receive) -> None:
@@ -94,7 +95,9 @@ class Inputs:
         subscription = self._node.create_subscription(
             Image if is_raw else CompressedImage,
             watch.topic,
-            lambda message: self._receive(pair, stream, watch, message),
+            lambda message, info: self._receive(
+                pair, stream, watch, message, info["received_timestamp"]
+            ),
             qos,
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=lambda event: self._incompatible(watch, event),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from segrgbx_core import overlay
 from segrgbx_core.labels import palette_array
 from segrgbx_core.samples import Array, Prediction, RgbxSample
 from segrgbx_ros.config import OutputConfig
+from segrgbx_ros.label_map import label_map
 from segrgbx_ros.messages import fill_image
 
 if TYPE_CHECKING:
@@ -44,22 +44,6 @@ LATCHED_QOS = QoSProfile(
 def has_label_info() -> bool:
     """True where vision_msgs is installed."""
     return LabelInfo is not None
-
-
-def label_map(labels: PublishedLabels) -> str:
-    """The published label space as JSON."""
-    classes = [
-        {"id": index, "name": name, "rgb": [int(value) for value in rgb]}
-        for index, name, rgb in zip(labels.ids, labels.names, labels.palette, strict=True)
-    ]
-    return json.dumps(
-        {
-            "label_space": labels.space,
-            "hash": labels.hash,
-            "unlabeled_id": labels.unlabeled_id,
-            "classes": classes,
-        }
-    )
 
 
 class PairOutputs:

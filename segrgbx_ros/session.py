@@ -14,6 +14,7 @@ from segrgbx_ros import messages
 from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.diagnostics import InputWatch, Throttle
 from segrgbx_ros.inputs import Inputs
+from segrgbx_ros.messages import NS_PER_S
 from segrgbx_ros.outputs import PairOutputs
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
 from segrgbx_ros.reporter import Reporter
@@ -23,6 +24,27 @@ if TYPE_CHECKING:
     from segrgbx_core.inference import Segmenter
 
 _FIRST_PERIOD_S = 1.0
+_LONGEST_QUEUE_NS = 5 * NS_PER_S
+
+
+class ArrivalClock:
+    """Wall time at which messages arrived, never running backward unless the wall clock was set.
+
+    The middleware's time of reception is used and not the time of the callback, so that a busy
+    executor makes no X look late.
+    """
+
+    def __init__(self) -> None:
+        self._newest_ns = 0
+
+    def at(self, received_ns: int) -> int:
+        """The time to pair by, in ns; for `received_ns` 0 it is now."""
+        now_ns = time.time_ns()
+        if not now_ns - _LONGEST_QUEUE_NS < received_ns < now_ns:  # not told, or another clock
+            received_ns = now_ns
+        if received_ns > self._newest_ns or now_ns < self._newest_ns - NS_PER_S:
+            self._newest_ns = received_ns
+        return self._newest_ns
 
 
 class Session:
@@ -60,6 +82,8 @@ class Session:
         )
         self._deadline = node.create_timer(_FIRST_PERIOD_S, self._on_deadline, clock=steady)
         self._deadline.cancel()
+        self._looks = 0
+        self._clock = ArrivalClock()
 
     @property
     def is_active(self) -> bool:
@@ -116,9 +140,11 @@ class Session:
         self._pipeline.clear()
         self._worker.clear()
 
-    def _on_message(self, pair: str, stream: Stream, watch: InputWatch, message: Any) -> None:
-        now_ns = time.monotonic_ns()
-        watch.arrived(now_ns, messages.encoding_of(message))
+    def _on_message(
+        self, pair: str, stream: Stream, watch: InputWatch, message: Any, received_ns: int
+    ) -> None:
+        now_ns = self._clock.at(received_ns)
+        watch.arrived(time.monotonic_ns(), messages.encoding_of(message))
         if not self._reporter.is_enabled:
             return
         if messages.stamp_ns(message) == 0:
@@ -128,19 +154,28 @@ class Session:
 
     def _on_deadline(self) -> None:
         self._deadline.cancel()
-        now_ns = time.monotonic_ns()
+        # Timers go before messages: an X that has arrived but not been handed over gets its turn.
+        self._looks += 1
+        if self._looks < 2:
+            self._arm(NS_PER_MS)
+            return
+        self._looks = 0
+        now_ns = self._clock.at(0)
         self._submit(self._pipeline.poll(now_ns), now_ns)
+
+    def _arm(self, delay_ns: int) -> None:
+        self._deadline.timer_period_ns = max(NS_PER_MS, delay_ns)
+        self._deadline.reset()
 
     def _submit(self, pairs: Sequence[PairedMessages], now_ns: int) -> None:
         if self._inputs is None:
             return
         for paired in pairs:
-            self._inputs.watches[paired.pair].paired(now_ns)
+            self._inputs.watches[paired.pair].paired(time.monotonic_ns())
             self._worker.submit(paired)
         deadline_ns = self._pipeline.next_deadline_ns()
         if deadline_ns is not None and self._deadline.is_canceled():
-            self._deadline.timer_period_ns = max(NS_PER_MS, deadline_ns - now_ns)
-            self._deadline.reset()
+            self._arm(deadline_ns - now_ns)
 
     def _deliver(self, paired: PairedMessages, sample: RgbxSample, answer: Prediction) -> None:
         """In the worker's thread."""

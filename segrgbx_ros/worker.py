@@ -196,7 +196,7 @@ class Worker:
         self._complain(paired.pair, "message", str(error))
 
     def _count(self, batch: list[PairedMessages], predictions: list[Prediction]) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = time.time_ns()
         with self._ready:
             self._report.answered += len(batch)
             self._report.batches += 1

@@ -218,7 +218,7 @@ def bench():
 def pair(stamp_ms, name="thermal", bad=False):
     pipeline = pipeline_of(pairs=["thermal", "depth"])
     pipeline.push(name, Stream.X, thermal(stamp_ms), 0)
-    (paired,) = pipeline.push(name, Stream.RGB, rgb(stamp_ms, height=8), time.monotonic_ns())
+    (paired,) = pipeline.push(name, Stream.RGB, rgb(stamp_ms, height=8), time.time_ns())
     if bad:
         paired.rgb.data = array("B")
     return paired

@@ -1,0 +1,208 @@
+"""The node as a process: parameter files, signals, exit codes, images of full size."""
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+pytestmark = pytest.mark.ros
+
+from segrgbx_core.checkpoint import random_checkpoint  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE = ROOT / "config" / "fastdds_large_images.xml"
+READY = "pair 'thermal': "
+_DOMAINS = itertools.count(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    random_checkpoint(path)
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of all processes of one test: a domain of its own, the shipped profile."""
+    return {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(1 + next(_DOMAINS) % 100),
+        "ROS_LOG_DIR": str(tmp_path),
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(PROFILE),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+class Process:
+    """A child whose output is read as it comes."""
+
+    def __init__(self, arguments, environment, log):
+        self._log = log
+        with log.open("w") as sink:
+            self.child = subprocess.Popen(
+                [sys.executable, *arguments], env=environment, stdout=sink, stderr=sink, cwd=ROOT
+            )
+
+    @property
+    def output(self):
+        return self._log.read_text()
+
+    def wait_for(self, text, seconds=60):
+        end = time.monotonic() + seconds
+        while text not in self.output:
+            assert self.child.poll() is None, self.output
+            assert time.monotonic() < end, self.output
+            time.sleep(0.02)
+
+    def end(self, number=None, seconds=30):
+        if number is not None:
+            self.child.send_signal(number)
+        return self.child.wait(seconds)
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    """Starts processes and leaves none behind."""
+    processes = []
+
+    def start(*arguments):
+        log = tmp_path / f"process{len(processes)}.txt"
+        processes.append(Process(arguments, environment, log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.child.poll() is None:
+            process.child.kill()
+            process.child.wait()
+
+
+def node(*arguments):
+    return ("-m", "segrgbx_ros.node", "--ros-args", *arguments)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_runs_from_the_shipped_file_and_ends_clean(run, checkpoint, number):
+    process = run(
+        *node("--params-file", "config/thermal.yaml", "-p", f"model.checkpoint:={checkpoint}")
+    )
+    process.wait_for(READY)
+    assert process.end(number) == 0, process.output
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_the_model_loads_ends_clean(run, checkpoint, number):
+    process = run(*node("-p", f"model.checkpoint:={checkpoint}"))
+    end = time.monotonic() + 30
+    while not _imports_torch(process.child.pid):
+        assert time.monotonic() < end, process.output
+        time.sleep(0.01)
+    assert process.end(number) == 0, process.output
+    assert "Traceback" not in process.output
+    assert "FATAL" not in process.output
+
+
+def _imports_torch(pid):
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "sync.max_dt:=3.0"], "unknown option 'sync.max_dt' (did you mean 'max_dt_ms'?)"),
+        (["-p", "model.checkpoint:=/nowhere.safetensors"], "/nowhere.safetensors"),
+    ],
+)
+def test_what_cannot_be_configured_ends_with_one_sentence_and_code_one(run, arguments, sentence):
+    process = run(*node(*arguments))
+    assert process.end(seconds=60) == 1
+    fatal = [line for line in process.output.splitlines() if "[FATAL]" in line]
+    assert len(fatal) == 1
+    assert sentence in fatal[0]
+    assert "Traceback" not in process.output
+
+
+SENDER = textwrap.dedent(
+    """
+    import time
+    import numpy as np, rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
+    from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+    from sensor_msgs.msg import Image
+    from segrgbx_ros.messages import fill_image
+
+    NUMBER, RATE_HZ = 60, 20
+    rclpy.init()
+    sender = rclpy.create_node("sender")
+    qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    topics = ("thermal/rgb/image", "thermal/x/image")
+    rgb, x = (sender.create_publisher(Image, topic, qos) for topic in topics)
+    values, masks = {}, []
+
+    def heard(report):
+        for status in report.status:
+            values.update({pair.key: pair.value for pair in status.values})
+
+    sender.create_subscription(DiagnosticArray, "/diagnostics", heard, 10)
+    sender.create_subscription(Image, "thermal/mask", masks.append, 10)
+    while not (rgb.get_subscription_count() and x.get_subscription_count()):
+        rclpy.spin_once(sender, timeout_sec=0.05)
+    while "pairs" not in values:
+        rclpy.spin_once(sender, timeout_sec=0.05)
+    time.sleep(0.5)
+    before = dict(values)
+
+    def new(key):
+        return int(values[key]) - int(before[key])
+
+    pictures = (
+        fill_image(Image(), np.random.randint(0, 255, (720, 1280, 3), np.uint8), "rgb8"),
+        fill_image(Image(), np.full((512, 640), 29315, np.uint16), "16UC1"),
+    )
+    start = time.monotonic()
+    for number in range(NUMBER):
+        stamp = sender.get_clock().now().to_msg()
+        for publisher, picture in zip((rgb, x), pictures):
+            picture.header.stamp = stamp
+            publisher.publish(picture)
+        while time.monotonic() < start + (number + 1) / RATE_HZ:
+            rclpy.spin_once(sender, timeout_sec=0.005)
+    end = time.monotonic() + 4
+    while time.monotonic() < end and new("pairs") != NUMBER:
+        rclpy.spin_once(sender, timeout_sec=0.05)
+    counts = {key: new(key) for key in ("rgb_received", "x_received", "pairs")}
+    print("sent", NUMBER, "rgb", counts["rgb_received"], "x", counts["x_received"],
+          "pairs", counts["pairs"], "masks", len(masks), flush=True)
+    rclpy.shutdown()
+    """
+)
+
+
+def test_images_of_full_size_at_20_hz_arrive_complete(run, checkpoint):
+    """Without the profile next to nothing arrives; an overloaded machine gets three tries."""
+    served = run(*node("-p", f"model.checkpoint:={checkpoint}", "-p", "diagnostics.period_s:=0.2"))
+    served.wait_for(READY)
+    for _ in range(3):
+        sender = run("-c", SENDER)
+        assert sender.end(seconds=60) == 0, sender.output
+        words = re.findall(r"\w+", sender.output.splitlines()[-1])
+        counts = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+        if counts["rgb"] == counts["x"] == counts["pairs"] == counts["sent"]:
+            break
+    else:
+        pytest.fail(f"incomplete: {counts}")
+    assert counts["masks"] > 0, "newest wins, so not every pair has its mask"

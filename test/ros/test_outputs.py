@@ -1,0 +1,228 @@
+"""What goes out besides images (label_info), and what the diagnostics say: no DDS needed."""
+
+import json
+import time
+from array import array
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+pytestmark = pytest.mark.ros
+
+from builtin_interfaces.msg import Time  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+
+from segrgbx_core.align import AlignCounts  # noqa: E402
+from segrgbx_core.modality import Modality  # noqa: E402
+from segrgbx_core.samples import Prediction, RgbxSample  # noqa: E402
+from segrgbx_ros import outputs  # noqa: E402
+from segrgbx_ros.config import DiagnosticsConfig, OutputConfig  # noqa: E402
+from segrgbx_ros.diagnostics import (  # noqa: E402
+    ERROR,
+    OK,
+    WARN,
+    InputWatch,
+    PairWatch,
+    Status,
+    Throttle,
+    inference_status,
+    input_status,
+    sync_status,
+    to_message,
+)
+from segrgbx_ros.session import ArrivalClock  # noqa: E402
+from segrgbx_ros.worker import WorkReport  # noqa: E402
+
+LABELS = SimpleNamespace(
+    space="two",
+    names=("road", "car"),
+    palette=((1, 2, 3), (4, 5, 6)),
+    hash="abc",
+    unlabeled_id=255,
+    ids=(0, 1),
+)
+
+
+class FakeNode:
+    """Publishers that remember; `watched` topics have a subscriber."""
+
+    def __init__(self):
+        self.sent = []
+        self.qos = {}
+        self.watched = set()
+
+    def create_publisher(self, _kind, topic, qos, **_):
+        self.qos[topic] = qos
+        return SimpleNamespace(
+            topic_name=topic,
+            publish=lambda message: self.sent.append((topic, message)),
+            get_subscription_count=lambda: int(topic in self.watched),
+        )
+
+    create_lifecycle_publisher = create_publisher
+
+    def get_clock(self):
+        return SimpleNamespace(now=lambda: SimpleNamespace(to_msg=lambda: Time(sec=7)))
+
+
+@pytest.fixture
+def answer():
+    sample = RgbxSample(
+        rgb=np.full((4, 6, 3), 100, np.uint8),
+        x=np.zeros((2, 2), np.uint16),
+        modality=Modality.THERMAL,
+    )
+    prediction = Prediction(
+        labels=np.tile(np.uint8([0, 1, 255]), (4, 2)),
+        confidence=np.full((4, 6), 200, np.uint8),
+        x_image=np.full((2, 2, 3), 0.5, np.float32),
+        modality=Modality.THERMAL,
+        stamp_ns=5,
+        frame_id="camera",
+    )
+    return Header(stamp=Time(sec=1, nanosec=2), frame_id="camera"), sample, prediction
+
+
+def test_mask_goes_first_and_pictures_need_an_audience(answer):
+    node = FakeNode()
+    pair = outputs.PairOutputs(node, "thermal", LABELS, {})
+    node.watched = {"thermal/mask_color", "thermal/overlay"}
+    pair.publish(*answer, OutputConfig(publish_overlay=False))
+    assert [topic for topic, _ in node.sent] == [
+        "thermal/mask",
+        "thermal/confidence",
+        "thermal/mask_color",
+    ]
+    for _, message in node.sent:
+        assert message.header == answer[0]
+        assert isinstance(message.data, array)
+    colours = np.frombuffer(node.sent[2][1].data, np.uint8).reshape(4, 6, 3)
+    assert colours[0, :3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
+
+
+def test_label_info_is_published_where_vision_msgs_is_installed(monkeypatch):
+    class LabelInfo(SimpleNamespace):
+        def __init__(self, threshold):
+            super().__init__(threshold=threshold, header=Header(), class_map=[])
+
+    monkeypatch.setattr(outputs, "LabelInfo", LabelInfo)
+    monkeypatch.setattr(outputs, "VisionClass", SimpleNamespace, raising=False)
+    node = FakeNode()
+    outputs.PairOutputs(node, "thermal", LABELS, {}).publish_labels(0.25)
+    sent = dict(node.sent)
+    info = sent["thermal/label_info"]
+    assert info.threshold == 0.25
+    assert info.header.stamp.sec == 7
+    assert [(c.class_id, c.class_name) for c in info.class_map] == [(0, "road"), (1, "car")]
+    for topic in ("thermal/label_info", "thermal/label_map"):
+        assert node.qos[topic] == outputs.LATCHED_QOS
+    described = json.loads(sent["thermal/label_map"].data)
+    assert described["classes"][1] == {"id": 1, "name": "car", "rgb": [4, 5, 6]}
+
+
+# ---- diagnostics ----
+
+LIMITS = DiagnosticsConfig()
+
+
+def watch(rgb_hz=20.0, x_hz=20.0):
+    now_ns = time.monotonic_ns()
+    inputs = {name: InputWatch(f"/{name}") for name in ("rgb", "x")}
+    for one, rate in zip(inputs.values(), (rgb_hz, x_hz), strict=True):
+        for number in range(5 if rate else 0):
+            one.arrived(now_ns - round((4 - number) * 1e9 / rate), "mono8")
+    return PairWatch("thermal", inputs)
+
+
+def test_rates_are_measured_and_slow_inputs_reported():
+    status = input_status(watch(), [], LIMITS)
+    assert (status.level, status.message) == (OK, "receiving")
+    assert float(status.values["rgb_hz"]) == pytest.approx(20, rel=0.1)
+    slow = input_status(watch(x_hz=3.0), [], LIMITS)
+    assert slow.level == WARN
+    assert "'/x' at 3.0 Hz, below 5 Hz" in slow.message
+
+
+def test_silence_has_a_reason():
+    now_ns = time.monotonic_ns()
+    topic = InputWatch("/x")
+    assert "no publisher; check the remapping" in topic.silence(now_ns, 0)
+    assert "'/x/compressed' has one" in topic.silence(now_ns, 0, "/x/compressed")
+    assert "Fast DDS profile" in topic.silence(now_ns, 1)
+    topic.incompatible.add("RELIABILITY")
+    assert "QoS does not match (RELIABILITY)" in topic.silence(now_ns, 1)
+    topic = InputWatch("/x")
+    topic.arrived(now_ns - 3 * 10**9, "mono8")
+    assert topic.silence(now_ns, 1) == "'/x' has been silent for 3 s"
+    topic.arrived(now_ns, "mono8")
+    assert topic.silence(now_ns, 1) == ""
+
+
+def test_pairing_explains_itself():
+    counts = AlignCounts()
+    pair = watch()
+    status = sync_status(pair, counts, inputs_ok=False, max_dt_ms=50)
+    assert (status.level, status.message) == (ERROR, "no pairs: an input is silent")
+    counts.dropped["too_far"] = 9
+    counts.last_miss_ns = 80_000_000
+    status = sync_status(pair, counts, inputs_ok=True, max_dt_ms=50)
+    assert "too_far 9" in status.message
+    assert "+80.0 ms off, limit 50 ms; see thermal.x_offset_ms" in status.message
+    pair.paired(1)
+    assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == OK
+    counts.dt_abs_max_ns = 45_000_000
+    pair.paired(1)
+    assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == WARN
+
+
+@pytest.mark.parametrize(
+    ("report", "level", "text"),
+    [
+        (WorkReport(), OK, "idle"),
+        (WorkReport(answered=2, batches=1, latencies_ms=[10, 20]), OK, "running"),
+        (WorkReport(answered=1, batches=1, latencies_ms=[900]), WARN, "latency 900 ms is above"),
+        (WorkReport(answered=1, batches=1, replaced=3), WARN, "75% of the pairs were replaced"),
+    ],
+)
+def test_inference_explains_itself(report, level, text):
+    status = inference_status(report, 1.0, {}, LIMITS)
+    assert status.level == level
+    assert text in status.message
+
+
+def test_failures_weigh_more_than_speed():
+    report = WorkReport(answered=1, batches=1, latencies_ms=[900])
+    report.failed["exception"] = 2
+    status = inference_status(report, 1.0, {"exception": 5}, LIMITS)
+    assert (status.level, status.values["failed_exception"]) == (ERROR, 5)
+    assert "2 by exception" in status.message
+
+
+def test_statuses_become_messages():
+    message = to_message("segrgbx", "cpu", [Status(WARN, "model", "hm", {"classes": 3})], Time())
+    (status,) = message.status
+    assert (status.level, status.name, status.hardware_id) == (b"\x01", "segrgbx: model", "cpu")
+    assert [(pair.key, pair.value) for pair in status.values] == [("classes", "3")]
+
+
+def test_repeated_warnings_are_held_back_and_counted():
+    said = []
+    warn = Throttle(said.append, period_s=0.05)
+    for _ in range(4):
+        warn("a", "bad")
+    warn("b", "worse")
+    assert said == ["bad", "worse"]
+    time.sleep(0.06)
+    warn("a", "bad")
+    assert said[-1] == "bad (3 more since the last)"
+
+
+def test_arrival_times_never_run_backward():
+    clock = ArrivalClock()
+    now_ns = time.time_ns()
+    assert clock.at(now_ns - 50) == now_ns - 50
+    assert clock.at(now_ns - 90) == now_ns - 50
+    assert clock.at(0) >= now_ns
+    assert clock.at(17) >= now_ns, "a time of another clock is not believed"
