@@ -309,7 +309,7 @@ class Bag:
                 self._stack.close()
             raise DataError(
                 f"{self.path}: {place}cannot be read ({_sentence(error)}); "
-                "a killed recorder leaves such files: try 'ros2 bag reindex' or record again"
+                "a killed recorder leaves such files: try 'ros2 bag reindex' or 'mcap recover'"
             ) from error
 
 
