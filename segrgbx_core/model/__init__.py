@@ -30,12 +30,12 @@ PRESETS: dict[str, ModelConfig] = {
     "tiny": _TINY,
     "b0": ModelConfig(
         backbone=BackboneConfig(embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
-        refinement=RefinementConfig(),
+        refinement=RefinementConfig(mlp_ratio=4.0),
         head=HeadConfig(embed_dim=256),
     ),
     "b1": ModelConfig(
         backbone=BackboneConfig(depths=(2, 2, 2, 2)),
-        refinement=RefinementConfig(),
+        refinement=RefinementConfig(mlp_ratio=4.0),
         head=HeadConfig(embed_dim=256),
     ),
     "b2": _mit((3, 4, 6, 3)),

@@ -96,7 +96,7 @@ class RefinementConfig(Config):
     depth: int = option(2, doc="modules in a row, each shared by both streams", low=1, high=12)
     num_heads: int = option(8, doc="attention heads", low=1)
     mlp_ratio: float = option(
-        4.0, doc="hidden width of the feed-forward layers over token width", low=0.5
+        18.0, doc="hidden width of the feed-forward layers over token width", low=0.5
     )
     num_universal: int = option(8, doc="universal prompts K", low=1, high=256)
     universal_grid: tuple[int, int] = option((8, 8), doc="rows and columns of a universal prompt")

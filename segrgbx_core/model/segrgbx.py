@@ -33,7 +33,7 @@ class ModelConfig(Config):
 
     backbone: BackboneConfig = BackboneConfig()
     prompts: PromptConfig = PromptConfig()
-    refinement: RefinementConfig = RefinementConfig(mlp_ratio=18.0)
+    refinement: RefinementConfig = RefinementConfig()
     head: HeadConfig = HeadConfig()
     use_ma_clip: bool = option(True, doc="embeddings steer prompts and refinement (Table VI)")
     use_aligned_prompts: bool = option(True, doc="learned prompts per modality (Table VI)")

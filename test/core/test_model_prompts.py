@@ -23,7 +23,7 @@ CONFIG = ModelConfig(
     prompts=PromptConfig(num_control=3, num_aligned=2),
     refinement=RefinementConfig(
         num_heads=2, num_universal=3, universal_grid=(2, 2), query_grid=(2, 3), query_hidden=6,
-        position_grid=(3, 4),
+        mlp_ratio=2.0, position_grid=(3, 4),
     ),
     head=HeadConfig(embed_dim=12),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from segrgbx_core.model.refinement import (
 
 CONFIG = RefinementConfig(
     num_heads=2, num_universal=3, universal_grid=(2, 2), query_grid=(2, 2), query_hidden=6,
-    position_grid=(3, 4),
+    mlp_ratio=2.0, position_grid=(3, 4),
 )  # fmt: skip
 C, E = 8, 5
 
