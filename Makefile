@@ -12,7 +12,7 @@ READY = $(VENV)/.ready
 CODE = segrgbx_core segrgbx_ros training
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check fix clean
+.PHONY: help setup demo test quick check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ check: $(READY)  ## format, lint, import rules and types
 fix: $(READY)  ## repair format and lint where that can be done by a tool
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## write the generated pages and pictures in docs/
+	$(BIN)/python -m segrgbx_ros.parameter_table
 
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build install log dist demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
