@@ -273,7 +273,7 @@ def device_status(segmenter: Any) -> Status:
 
 
 def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], stamp: Any) -> Any:
-    """A DiagnosticArray; only where `is_available`."""
+    """A DiagnosticArray; only where `message_type` gives one."""
     array = DiagnosticArray()
     array.header.stamp = stamp
     array.status = [
@@ -289,9 +289,9 @@ def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], sta
     return array
 
 
-def is_available() -> bool:
-    """True where diagnostic_msgs is installed."""
-    return DiagnosticArray is not None
+def message_type() -> Any | None:
+    """diagnostic_msgs/DiagnosticArray, None where it is not installed."""
+    return DiagnosticArray
 
 
 class Throttle:

@@ -200,7 +200,7 @@ def fill_image(message: Any, pixels: Array, encoding: str) -> Any:
     # array.array filled at once: any other type makes rclpy copy element by element (hundreds of
     # ms).
     data = array("B")
-    data.frombytes(memoryview(pixels).cast("B"))
+    data.frombytes(pixels.data.cast("B"))
     message.data = data
     return message
 
@@ -227,7 +227,8 @@ def _plain(message: Any, name: str, height: int, width: int, layout: _Layout) ->
         raise EncodingError(f"{available} bytes of data; {width}x{height} '{name}' needs {needed}")
     if message.is_bigendian and dtype.itemsize > 1:
         dtype = dtype.newbyteorder(">")
-    shape, strides = (height, width), (step, layout.channels * dtype.itemsize)
+    shape: tuple[int, ...] = (height, width)
+    strides: tuple[int, ...] = (step, layout.channels * dtype.itemsize)
     if layout.channels > 1:
         shape, strides = (*shape, layout.channels), (*strides, dtype.itemsize)
     pixels: Array = np.ndarray(

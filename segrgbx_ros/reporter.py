@@ -55,10 +55,9 @@ class Reporter:
         self._since_ns = time.monotonic_ns()
         self._waiting = Throttle(lambda text: node.get_logger().warning(text))
         self._publisher = None
-        if config.diagnostics.enabled and diagnostics.is_available():
-            self._publisher = node.create_publisher(
-                diagnostics.DiagnosticArray, "/diagnostics", 10
-            )
+        kind = diagnostics.message_type()
+        if config.diagnostics.enabled and kind is not None:
+            self._publisher = node.create_publisher(kind, "/diagnostics", 10)
         self.inputs: Inputs | None = None
         self.is_enabled = True
         self.incompatible: dict[str, set[str]] = {}

@@ -472,6 +472,14 @@ def test_an_unexpected_exception_in_a_transition_is_logged(rig, capfd, monkeypat
     assert one.node.trigger_configure() == SUCCESS
 
 
+def test_a_dry_run_needs_no_checkpoint_and_says_so(rig):
+    one = rig(**{"model.checkpoint": "", "model.allow_random_weights": True})
+    one.until(lambda: one.says("model", "untrained weights", 1))
+    masks = one.hear("thermal/mask")
+    ask(one)
+    one.until(lambda: masks)
+
+
 def test_autostart_gives_up_when_it_cannot_be_configured(rig):
     one = rig(wait=False, **{"model.checkpoint": "/nowhere.safetensors"})
     one.until(lambda: one.node.exit_code == 1)
