@@ -161,7 +161,7 @@ def decode_logits(
     Args:
         logits: (B, C, H, W) on the model's input grid, C at most 255.
         placements: one per sample.
-        min_confidence: pixels below this probability become void.
+        min_confidence: pixels below this probability become void; so do those without numbers.
 
     Returns:
         per sample: labels uint8 (h, w), and confidence uint8 (h, w), round(255 * probability).
@@ -190,10 +190,10 @@ def _decode_one(logits: Tensor, spot: Placement, min_confidence: float) -> Tenso
         best, labels = band.max(dim=0)  # (rows, W)
         # exp(best) / sum(exp(band)), the softmax of the best class.
         probability = (band - best).exp_().sum(dim=0).reciprocal_()
-        if min_confidence > 0:
-            labels = labels.masked_fill(probability < min_confidence, VOID)
+        # Not "<": logits that are no numbers must end as void, too.
+        labels = labels.masked_fill(~(probability >= min_confidence), VOID)
         answer[0, band_rows] = labels.to(torch.uint8)
-        answer[1, band_rows] = (probability * 255).round_().to(torch.uint8)
+        answer[1, band_rows] = (probability.nan_to_num_(0) * 255).round_().to(torch.uint8)
     return answer
 
 

@@ -144,6 +144,17 @@ def test_uncertain_pixels_become_void():
     assert confidence[0, 0] == round(255 / 4)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_become_void(broken):
+    logits = torch.zeros(1, 4, 64, 64)
+    logits[0, 1] = 5
+    logits[0, 2, :10] = broken
+    [(labels, confidence)] = decode_logits(logits, [place(64, 64, SQUARE)])
+    assert (labels[:10] == 255).all()
+    assert (confidence[:10] == 0).all()
+    assert (labels[10:] == 1).all()
+
+
 def test_logits_of_half_precision_are_decoded_in_full():
     torch.manual_seed(0)
     logits = torch.randn(1, 7, 64, 64).to(torch.bfloat16)
