@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from segrgbx_core.config import from_mapping
 from segrgbx_core.errors import ConfigError, did_you_mean
 from segrgbx_core.modality import Modality
+from training.datasets.deliver import DeliverReader
 from training.datasets.labelled import Labelled, Reader
+from training.datasets.mfnet import MfnetReader
+from training.datasets.nyu import NyuReader
 from training.datasets.synthetic import SyntheticReader
+from training.datasets.urbanlf import UrbanLfReader
+from training.datasets.zju_rgbp import ZjuReader
 
 __all__ = ["READERS", "Labelled", "Reader", "open_reader"]
 
-READERS: dict[str, Callable[[Path, str, Modality], Reader]] = {"synthetic_street": SyntheticReader}
-"""Name of a data set to what opens it: root folder, split, modality."""
+READERS: dict[str, Callable[..., Reader]] = {
+    "deliver": DeliverReader,
+    "mfnet": MfnetReader,
+    "nyu": NyuReader,
+    "synthetic_street": SyntheticReader,
+    "urbanlf": UrbanLfReader,
+    "zju_rgbp": ZjuReader,
+}
+"""Name of a data set to what opens it: root folder, split, modality, and its options if any."""
 
 
-def open_reader(name: str, root: Path | str, split: str, modality: Modality) -> Reader:
+def open_reader(
+    name: str,
+    root: Path | str,
+    split: str,
+    modality: Modality,
+    options: Mapping[str, Any] | None = None,
+) -> Reader:
     """Opens one split of a data set.
 
+    Args:
+        name: key of `READERS`.
+        root: folder of the data set.
+        split: train, val or test, as far as the data set has them.
+        modality: its X.
+        options: the data set's own options by name, such as `{"weather": ["rain"]}`.
+
     Raises:
-        ConfigError: when the data set is not known or has no such split.
+        ConfigError: when the data set is not known, or has no such split or option.
         DataError: when its files are missing.
     """
     if name not in READERS:
         raise ConfigError(f"data set '{name}' is not known{did_you_mean(name, READERS)}")
-    return READERS[name](Path(root), split, modality)
+    opens = READERS[name]
+    if not options:
+        return opens(Path(root), split, modality)
+    known = getattr(opens, "options", None)
+    if known is None:
+        raise ConfigError(f"data set '{name}' has no options; got {', '.join(options)}")
+    return opens(Path(root), split, modality, from_mapping(known, options, f"data set '{name}'"))
