@@ -11,7 +11,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from segrgbx_core.errors import DataError
 from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import Modality
+from segrgbx_core.modality import MODALITIES, Modality
 from training.synthetic import recording
 from training.synthetic.records import WorldConfig
 from training.synthetic.world import World
@@ -22,7 +22,7 @@ SMALL = WorldConfig(width=64, height=48)
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp("bags") / "thermal"
-    count = recording.write_recording(path, World(20_001, SMALL), Modality.THERMAL, 0.5)
+    count = recording.write_recording(path, World(20_001, SMALL), [Modality.THERMAL], 0.5)
     return path, count
 
 
@@ -86,4 +86,29 @@ def test_contents_equal_the_records(bag):
 
 def test_an_existing_folder_is_kept(tmp_path):
     with pytest.raises(DataError, match="exists already"):
-        recording.write_recording(tmp_path, World(20_001, SMALL), Modality.THERMAL, 0.1)
+        recording.write_recording(tmp_path, World(20_001, SMALL), [Modality.THERMAL], 0.1)
+
+
+def test_every_modality_is_published_as_its_driver_would(tmp_path):
+    path = tmp_path / "all"
+    world = World(20_001, SMALL)
+    assert recording.write_recording(path, world, MODALITIES, 0.1) == 15
+    images = {}
+    for topic, _, _, message in messages(path):
+        if "/x/" in topic:
+            pair = topic.split("/")[1]
+            images[pair] = message.format, cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
+    assert images["depth"][0].startswith("16UC1;")
+    assert images["depth"][1].dtype == np.uint16
+    assert images["depth"][1].max() > 2000
+    assert images["polarization"][1].dtype == np.uint16
+    assert images["polarization"][1].shape == (48, 64)
+    assert images["light_field"][1].shape == (48, 64, 3)
+    drawn = {tuple(colour) for colour in images["event"][1].reshape(-1, 3)}
+    assert drawn <= {(255, 255, 255), (255, 0, 0), (0, 0, 255)}
+
+
+def test_a_record_without_the_sensor_is_refused():
+    record = World(20_001, SMALL).record(0.0, [])
+    with pytest.raises(DataError, match="holds no depth"):
+        recording.x_image(record, Modality.DEPTH)

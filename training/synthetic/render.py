@@ -154,8 +154,20 @@ def parse_sensors(text: str, seed: int = 0) -> tuple[Modality, ...]:
     return tuple(known[name] for name in text.split(","))
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """`"320x240"` as width and height.
+
+    Raises:
+        DataError: for anything else.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise DataError(f"size '{text}' is not WIDTHxHEIGHT, such as 320x240")
+    return int(width), int(height)
+
+
 def _config(options: argparse.Namespace) -> WorldConfig:
-    width, height = (int(part) for part in options.size.split("x"))
+    width, height = parse_size(options.size)
     values: dict[str, Any] = {"width": width, "height": height}
     for item in options.set:
         name, _, value = item.partition("=")
