@@ -243,19 +243,26 @@ class EventBuffer:
 
     def __init__(self, window: EventWindow) -> None:
         self.window = window
+        self._reached_ns: int | None = None
 
-    def add(self, stamp_ns: int, x: Events) -> Drop | None:  # noqa: ARG002 - events carry times
-        """See `XBuffer.add`; the window counts what it loses itself."""
+    def add(self, stamp_ns: int, x: Events) -> Drop | None:
+        """See `XBuffer.add`; the window counts what it loses itself.
+
+        Args:
+            stamp_ns: how far the stream has come, later than the newest event where the sensor
+                saw nothing since.
+            x: events, perhaps none.
+        """
         self.window.push(x)
+        self._reached_ns = max(stamp_ns, self._reached_ns or stamp_ns)
         return None
 
     def nearest(self, stamp_ns: int) -> KeptX[Events] | None:
         """The window that ends at the stamp."""
-        last = self.window.last_ns
         events = self.window.cut(stamp_ns)
-        if last is None or events is None:
+        if self._reached_ns is None or events is None:
             return None
-        return KeptX(min(last, stamp_ns), events, is_used=True)
+        return KeptX(min(self._reached_ns, stamp_ns), events, is_used=True)
 
     last_before = nearest
 
@@ -266,6 +273,7 @@ class EventBuffer:
     def clear(self) -> int:
         """See `XBuffer.clear`."""
         self.window.clear()
+        self._reached_ns = None
         return 0
 
 

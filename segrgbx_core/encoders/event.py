@@ -72,9 +72,39 @@ class EventEncoding(Config):
     )
 
 
+class TimeSource(str, Enum):
+    """How the sensor's time becomes the time of the stamps."""
+
+    SENSOR_ALIGNED = "sensor_aligned"
+    HEADER = "header"
+
+
+class EventMessage(str, Enum):
+    """Message type of an event stream."""
+
+    PACKET = "event_camera_msgs/msg/EventPacket"
+    DVS_ARRAY = "dvs_msgs/msg/EventArray"
+    PROPHESEE_ARRAY = "prophesee_event_msgs/msg/EventArray"
+
+
 class EventSensor(Config):
     """Facts about the event driver."""
 
+    message_type: EventMessage = option(
+        EventMessage.PACKET, doc="type that the driver publishes; a recording tells by itself"
+    )
+    time_source: TimeSource = option(
+        TimeSource.SENSOR_ALIGNED,
+        doc="sensor_aligned: sensor time, moved by the smoothed distance of the stamps; "
+        "header: each message begins at its own stamp",
+    )
+    max_buffer_mb: int = option(
+        64,
+        doc="memory for events that wait, per pair; the oldest go first",
+        unit="MB",
+        low=1,
+        high=1024,
+    )
     inverted_polarity: bool = option(
         False, doc="true where the driver's polarity 1 means darker instead of brighter"
     )

@@ -254,3 +254,14 @@ def test_clock_leaves_its_input_alone():
     assert len(clock.to_stamp_clock(100 * MS, times[:0])) == 0
     clock.reset()
     assert clock.to_stamp_clock(9 * MS, times)[0] == 9 * MS
+
+
+def test_a_stream_that_reports_time_without_events_makes_empty_windows():
+    aligner = event_aligner(AlignConfig(max_dt_ms=5), WINDOW)
+    push(aligner, [10], 11)
+    aligner.push_rgb(200 * MS, "rgb", 200 * MS)
+    (match,) = aligner.push_x(205 * MS, events([]), 206 * MS)
+    assert len(match.x) == 0
+    assert match.dt_ns == 0
+    aligner.clear()
+    assert aligner.push_rgb(300 * MS, "rgb", 300 * MS) + aligner.poll(400 * MS) == []
