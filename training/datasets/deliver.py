@@ -105,6 +105,8 @@ class DeliverReader(FileReader):
     """
 
     options = DeliverOptions
+    splits = tuple(COUNTS)
+    modalities = (Modality.EVENT, Modality.DEPTH)
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class DeliverReader(FileReader):
     ) -> None:
         chosen = options or DeliverOptions()
         require_split(DELIVER, split, tuple(COUNTS))
-        require_modality(DELIVER, modality, (Modality.EVENT, Modality.DEPTH))
+        require_modality(DELIVER, modality, self.modalities)
         kind = _kind(chosen.x, modality)
         description = Description(
             DELIVER,

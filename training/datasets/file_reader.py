@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -112,6 +113,8 @@ class FileReader(ABC):
         modality: X.
         space: the label space.
         sensor: what an encoder must know about the sensors behind the files.
+        splits: the published splits that have labels.
+        modalities: the X that the data set offers, the usual one first.
 
     Args:
         description: what is being opened; coding, size and count are filled in here.
@@ -123,6 +126,8 @@ class FileReader(ABC):
     """
 
     sensor = SensorConfig()
+    splits: ClassVar[tuple[str, ...]]
+    modalities: ClassVar[tuple[Modality, ...]]
 
     def __init__(self, description: Description, listing: Listing, labels: LabelFiles) -> None:
         self.native, self.modality = description.space.name, description.modality

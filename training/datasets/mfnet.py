@@ -76,6 +76,8 @@ class MfnetReader(FileReader):
     """
 
     options = MfnetOptions
+    splits = tuple(COUNTS)
+    modalities = (Modality.THERMAL,)
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class MfnetReader(FileReader):
     ) -> None:
         chosen = options or MfnetOptions()
         require_split(MFNET, split, tuple(COUNTS))
-        require_modality(MFNET, modality, (Modality.THERMAL,))
+        require_modality(MFNET, modality, self.modalities)
         folders = _folders(root)
         self._is_original = folders[1] is None
         description = Description(

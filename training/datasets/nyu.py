@@ -129,6 +129,8 @@ class NyuReader(FileReader):
     """
 
     options = NyuOptions
+    splits = tuple(COUNTS)
+    modalities = (Modality.DEPTH,)
     # The published centre (325.5824, 253.7362) counts the first pixel as (1, 1).
     sensor = SensorConfig(
         depth=DepthSensor(unit_16u=0.001, fx=518.8579, fy=519.4696, cx=324.5824, cy=252.7362)
@@ -144,7 +146,7 @@ class NyuReader(FileReader):
         chosen = options or NyuOptions()
         why = "; val does not exist, models are usually chosen on test" if split == "val" else ""
         require_split(NYU, split, tuple(COUNTS), why)
-        require_modality(NYU, modality, (Modality.DEPTH,))
+        require_modality(NYU, modality, self.modalities)
         pack = find_pack(root, split)
         home = root / split if pack.by_split else root
         self._x = _choose_x(chosen.x, pack, home)
@@ -223,4 +225,5 @@ def _label_files(coding: NyuCoding, listing: Listing) -> IdFiles:
         return IdFiles(NYU, 1, (0, 255), "as stated")
     if coding is NyuCoding.FROM_ZERO:
         return IdFiles(NYU, 0, (255,), "as stated")
-    return detect_offset([files.label for files in listing.files if files.label.exists()], NYU)
+    present = [files.label for files in listing.files if files.label.exists()]
+    return detect_offset(present, NYU) if present else IdFiles(NYU)

@@ -93,6 +93,8 @@ class UrbanLfReader(FileReader):
     """
 
     options = UrbanLfOptions
+    splits = ("train", "val")
+    modalities = (Modality.LIGHT_FIELD,)
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class UrbanLfReader(FileReader):
     ) -> None:
         chosen = options or UrbanLfOptions()
         require_split(URBANLF, split, tuple(_REPACK_LISTS))
-        require_modality(URBANLF, modality, (Modality.LIGHT_FIELD,))
+        require_modality(URBANLF, modality, self.modalities)
         is_repack = {"View", "Label"} <= folder_names(root)
         parts = {} if is_repack else _find_parts(root, split, chosen.part)
         description = Description(

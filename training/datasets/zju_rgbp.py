@@ -89,6 +89,8 @@ class ZjuReader(FileReader):
     """
 
     options = ZjuOptions
+    splits = tuple(COUNTS)
+    modalities = (Modality.POLARIZATION,)
     sensor = SensorConfig(
         polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4, full_scale=255)
     )
@@ -102,7 +104,7 @@ class ZjuReader(FileReader):
     ) -> None:
         self._options = options or ZjuOptions()
         require_split(ZJU, split, tuple(COUNTS))
-        require_modality(ZJU, modality, (Modality.POLARIZATION,))
+        require_modality(ZJU, modality, self.modalities)
         home = root / split
         has_angles = bool({str(angle) for angle in ANGLES} & folder_names(home))
         wanted = self._options.x
