@@ -47,10 +47,13 @@ _DEFINITIONS = {
         "std_msgs/Header header\nuint32 height\nuint32 width\nuint64 seq\nuint64 time_base\n"
         "string encoding\nbool is_bigendian\nuint8[] events\n"
     ),
-    "dvs_msgs/msg/Event": "uint16 x\nuint16 y\nbuiltin_interfaces/Time ts\nbool polarity\n",
-    "dvs_msgs/msg/EventArray": (
-        "std_msgs/Header header\nuint32 height\nuint32 width\ndvs_msgs/Event[] events\n"
-    ),
+} | {
+    f"{package}/msg/{name}": text
+    for package in ("dvs_msgs", "prophesee_event_msgs")
+    for name, text in {
+        "Event": "uint16 x\nuint16 y\nbuiltin_interfaces/Time ts\nbool polarity\n",
+        "EventArray": "std_msgs/Header header\nuint32 height\nuint32 width\nEvent[] events\n",
+    }.items()
 }
 
 

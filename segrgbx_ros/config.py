@@ -53,6 +53,14 @@ class XTransport(str, Enum):
     COMPRESSED_DEPTH = "compressedDepth"
 
 
+class XSource(str, Enum):
+    """What X arrives as."""
+
+    AUTO = "auto"
+    IMAGE = "image"
+    EVENTS = "events"
+
+
 class Reliability(str, Enum):
     """What the input subscriptions ask of their publishers."""
 
@@ -68,6 +76,9 @@ class PairConfig(Config):
     )
     rgb_transport: RgbTransport = option(RgbTransport.RAW, doc="transport of the RGB topic")
     x_transport: XTransport = option(XTransport.RAW, doc="transport of the X topic")
+    x_source: XSource = option(
+        XSource.AUTO, doc="images or an event stream; auto: events for raw X of modality event"
+    )
     x_offset_ms: float = option(
         0.0,
         doc="stamp of X minus stamp of RGB for one instant; the constant skew of the two clocks",
@@ -89,12 +100,20 @@ class PairConfig(Config):
             raise ValueError(
                 f"x_transport 'compressedDepth' carries depth only, not {self.modality}"
             )
-        if self.modality is Modality.EVENT and self.x_form is XForm.RAW:
+        if self.x_source is XSource.EVENTS and self.x_stream is not Stream.EVENTS:
             raise ValueError(
-                "raw event streams are not read by this version; "
-                "publish drawn event pictures and set x_form: image"
+                f"x_source 'events' is for raw X of modality event, not for {self.modality} "
+                f"with x_form '{self.x_form.value}'"
             )
+        if self.x_source is XSource.IMAGE and self.x_stream is Stream.EVENTS:
+            raise ValueError("images of events are drawn pictures; set x_form: image")
         return self
+
+    @property
+    def x_stream(self) -> Stream:
+        """Where X comes from: images, or an event stream."""
+        is_stream = self.modality is Modality.EVENT and self.x_form is XForm.RAW
+        return Stream.EVENTS if is_stream else Stream.X
 
 
 class ModelOptions(InferenceConfig):
@@ -212,6 +231,10 @@ class NodeConfig(Config):
     def sections(self) -> Iterator[tuple[str, PairConfig]]:
         """Every pair's name with its section, in the order of `pairs`."""
         return ((name, self.pair(name)) for name in self.pairs)
+
+    def streams(self, pair: str) -> dict[str, Stream]:
+        """The two inputs of a pair by short name."""
+        return {"rgb": Stream.RGB, "x": self.pair(pair).x_stream}
 
     def topic(self, pair: str, stream: Stream) -> str:
         """Relative topic of one input of a pair, with the suffix of its transport."""

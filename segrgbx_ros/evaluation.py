@@ -21,6 +21,7 @@ from segrgbx_core.labels import UNIFIED
 from segrgbx_core.metrics import ConfusionMatrix
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import NodeConfig, Stream
+from segrgbx_ros.event_arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
 from segrgbx_ros.report import PairReport, Report, Scores, Spread
 from segrgbx_ros.sinks import Frame, Sink
@@ -105,7 +106,7 @@ def _pairs(
         # Receive times are the clock here; one that steps back must not run the waiting backward.
         last_ns = max(last_ns, recorded.receive_ns)
         for pair, stream in routes.inputs[recorded.topic]:
-            message = bag.decode(recorded)
+            message = recorded.raw if recorded.type in ARRAY_TYPES else bag.decode(recorded)
             for paired in run.push(pair, stream, message, last_ns):
                 yield last_ns, paired
         if progress:
@@ -208,12 +209,12 @@ class _Run:
         if tally.confusion is not None:
             names = tuple(self.segmenter.classes.names)
             scores = Scores(names, tally.confusion, tally.scored, tally.unlabeled)
-        streams = {"rgb": Stream.RGB, "x": Stream.X}
+        streams = self.config.streams(pair)
         return PairReport(
             modality=self.config.pair(pair).modality.value,
             topics={name: routes.topic(pair, stream) for name, stream in streams.items()},
             rgb=tally.received[Stream.RGB],
-            x=tally.received[Stream.X],
+            x=tally.received[streams["x"]],
             paired=tally.paired,
             held=tally.held,
             rgb_only=tally.rgb_only,

@@ -14,10 +14,10 @@ import numpy as np
 
 from segrgbx_core.errors import EncodingError
 from segrgbx_ros.event_packets import EventSlice, checked_size, make_slice
+from segrgbx_ros.messages import NS_PER_S, stamp_ns
 
 TYPES = ("dvs_msgs/msg/EventArray", "prophesee_event_msgs/msg/EventArray")
 """ROS types of this layout: header, height, width, events of x, y, time and polarity."""
-_NS_PER_S = 1_000_000_000
 _PREFIX = 4  # encapsulation; alignment counts from its end
 _STRIDE = 16
 _TIME_SEC, _TIME_NANOSEC, _POLARITY, _SIZE = 6, 10, 14, 15
@@ -34,15 +34,6 @@ class EventArray:
 
     stamp_ns: int
     events: EventSlice | None
-
-
-def array_stamp_ns(raw: bytes) -> int:
-    """Stamp of a serialised message, in ns; 0 where it is too short to have one."""
-    if len(raw) < _PREFIX + 8:
-        return 0
-    order = ">" if raw[1] == 0 else "<"
-    sec = int(np.frombuffer(raw, f"{order}i4", 1, _PREFIX)[0])
-    return sec * _NS_PER_S + int(np.frombuffer(raw, f"{order}u4", 1, _PREFIX + 4)[0])
 
 
 def read_event_array(raw: bytes) -> EventArray:
@@ -69,7 +60,7 @@ def read_event_array(raw: bytes) -> EventArray:
     size = checked_size(word(place + 4), word(place))
     count, first = word(place + 8), place + 12
     if count == 0:
-        return EventArray(array_stamp_ns(raw), None)
+        return EventArray(stamp_ns(raw), None)
     # The first event lacks the two bytes of padding that the others have after x and y. Seen as if
     # it had them it begins two bytes early, and all but its x and y lie where they should.
     begin = first - 2
@@ -79,9 +70,9 @@ def read_event_array(raw: bytes) -> EventArray:
     items: Any = np.ndarray((count,), _item(order), data, begin, (_STRIDE,))
     x, y = items["x"].astype(np.int64), items["y"].astype(np.int64)
     x[0], y[0] = np.frombuffer(data, f"{order}u2", 2, first)
-    t_ns = items["sec"].astype(np.int64) * _NS_PER_S + items["nanosec"]
+    t_ns = items["sec"].astype(np.int64) * NS_PER_S + items["nanosec"]
     p = (items["p"] != 0).astype(np.uint8)
-    return EventArray(array_stamp_ns(raw), make_slice(x, y, t_ns, p, size))
+    return EventArray(stamp_ns(raw), make_slice(x, y, t_ns, p, size))
 
 
 def _item(order: str) -> np.dtype[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,15 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from segrgbx_core.encoders.event import EventMessage
+from segrgbx_core.errors import ConfigError
 from segrgbx_ros.config import NodeConfig, Reliability, Stream, XTransport
 from segrgbx_ros.diagnostics import InputWatch, PairWatch
 
 Receive = Callable[[str, Stream, InputWatch, Any, int], None]
 
-_SHORT = {Stream.RGB: "rgb", Stream.X: "x"}
+EVENT_DEPTH = 1000
+"""Event messages that may queue: none of them must be lost, and they come every few ms."""
 _RELIABILITY = {
     Reliability.BEST_EFFORT: QoSReliabilityPolicy.BEST_EFFORT,
     Reliability.RELIABLE: QoSReliabilityPolicy.RELIABLE,
@@ -44,7 +48,7 @@ class Inputs:
                 pair,
                 {
                     short: InputWatch(self._resolve(pair, stream))
-                    for stream, short in _SHORT.items()
+                    for short, stream in config.streams(pair).items()
                 },
             )
             for pair in config.pairs
@@ -53,7 +57,7 @@ class Inputs:
     def create(self) -> None:
         """Starts to listen."""
         for pair in self._config.pairs:
-            for stream, short in _SHORT.items():
+            for short, stream in self._config.streams(pair).items():
                 self._subscribe(pair, stream, self.watches[pair].inputs[short])
 
     def destroy(self) -> None:
@@ -66,7 +70,7 @@ class Inputs:
         """Why a pair's inputs give nothing, one sentence for each that is silent."""
         watches = self.watches[pair].inputs
         found = []
-        for stream, short in _SHORT.items():
+        for short, stream in self._config.streams(pair).items():
             watch = watches[short]
             count = self._node.count_publishers(watch.topic)
             twin = "" if count else self._twin(pair, stream)
@@ -87,13 +91,14 @@ class Inputs:
         return next((name for name in names if self._node.count_publishers(name)), "")
 
     def _subscribe(self, pair: str, stream: Stream, watch: InputWatch) -> None:
-        is_raw = self._config.topic(pair, stream) == f"{pair}/{stream.value}"
+        is_events = stream is Stream.EVENTS
+        kind = self._message_type(pair, stream)
         qos = QoSProfile(
-            depth=self._config.qos.input_depth,
+            depth=EVENT_DEPTH if is_events else self._config.qos.input_depth,
             reliability=_RELIABILITY[self._config.qos.input_reliability],
         )
         subscription = self._node.create_subscription(
-            Image if is_raw else CompressedImage,
+            kind,
             watch.topic,
             lambda message, info: self._receive(
                 pair, stream, watch, message, info["received_timestamp"]
@@ -104,9 +109,16 @@ class Inputs:
                 message_lost=lambda event: _lost(watch, event),
             ),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            raw=is_events and self._config.sensor.event.message_type is not EventMessage.PACKET,
         )
         watch.topic = subscription.topic_name
         self._subscriptions.append(subscription)
+
+    def _message_type(self, pair: str, stream: Stream) -> Any:
+        if stream is Stream.EVENTS:
+            return event_message_type(self._config)
+        is_raw = self._config.topic(pair, stream) == f"{pair}/{stream.value}"
+        return Image if is_raw else CompressedImage
 
     def _incompatible(self, watch: InputWatch, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
@@ -116,6 +128,38 @@ class Inputs:
                 f"topic '{watch.topic}': a publisher offers another {policy} than is asked for; "
                 "its messages do not arrive (see qos.input_reliability)"
             )
+
+
+def check_message_types(config: NodeConfig) -> None:
+    """Nothing, when the message package of every pair with an event stream is installed.
+
+    Raises:
+        ConfigError: naming the pair and what it lacks.
+    """
+    for pair in config.pairs:
+        if Stream.EVENTS in config.streams(pair).values():
+            try:
+                event_message_type(config)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"pair '{pair}': {error}, or set {pair}.x_form: image for drawn pictures"
+                ) from None
+
+
+def event_message_type(config: NodeConfig) -> Any:
+    """The message class of event streams.
+
+    Raises:
+        ConfigError: when its package is not installed.
+    """
+    name = config.sensor.event.message_type.value
+    package, folder, kind = name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{folder}"), kind)
+    except (ImportError, AttributeError):
+        raise ConfigError(
+            f"message type {name} is not installed; install the ROS package '{package}'"
+        ) from None
 
 
 def _lost(watch: InputWatch, event: Any) -> None:

@@ -9,10 +9,12 @@ through OpenCV otherwise, with equal results.
 from __future__ import annotations
 
 import re
+import struct
 import sys
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -77,7 +79,12 @@ RGB_ENCODINGS = (*COLOUR_ENCODINGS, "mono8", "mono16", "8UC1", "8UC3", "8UC4")
 
 
 def stamp_ns(message: Any) -> int:
-    """Stamp of a message with a header, in ns; 0 where the driver sets none."""
+    """Stamp of a message with a header, in ns; 0 where the driver sets none.
+
+    Serialised messages, which event arrays travel as, are read in place.
+    """
+    if isinstance(message, bytes):
+        return _serialised_stamp_ns(message)
     stamp = message.header.stamp
     return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
@@ -88,7 +95,9 @@ def is_compressed(message: Any) -> bool:
 
 
 def encoding_of(message: Any) -> str:
-    """`encoding` of an Image, `format` of a CompressedImage."""
+    """`encoding` of an Image or EventPacket, `format` of a CompressedImage."""
+    if isinstance(message, bytes):
+        return "serialised"
     return str(message.format if is_compressed(message) else message.encoding)
 
 
@@ -205,6 +214,14 @@ def fill_image(message: Any, pixels: Array, encoding: str) -> Any:
     return message
 
 
+def _serialised_stamp_ns(raw: bytes) -> int:
+    if len(raw) < 12:
+        return 0
+    order = "<" if raw[1] & 1 else ">"
+    sec, nanosec = struct.unpack_from(f"{order}iI", raw, 4)
+    return int(sec) * NS_PER_S + int(nanosec)
+
+
 def _matches(name: str, allowed: Sequence[str]) -> bool:
     # sensor_msgs lets a channel count of one be left out: 16UC is 16UC1.
     return name in allowed or (_generic(name) is not None and f"{name}1" in allowed)
@@ -284,6 +301,7 @@ def _convert(message: Any, pixels: Array, name: str, code: int, fits: bool) -> A
     return cv2.cvtColor(np.ascontiguousarray(pixels), code)
 
 
+@cache
 def _bridge() -> Callable[[Any, str], Array] | None:
     """`CvBridge.imgmsg_to_cv2` where cv_bridge with its compiled part is installed."""
     try:

@@ -8,18 +8,19 @@ a pair that a newer one replaces is never looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from segrgbx_core.align import AlignCounts, Match, PairAligner
+from segrgbx_core.align import AlignCounts, Match, PairAligner, event_aligner
 from segrgbx_core.encoders import EncodingConfig
 from segrgbx_core.errors import EncodingError
 from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, RgbxSample, XForm
+from segrgbx_core.samples import Array, Events, RgbxSample, XForm
 from segrgbx_ros import messages
 from segrgbx_ros.config import NodeConfig, PairConfig, Stream
+from segrgbx_ros.event_stream import EventStream
 
 __all__ = ["PairedMessages", "Pipeline", "Stream"]
 
@@ -55,7 +56,8 @@ class PairedMessages:
         rgb_topic: where `rgb` came from, for error messages.
         x_topic: where `x` came from.
         rgb: the RGB message; its header is the header of every answer.
-        x: the X message, None where the policy lets RGB go alone.
+        x: the X message, or the events of the window that ends at RGB's stamp (on the clock of X);
+            None where the policy lets RGB go alone.
         stamp_ns: RGB's stamp in ns.
         x_stamp_ns: X's stamp in ns, None without X.
         dt_ns: stamp of X minus stamp of RGB minus the pair's offset, in ns, None without X.
@@ -95,11 +97,14 @@ class PairedMessages:
             x_form=form,
         )
 
-    def _x(self, rgb: Array) -> tuple[Array, XForm]:
+    def _x(self, rgb: Array) -> tuple[Array | Events, XForm]:
         if (
             self.x is None
         ):  # RGB alone: a black picture of X, as modality dropout in training shows it
             return np.zeros(rgb.shape, np.uint8), XForm.IMAGE
+        if isinstance(self.x, Events):
+            times = self.x.t_ns - _offset_ns(self.options)
+            return replace(self.x, t_ns=times), XForm.RAW
         modality, form = self.options.modality, self.options.x_form
         allowed = _PICTURE if form is XForm.IMAGE else _RAW[modality]
         try:
@@ -124,9 +129,11 @@ class Pipeline:
     def __init__(self, config: NodeConfig, encoding: EncodingConfig) -> None:
         self._config = config
         self._encoding = encoding
-        self._aligners = {
-            name: PairAligner[_Received, _Received](config.sync, _offset_ns(section))
+        self._aligners = {name: self._aligner(section) for name, section in config.sections()}
+        self._events = {
+            name: EventStream(config.sensor.event.time_source)
             for name, section in config.sections()
+            if section.x_stream is Stream.EVENTS
         }
 
     @property
@@ -146,7 +153,13 @@ class Pipeline:
             self._aligners[name].configure(config.sync, _offset_ns(section))
 
     def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[PairedMessages]:
-        """Takes one message; gives back the pairs that are complete now, in the order of RGB."""
+        """Takes one message; gives back the pairs that are complete now, in the order of RGB.
+
+        Raises:
+            EncodingError: when a message of events cannot be decoded; images are decoded later.
+        """
+        if stream is Stream.EVENTS:
+            return self._push_events(pair, message, now_ns)
         aligner = self._aligners[pair]
         stamp, received = messages.stamp_ns(message), _Received(message, now_ns)
         if stream is Stream.RGB:
@@ -173,28 +186,54 @@ class Pipeline:
         """Forgets all messages that wait."""
         for aligner in self._aligners.values():
             aligner.clear()
+        for events in self._events.values():
+            events.reset()
 
     def counts(self, pair: str) -> AlignCounts:
         """What became of the messages of a pair so far."""
         return self._aligners[pair].counts
+
+    def num_lost(self, pair: str) -> int:
+        """Event packets of a pair that are missing between those that came."""
+        events = self._events.get(pair)
+        return 0 if events is None else events.num_lost
 
     def next_deadline_ns(self) -> int | None:
         """When `poll` will have something to do at the latest, None when nothing waits."""
         deadlines = (aligner.next_deadline_ns() for aligner in self._aligners.values())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
-    def _paired(
-        self, pair: str, matches: Iterable[Match[_Received, _Received]]
-    ) -> list[PairedMessages]:
+    def _aligner(self, section: PairConfig) -> PairAligner[_Received, Any]:
+        sync, offset_ns = self._config.sync, _offset_ns(section)
+        if section.x_stream is Stream.X:
+            return PairAligner[_Received, _Received](sync, offset_ns)
+        window_ns = round(self._encoding.event.window_ms * NS_PER_MS)
+        max_bytes = self._config.sensor.event.max_buffer_mb << 20
+        return event_aligner(sync, window_ns, offset_ns, max_bytes)
+
+    def _push_events(self, pair: str, message: Any, now_ns: int) -> list[PairedMessages]:
+        try:
+            taken = self._events[pair].take(message)
+        except EncodingError as error:
+            topic = self._config.topic(pair, Stream.EVENTS)
+            raise EncodingError(f"topic '{topic}' (event): {error}") from None
+        if taken is None:
+            return []
+        # An unset stamp says nothing about the sensor's clock; the aligner counts and drops it.
+        reached_ns = taken.reached_ns if messages.stamp_ns(message) > 0 else 0
+        matches = self._aligners[pair].push_x(reached_ns, taken.events, now_ns)
+        return self._paired(pair, matches)
+
+    def _paired(self, pair: str, matches: Iterable[Match[_Received, Any]]) -> list[PairedMessages]:
         config = self._config
         return [
             PairedMessages(
                 pair=pair,
                 options=config.pair(pair),
                 rgb_topic=config.topic(pair, Stream.RGB),
-                x_topic=config.topic(pair, Stream.X),
+                x_topic=config.topic(pair, config.pair(pair).x_stream),
                 rgb=match.rgb.message,
-                x=None if match.x is None else match.x.message,
+                x=match.x.message if isinstance(match.x, _Received) else match.x,
                 stamp_ns=match.rgb_stamp_ns,
                 x_stamp_ns=match.x_stamp_ns,
                 dt_ns=match.dt_ns,

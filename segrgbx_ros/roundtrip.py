@@ -155,8 +155,8 @@ def play_through_node(
         LiveError: when the node does not get ready, ends, or says nothing about its labels.
     """
     answers, domain = Answers(), own_domain()
-    rgb, x = (routes.topic(pair, stream) for stream in (Stream.RGB, Stream.X))
-    inputs = [rgb, x] if x else [rgb]
+    rgb = routes.topic(pair, Stream.RGB)
+    inputs = [name for name, uses in routes.inputs.items() if pair in dict(uses)]
     remaps = {name: name.removeprefix(routes.namespace) for name in inputs}
     with (
         NodeProcess(params_file, log, parameters, domain, environment) as process,

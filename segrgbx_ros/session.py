@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
+from segrgbx_core.errors import EncodingError
 from segrgbx_core.samples import Prediction, RgbxSample
 from segrgbx_ros import messages
 from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.diagnostics import InputWatch, Throttle
-from segrgbx_ros.inputs import Inputs
+from segrgbx_ros.inputs import Inputs, check_message_types
 from segrgbx_ros.messages import NS_PER_S
 from segrgbx_ros.outputs import PairOutputs
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
@@ -150,7 +151,13 @@ class Session:
         if messages.stamp_ns(message) == 0:
             text = f"topic '{watch.topic}': stamp is zero; let the driver set header.stamp"
             self._refuse(pair, "zero_stamp", text)
-        self._submit(self._pipeline.push(pair, stream, message, now_ns), now_ns)
+        try:
+            pairs = self._pipeline.push(pair, stream, message, now_ns)
+        except EncodingError as error:  # of events, which are decoded at once
+            self._refuse(pair, "message", str(error))
+            return
+        watch.lost = max(watch.lost, self._pipeline.num_lost(pair))
+        self._submit(pairs, now_ns)
 
     def _on_deadline(self) -> None:
         self._deadline.cancel()
@@ -202,6 +209,7 @@ def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
     # torch takes seconds to import; a node that waits to be configured should be there at once
     from segrgbx_ros.loading import load_segmenter  # noqa: PLC0415
 
+    check_message_types(config)
     start = time.monotonic()
     segmenter = load_segmenter(config)
     modalities = [section.modality for _, section in config.sections()]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from segrgbx_core.align import OnMissingX
 from segrgbx_core.errors import ConfigError, DataError, did_you_mean
-from segrgbx_ros.bags import COMPRESSED_IMAGE, IMAGE, Bag
+from segrgbx_ros.bags import COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, Bag
 from segrgbx_ros.config import NodeConfig, Stream
+from segrgbx_ros.event_arrays import TYPES as ARRAY_TYPES
 
-_STREAMS = (Stream.RGB, Stream.X)
+EVENT_TYPES = (EVENT_PACKET, *ARRAY_TYPES)
 _TRANSPORTS = {
     Stream.RGB: ("raw", "compressed"),
     Stream.X: ("raw", "compressed", "compressedDepth"),
@@ -66,7 +67,7 @@ def find_routes(
     wanted = {
         (pair, stream): _remapped(config, pair, stream, unused)
         for pair in names
-        for stream in _STREAMS
+        for stream in config.streams(pair).values()
     }
     if unused:
         known = [config.topic(pair, stream) for pair, stream in wanted]
@@ -76,7 +77,7 @@ def find_routes(
     inputs: dict[str, tuple[tuple[str, Stream], ...]] = {}
     for (pair, stream), name in wanted.items():
         topic = _absolute(prefix, name)
-        if stream is Stream.X and topic not in bag.topics and not _needs_x(config):
+        if stream is not Stream.RGB and topic not in bag.topics and not _needs_x(config):
             notes.append(f"pair '{pair}': topic '{topic}' is not recorded; RGB goes alone")
             continue
         _check(bag, config, pair, stream, topic)
@@ -96,7 +97,9 @@ def recorded_transports(bag: Bag, config: NodeConfig, pair: str) -> dict[str, st
         options for the inputs that are recorded under another transport than configured.
     """
     chosen = {}
-    for stream in _STREAMS:
+    for stream in config.streams(pair).values():
+        if stream is Stream.EVENTS:
+            continue
         if any(name.endswith(f"/{config.topic(pair, stream)}") for name in bag.topics):
             continue
         base = f"/{pair}/{stream.value}"
@@ -151,6 +154,10 @@ def _namespace(bag: Bag, names: Iterable[str], namespace: str | None) -> tuple[s
 
 def _check(bag: Bag, config: NodeConfig, pair: str, stream: Stream, topic: str) -> None:
     """Raises with the cure when the topic is missing or of another type than its transport."""
+    if stream is Stream.EVENTS:
+        hint = f"name it with --remap, or set {pair}.x_form=image for drawn pictures"
+        bag.require(topic, EVENT_TYPES, hint=hint)
+        return
     field = _FIELDS[stream]
     transport = str(getattr(config.pair(pair), field).value)
     kinds = [IMAGE] if transport == "raw" else [COMPRESSED_IMAGE]

@@ -29,7 +29,15 @@ NUMPY_RING_LIBRARIES = {"numpy", "pydantic", "pydantic_core", "yaml"}
 PICTURE_LIBRARIES = {"cv2", "PIL"}
 MAY_USE_PICTURES = {"images", "encoders", "overlay"}
 
-ROS_FREE = {"config", "messages", "pipeline"}
+ROS_FREE = {
+    "config",
+    "event_arrays",
+    "event_packets",
+    "event_stream",
+    "event_words",
+    "messages",
+    "pipeline",
+}
 ROS_LIBRARIES = {
     "rclpy",
     "launch",
