@@ -1,8 +1,8 @@
-"""A rendered world with five complementary sensors: one scene description, all modalities, exact labels.
+"""A rendered world with five complementary sensors and exact labels, from one scene description.
 
-A scene is a pure function of its seed and a `WorldConfig`. Embree answers rays, numpy does the rest; every
-sensor model works from the same surfaces, so that what a modality shows is there for a physical reason.
-Everything made here is synthetic and must be called so wherever it is shown.
+A scene is a pure function of its seed and a `WorldConfig`. Embree answers rays, numpy does the
+rest; every sensor model works from the same surfaces, so that what a modality shows is there for a
+physical reason. Everything made here is synthetic and must be called so wherever it is shown.
 
 Example::
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.raytrace import dot, unit
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 class TimeOfDay(str, Enum):
@@ -162,7 +163,7 @@ def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None)
 
 
 def sky_kelvin(climate: Climate, directions: Floats) -> Floats:
-    """Apparent thermal temperature of the sky along unit directions: cold overhead, near air at the horizon."""
+    """Apparent temperature of the sky along directions: cold overhead, near air at the horizon."""
     up = np.clip(unit(directions)[:, 2], 0, 1)
     share = np.exp(-2.2 * up)
     low = climate.air_kelvin - 6.0

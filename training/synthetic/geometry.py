@@ -1,7 +1,7 @@
 """Triangle meshes of simple solids: the bricks that every object of a scene is built from.
 
-A mesh is a soup: corner positions and corner normals, no shared vertices. Unit solids are made once and
-then only scaled, turned and moved, which keeps the set-up of a scene cheap.
+A mesh is a soup: corner positions and corner normals, no shared vertices. Unit solids are made
+once and then only scaled, turned and moved, which keeps the set-up of a scene cheap.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Vector = Sequence[float] | Floats
 
 
@@ -44,6 +46,11 @@ class Mesh:
         return Mesh(self.corners @ turn, self.normals @ turn)
 
 
+def vector(x: float, y: float, z: float) -> Floats:
+    """A point or an offset."""
+    return np.array([x, y, z])
+
+
 def join(meshes: Sequence[Mesh]) -> Mesh:
     """One mesh of many."""
     return Mesh(
@@ -64,7 +71,7 @@ def pitch(angle: float) -> Floats:
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
 
 
-def flat(corners: NDArray[np.floating]) -> Mesh:
+def flat(corners: Floats) -> Mesh:
     """Triangles with their own face normals; (T, 3, 3) corners, counter-clockwise from outside."""
     points = np.asarray(corners, np.float32)
     normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
@@ -84,7 +91,7 @@ def sheet(x: tuple[float, float], y: tuple[float, float], z: float, step: float 
     edges = np.linspace(x[0], x[1], count + 1)
     parts = [
         quad((left, y[0], z), (right, y[0], z), (right, y[1], z), (left, y[1], z))
-        for left, right in zip(edges[:-1], edges[1:], strict=True)
+        for left, right in pairwise(edges)
     ]
     return join(parts)
 
@@ -130,8 +137,8 @@ def _unit_sphere(rings: int, sectors: int) -> Mesh:
     return _grid_mesh(grid, grid)
 
 
-def _grid_mesh(points: NDArray[np.floating], normals: NDArray[np.floating]) -> Mesh:
-    def split(grid: NDArray[np.floating]) -> Floats:
+def _grid_mesh(points: Floats, normals: Floats) -> Mesh:
+    def split(grid: Floats) -> Floats:
         a, b, c, d = grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]
         upper = np.stack([a, b, c], axis=2)
         lower = np.stack([a, c, d], axis=2)
@@ -164,7 +171,7 @@ def _unit_tube(sectors: int, closed: bool) -> Mesh:
     return join([side, Mesh(caps.corners[::2], caps.normals[::2])])
 
 
-def _frame(direction: NDArray[np.floating]) -> Floats:
+def _frame(direction: Floats) -> Floats:
     axis = direction / max(float(np.linalg.norm(direction)), 1e-9)
     helper = np.array([1.0, 0, 0]) if abs(axis[0]) < 0.9 else np.array([0, 1.0, 0])
     side = np.cross(axis, helper)
@@ -220,7 +227,7 @@ def capsule(
     return Mesh(corners, unit.normals).turned(_frame(high - low)).moved(low)
 
 
-def loft(rings: NDArray[np.floating], smooth: bool = True) -> Mesh:
+def loft(rings: Floats, smooth: bool = True) -> Mesh:
     """A closed hull through cross-sections.
 
     Args:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segrgbx_core.label_tables import SYNTHETIC_STREET
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Colour = tuple[float, float, float]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.synthetic.climate import Climate
 from training.synthetic.geometry import (
@@ -19,6 +18,7 @@ from training.synthetic.geometry import (
     loft,
     quad,
     tube,
+    vector,
     yaw,
 )
 from training.synthetic.materials import Part, PartTable, Pattern, street_id
@@ -47,7 +47,7 @@ def tree(
     size: float = 1.0,
     patches: int = 130,
 ) -> Pieces:
-    """A broad-leaved tree: a trunk with limbs, and a crown of leaf patches round a few dark cores."""
+    """A broad-leaved tree: trunk and limbs, and a crown of leaf patches round a few dark cores."""
     air = climate.air_kelvin
     trunk_top = rng.uniform(2.0, 2.8) * size
     radius = rng.uniform(0.12, 0.2) * size
@@ -82,8 +82,8 @@ def tree(
 
 def _leaf_patches(
     rng: np.random.Generator,
-    centre: NDArray[np.floating],
-    radii: NDArray[np.floating],
+    centre: Floats,
+    radii: Floats,
     count: int,
     size: float,
 ) -> Mesh:
@@ -148,7 +148,7 @@ def street_lamp(
 def traffic_sign(
     parts: PartTable, rng: np.random.Generator, climate: Climate, position: Sequence[float]
 ) -> Pieces:
-    """A sign on a post that faces against x; placed already, because its face is painted by position."""
+    """A sign on a post that faces against x; in place already: its face is painted by position."""
     air = climate.air_kelvin
     kind = int(rng.integers(0, 3))
     radius = float(rng.uniform(0.42, 0.55))
@@ -159,7 +159,7 @@ def traffic_sign(
     corners = np.arange(sectors) * 2 * np.pi / sectors + np.pi / sectors
     wide = radius * (1.0 if kind < 2 else 1.25)
     ring = np.stack([np.zeros(sectors), np.cos(corners) * wide, np.sin(corners) * wide], axis=1)
-    plate = loft(np.stack([ring - [0.02, 0, 0], ring + [0.02, 0, 0]]), smooth=False)
+    plate = loft(np.stack([ring - vector(0.02, 0, 0), ring + vector(0.02, 0, 0)]), smooth=False)
     face = Part(
         SIGN,
         (0.6, 0.6, 0.6),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 def fresnel(cosine: Floats, index: Floats) -> tuple[Floats, Floats]:
-    """Reflected shares of light polarized perpendicular (s) and parallel (p) to the plane of incidence.
+    """Reflected shares of light polarized across (s) and in (p) the plane of incidence.
 
     Args:
         cosine: of the angle between ray and normal, in [0, 1].
@@ -30,7 +32,7 @@ def fresnel_amplitudes(cosine: Floats, index: Floats) -> tuple[Floats, Floats]:
 
 
 def specular_dolp(cosine: Floats, index: Floats) -> Floats:
-    """Degree of linear polarization of unpolarized light after reflection; E is perpendicular to the plane."""
+    """Degree of linear polarization of unpolarized light once mirrored; E is across the plane."""
     s, p = fresnel(cosine, index)
     return (s - p) / np.maximum(s + p, 1e-9)
 
@@ -50,7 +52,7 @@ def diffuse_dolp(cosine: Floats, index: Floats) -> Floats:
 
 
 def pane_reflection(reflected: Floats) -> Floats:
-    """Reflection of a thin pane, both faces and all bounces between them, from that of one face."""
+    """Reflection of a thin pane, both faces and all bounces between, from that of one face."""
     return 2 * reflected / (1 + reflected)
 
 

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.synthetic.climate import Climate
-from training.synthetic.geometry import Mesh, capsule, ellipsoid, join, tube
+from training.synthetic.geometry import Floats, Mesh, capsule, ellipsoid, join, tube, vector
 from training.synthetic.materials import Part, PartTable, Pattern, street_id
 from training.synthetic.objects import Pieces
 
 SKINS = ((0.52, 0.33, 0.24), (0.40, 0.24, 0.16), (0.22, 0.12, 0.07), (0.11, 0.06, 0.04))
 CLOTHS = (
-    (0.03, 0.03, 0.04), (0.04, 0.06, 0.15), (0.30, 0.04, 0.04), (0.42, 0.40, 0.36), (0.10, 0.14, 0.06),
-    (0.55, 0.42, 0.07), (0.14, 0.14, 0.15), (0.10, 0.22, 0.36), (0.36, 0.16, 0.28), (0.22, 0.13, 0.07),
+    (0.03, 0.03, 0.04), (0.04, 0.06, 0.15), (0.30, 0.04, 0.04), (0.42, 0.40, 0.36),
+    (0.10, 0.14, 0.06), (0.55, 0.42, 0.07), (0.14, 0.14, 0.15), (0.10, 0.22, 0.36),
+    (0.36, 0.16, 0.28), (0.22, 0.13, 0.07),
 )  # fmt: skip
 SKIN_KELVIN = 306.5
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One person's looks: part ids and proportions; `pieces` gives the body at a moment of its stride."""
+    """One person's looks: part ids and proportions; `pieces` gives the body in mid-stride."""
 
     skin: int
     hair: int
@@ -45,35 +46,44 @@ class Figure:
         """
         scale, wide = self.height / 1.75, self.build
         lean = 0.28 if seated else 0.04 * swing
-        hip = np.array([0.0, 0.0, 0.90])
-        chest = hip + np.array([0.46 * np.sin(lean), 0, 0.46 * np.cos(lean)])
-        head = chest + np.array([0.06 * np.sin(lean) + 0.02, 0, 0.30])
+        hip = vector(0.0, 0.0, 0.90)
+        chest = hip + vector(0.46 * np.sin(lean), 0, 0.46 * np.cos(lean))
+        head = chest + vector(0.06 * np.sin(lean) + 0.02, 0, 0.30)
         legs, shoes = self._legs(hip, phase, swing, seated)
         sleeves, hands = self._arms(chest, phase, swing, seated)
         torso = [
             capsule(
-                hip + [0, -0.06 * wide, 0.04],
-                chest + [0, -0.08 * wide, -0.05],
+                hip + vector(0, -0.06 * wide, 0.04),
+                chest + vector(0, -0.08 * wide, -0.05),
                 0.125 * wide,
                 0.13 * wide,
             ),
             capsule(
-                hip + [0, 0.06 * wide, 0.04],
-                chest + [0, 0.08 * wide, -0.05],
+                hip + vector(0, 0.06 * wide, 0.04),
+                chest + vector(0, 0.08 * wide, -0.05),
                 0.125 * wide,
                 0.13 * wide,
             ),
             capsule(
-                chest + [0, -0.15 * wide, 0.02], chest + [0, 0.15 * wide, 0.02], 0.075, sectors=6
+                chest + vector(0, -0.15 * wide, 0.02),
+                chest + vector(0, 0.15 * wide, 0.02),
+                0.075,
+                sectors=6,
             ),
         ]
         if self.coat > 0 and not seated:
             torso.append(
-                tube(hip - [0, 0, self.coat], hip + [0, 0, 0.12], 0.21 * wide, 9, 0.16 * wide)
+                tube(
+                    hip - vector(0, 0, self.coat),
+                    hip + vector(0, 0, 0.12),
+                    0.21 * wide,
+                    9,
+                    0.16 * wide,
+                )
             )
         hips = [ellipsoid(hip, (0.14 * wide, 0.18 * wide, 0.13))]
         face = [ellipsoid(head, (0.098, 0.082, 0.125)), capsule(chest, head, 0.055, sectors=6)]
-        hair = [ellipsoid(head + [-0.018, 0, 0.022], (0.104, 0.092, 0.12))]
+        hair = [ellipsoid(head + vector(-0.018, 0, 0.022), (0.104, 0.092, 0.12))]
         bare = hands if self.long_sleeves else hands + sleeves[2:]
         covered = sleeves if self.long_sleeves else sleeves[:2]
         made: Pieces = [
@@ -84,46 +94,52 @@ class Figure:
             (join(hair), self.hair),
         ]
         if self.has_bag:
-            made.append((ellipsoid(chest + [-0.2, 0, -0.12], (0.13, 0.17, 0.24)), self.bag))
+            made.append((ellipsoid(chest + vector(-0.2, 0, -0.12), (0.13, 0.17, 0.24)), self.bag))
         return [(mesh.scaled((scale, scale, scale)), part) for mesh, part in made]
 
     def _legs(
-        self, hip: np.ndarray, phase: float, swing: float, seated: bool
+        self, hip: Floats, phase: float, swing: float, seated: bool
     ) -> tuple[list[Mesh], list[Mesh]]:
         legs, shoes = [], []
         for side, turn in ((-1, phase), (1, phase + np.pi)):
-            start = hip + [0, 0.09 * side * self.build, 0]
+            start = hip + vector(0, 0.09 * side * self.build, 0)
             if seated:
                 foot = np.array(
                     [0.12 + 0.17 * np.cos(turn), 0.1 * side, 0.36 + 0.17 * np.sin(turn)]
                 )
-                knee = (start + foot) / 2 + [0.24, 0, 0.1]
+                knee = (start + foot) / 2 + vector(0.24, 0, 0.1)
             else:
                 thigh = 0.50 * swing * np.sin(turn)
                 bend = thigh - 0.95 * swing * max(0.0, np.cos(turn)) * 0.75 - 0.06
-                knee = start + 0.42 * np.array([np.sin(thigh), 0, -np.cos(thigh)])
-                foot = knee + 0.42 * np.array([np.sin(bend), 0, -np.cos(bend)])
+                knee = start + 0.42 * vector(np.sin(thigh), 0, -np.cos(thigh))
+                foot = knee + 0.42 * vector(np.sin(bend), 0, -np.cos(bend))
             legs.append(capsule(start, knee, 0.085 * self.build, 0.062))
             legs.append(capsule(knee, foot, 0.060, 0.045))
             shoes.append(
-                capsule(foot + [-0.03, 0, -0.025], foot + [0.15, 0, -0.03], 0.05, 0.042, sectors=6)
+                capsule(
+                    foot + vector(-0.03, 0, -0.025),
+                    foot + vector(0.15, 0, -0.03),
+                    0.05,
+                    0.042,
+                    sectors=6,
+                )
             )
         return legs, shoes
 
     def _arms(
-        self, chest: np.ndarray, phase: float, swing: float, seated: bool
+        self, chest: Floats, phase: float, swing: float, seated: bool
     ) -> tuple[list[Mesh], list[Mesh]]:
         upper, lower, hands = [], [], []
         for side, turn in ((-1, phase + np.pi), (1, phase)):
-            shoulder = chest + [0, 0.2 * side * self.build, 0.0]
+            shoulder = chest + vector(0, 0.2 * side * self.build, 0.0)
             if seated:
-                elbow = shoulder + [0.2, 0.04 * side, -0.2]
-                hand = np.array([0.47, 0.24 * side, 1.0])
+                elbow = shoulder + vector(0.2, 0.04 * side, -0.2)
+                hand = vector(0.47, 0.24 * side, 1.0)
             else:
                 angle = 0.45 * swing * np.sin(turn)
-                elbow = shoulder + 0.29 * np.array([np.sin(angle), 0.08 * side, -np.cos(angle)])
+                elbow = shoulder + 0.29 * vector(np.sin(angle), 0.08 * side, -np.cos(angle))
                 fore = angle + 0.15 + 0.3 * swing
-                hand = elbow + 0.25 * np.array([np.sin(fore), -0.04 * side, -np.cos(fore)])
+                hand = elbow + 0.25 * vector(np.sin(fore), -0.04 * side, -np.cos(fore))
             upper.append(capsule(shoulder, elbow, 0.056, 0.046, sectors=6))
             lower.append(capsule(elbow, hand, 0.045, 0.036, sectors=6))
             hands.append(ellipsoid(hand, (0.05, 0.04, 0.06), 4, 6))

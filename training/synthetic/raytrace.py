@@ -14,7 +14,7 @@ from training.synthetic.geometry import Mesh, join
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 FAR = np.float32(1e30)
 
 

@@ -4,10 +4,12 @@
 
 Topics, with each pair named like its modality: `/<pair>/rgb/image/compressed` (JPEG),
 `/<pair>/x/image/compressed` and the truth `/<pair>/label/compressed` (PNG, mono8, unified ids, 255
-void) with RGB's stamps. X is what a driver of that sensor publishes: thermal counts of 0.01 K, depth
-in millimetres, the polarization sensor's mosaic with its 12 bits at the upper end of 16, one corner
-view of the light field (JPEG), and a drawn picture of the events. X cameras run on their own
-clock: a little later than RGB, with jitter, and they really exposed then. Recordings are synthetic;
+void) with RGB's stamps. X is what a driver of that sensor publishes: thermal counts of 0.01 K,
+depth in millimetres, the polarization sensor's mosaic with its 12 bits at the upper end of 16, one
+corner view of the light field (JPEG), and a drawn picture of the events. X cameras run on their
+own
+clock: a little later than RGB, with jitter, and they really exposed then. Recordings are
+    synthetic;
 the bag's custom data says so.
 """
 
@@ -24,8 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.rosbag2 import StoragePlugin, Writer  # noqa: TID251
-from rosbags.typesys import Stores, get_typestore  # noqa: TID251
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from segrgbx_core.encoders import event as event_encoder
@@ -44,7 +46,7 @@ X_DELAY_MS = 11.0
 X_JITTER_MS = 3.0
 JPEG_QUALITY = 88
 THERMAL_STEP = 4
-"""Counts of 0.01 K that thermal images are rounded to: less than the camera's noise, packs well."""
+"""Counts of 0.01 K that thermal images are rounded to: below the noise, and it packs well."""
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 JPEG_FORM, PNG_FORM = "rgb8; jpeg compressed bgr8", "{}; png compressed "
 
@@ -89,7 +91,9 @@ def _of_record(record: Record, modality: Modality, rng: np.random.Generator) -> 
     x_form, x_data = x_image(record, modality)
     png = PNG_FORM.format("mono8")
     return [
-        Packet(rgb_at, f"/{pair}/rgb/image/compressed", rgb_frame, stamp, JPEG_FORM, _jpeg(record.rgb)),
+        Packet(
+            rgb_at, f"/{pair}/rgb/image/compressed", rgb_frame, stamp, JPEG_FORM, _jpeg(record.rgb)
+        ),
         Packet(rgb_at + 1, f"/{pair}/label/compressed", rgb_frame, stamp, png, _png(unified)),
         Packet(x_at, f"/{pair}/x/image/compressed", x_frame, x_stamp, x_form, x_data),
     ]

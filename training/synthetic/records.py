@@ -104,7 +104,8 @@ class Record:
         meta: time of day, exposure and the like, plain values.
         x_stamp_ns: time of the X exposure.
         thermal: uint16 (h, w), hundredths of a kelvin, or None when not asked for.
-        depth: float32 (h, w), metres along the optical axis as a stereo camera measures it; 0 invalid.
+        depth: float32 (h, w), metres along the optical axis as a stereo camera measures it; 0
+            invalid.
         depth_truth: float32 (h, w), the exact depth; inf for the sky.
         events: events of the window that ends at `x_stamp_ns`.
         polarization: uint16 (h, w, 4), 12-bit images behind analysers at 0, 45, 90, 135 degrees.

@@ -1,9 +1,9 @@
 """Renders many scenes into a folder, one compressed file per record.
 
-    python -m training.synthetic.render --out DIR --seeds 0:260 --frames-per-scene 2 --sensors thermal
+    python -m training.synthetic.render --out DIR --seeds 0:260 --sensors thermal --workers 2
 
-Files are named `<seed>_<frame>.npz`; `load_record` reads them back. What is already there is kept, so
-that a broken run continues where it stopped.
+Files are named `<seed>_<frame>.npz`; `load_record` reads them back. What is already there is kept,
+so that a broken run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -216,9 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SegrgbxError as error:
         print(error, file=sys.stderr)
         return 2
-    print(
-        f"{total} records in {options.out}: {spent:.1f} CPU s, {spent / max(total, 1):.2f} per record"
-    )
+    each = spent / max(total, 1)
+    print(f"{total} records in {options.out}: {spent:.1f} CPU s, {each:.2f} per record")
     return 0
 
 

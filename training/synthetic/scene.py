@@ -18,7 +18,7 @@ from training.synthetic.plan import StreetPlan
 from training.synthetic.raytrace import Hits, Tracer, nearer
 from training.synthetic.surfaces import Columns
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)

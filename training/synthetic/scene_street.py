@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -173,8 +174,8 @@ class _StreetMaker:
                 def span(inner: float, outer: float, s: int = side) -> tuple[float, float]:
                     return (s * inner, s * outer) if s > 0 else (s * outer, s * inner)
 
-                cuts = list(np.arange(left, right, 6.0)) + [right]
-                for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+                cuts = [*np.arange(left, right, 6.0), right]
+                for a, b in pairwise(cuts):
                     put.append((block((a, b), span(half, half + 0.16), (-0.1, KERB)), kerb))
                     if plan.verge:
                         put.append(

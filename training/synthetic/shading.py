@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from training.synthetic.scene import Lamp, Stage
 from training.synthetic.surfaces import Surface, gather, paint
 from training.synthetic.textures import smooth_noise
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
 LIFT = np.float32(0.004)
 PANE_INDEX = 1.5
@@ -92,7 +93,8 @@ class Light:
     """Radiance of N rays, kept apart by how it left the surface.
 
     Attributes:
-        diffuse: from below the surface, weighted by what the coat lets through, and the sky, (N, 3).
+        diffuse: from below the surface, weighted by what the coat lets through, and the sky, (N,
+            3).
         emitted: radiance of things that shine themselves (N, 3).
         specular: mirrored at a smooth coat, already weighted by Fresnel's mean (N, 3).
         mirror: indices into `Seen.at` of surfaces with a specular share, (m,).
@@ -155,7 +157,7 @@ class Shader:
         width: int = 0,
         panes: bool = False,
     ) -> Seen:
-        """First surfaces along rays; `panes` makes glass panes opaque, as long-wave infrared sees them."""
+        """First surfaces along rays; `panes` makes glass panes opaque, as infrared sees them."""
         hits = self.stage.first(origins, directions)
         if panes and not self.stage.panes.is_empty:
             hits = nearer(hits, self.stage.panes.first(origins, directions))
@@ -174,12 +176,9 @@ class Shader:
         cosine = np.clip(-dot(ways, normal), 0.02, 1)
         footprint = (away / np.float32(focal) / np.sqrt(cosine)).astype(np.float32)
         columns = self.stage.columns
-        surface = gather(
-            columns,
-            part,
-            {"position": position, "local": local, "normal": normal, "footprint": footprint},
-        )
-        paint(surface, columns["pattern"][part], self.stage.scene.plan, self.climate)
+        places = {"position": position, "local": local, "normal": normal, "footprint": footprint}
+        surface = gather(columns, part, places, self.stage.scene.plan, self.climate)
+        paint(surface, columns["pattern"][part])
         cosine = np.clip(-dot(ways, surface.normal), 0.0, 1).astype(np.float32)
         return Seen(origins, directions, hits.distance, at, surface, cosine, width)
 
@@ -274,12 +273,7 @@ class Shader:
         cone = np.clip((-(ways @ lamp.way) - lamp.spread) / (1 - lamp.spread), 0, 1)
         edge = np.clip((1 - away / lamp.reach) * 3, 0, 1)
         power = (
-            np.clip(facing, 0, 1)
-            * cone
-            * cone
-            * (3 - 2 * cone)
-            * edge
-            / np.maximum(squared, 9.0)
+            np.clip(facing, 0, 1) * cone * cone * (3 - 2 * cone) * edge / np.maximum(squared, 9.0)
         )
         strong = np.flatnonzero(power * float(lamp.colour.max()) > 4e-4)
         near, power = near[strong], power[strong]
@@ -289,7 +283,7 @@ class Shader:
         received[near] += power[:, None] * lamp.colour
 
     def _occlusion(self, seen: Seen, start: Floats) -> Floats:
-        """Share of the hemisphere that is open within a few metres: one ray a pixel, averaged over 4x4."""
+        """Open share of the hemisphere within a few metres: one ray a pixel, averaged over 4x4."""
         row, column = np.divmod(seen.at, seen.width)
         cell = (row % _TILE) * _TILE + column % _TILE
         order = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5])[cell]

@@ -1,4 +1,4 @@
-"""From a hit to a surface: parts' columns refined by their patterns (lines, bricks, windows, puddles)."""
+"""From a hit to a surface: a part refined by its pattern (lines, bricks, windows, puddles)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.synthetic.plan import StreetPlan
 from training.synthetic.raytrace import unit
 from training.synthetic.textures import hashed, inside, noise, smooth_noise, stripes
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Columns = dict[str, NDArray[Any]]
 
 ROAD = street_id("road")
@@ -47,6 +47,8 @@ class Surface:
         emission: emitted radiance (N, 3).
         params: pattern parameters (N, 8).
         part: part ids (N,).
+        plan: what paint on the road follows.
+        climate: light and air that surfaces answer to.
     """
 
     position: Floats
@@ -62,13 +64,21 @@ class Surface:
     emission: Floats
     params: Floats
     part: NDArray[np.int32]
+    plan: StreetPlan
+    climate: Climate
 
 
-Painter = Callable[[Surface, NDArray[np.int64], "StreetPlan", Climate], None]
+Painter = Callable[[Surface, NDArray[np.int64]], None]
 
 
-def gather(columns: Columns, part: NDArray[np.int32], places: dict[str, Floats]) -> Surface:
-    """The unpatterned surface of each hit; `places` holds position, local, normal and footprint."""
+def gather(
+    columns: Columns,
+    part: NDArray[np.int32],
+    places: dict[str, Floats],
+    plan: StreetPlan,
+    climate: Climate,
+) -> Surface:
+    """The plain surface of each hit; `places` holds position, local, normal and footprint."""
     return Surface(
         **places,
         albedo=columns["colour"][part],
@@ -80,15 +90,17 @@ def gather(columns: Columns, part: NDArray[np.int32], places: dict[str, Floats])
         emission=columns["emission"][part],
         params=columns["params"][part],
         part=part,
+        plan=plan,
+        climate=climate,
     )
 
 
-def paint(surface: Surface, pattern: NDArray[np.int8], plan: StreetPlan, climate: Climate) -> None:
+def paint(surface: Surface, pattern: NDArray[np.int8]) -> None:
     """Applies each hit's pattern."""
     for kind in np.unique(pattern):
         painter = _PAINTERS.get(Pattern(int(kind)))
         if painter is not None:
-            painter(surface, np.flatnonzero(pattern == kind), plan, climate)
+            painter(surface, np.flatnonzero(pattern == kind))
 
 
 def _mix(surface: Surface, at: NDArray[np.int64], colour: Floats, share: Floats) -> None:
@@ -96,7 +108,8 @@ def _mix(surface: Surface, at: NDArray[np.int64], colour: Floats, share: Floats)
     surface.albedo[at] = old + (colour - old) * share[:, None]
 
 
-def _road(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _road(surface: Surface, at: NDArray[np.int64]) -> None:
+    plan, climate = surface.plan, surface.climate
     x, y = surface.local[at, 0], surface.local[at, 1]
     size = surface.footprint[at]
     rough = noise(x, y, 0.02, size, 0.6)
@@ -119,7 +132,7 @@ def _road(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Cl
     surface.emissivity[at] -= 0.035 * paint_cover
     surface.label[at] = np.where(paint_cover > 0.4, ROAD_LINE, surface.label[at])
     if climate.wetness > 0:
-        _wet(surface, at, plan, climate)
+        _wet(surface, at)
 
 
 def _markings(x: Floats, y: Floats, size: Floats, plan: StreetPlan) -> Floats:
@@ -140,7 +153,8 @@ def _markings(x: Floats, y: Floats, size: Floats, plan: StreetPlan) -> Floats:
     return np.asarray(cover, np.float32)
 
 
-def _wet(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _wet(surface: Surface, at: NDArray[np.int64]) -> None:
+    plan, climate = surface.plan, surface.climate
     x, y = surface.local[at, 0], surface.local[at, 1]
     ragged = smooth_noise(x, y, 0.55)
     damp_noise = smooth_noise(x + 31, y + 7, 2.6) * 1.6
@@ -161,7 +175,8 @@ def _wet(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Cli
     surface.emissivity[spots] = 0.985
 
 
-def _paving(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _paving(surface: Surface, at: NDArray[np.int64]) -> None:
+    climate = surface.climate
     x, y = surface.local[at, 0], surface.local[at, 1]
     size = surface.footprint[at]
     row = np.floor(y / 0.5).astype(np.int64)
@@ -177,7 +192,8 @@ def _paving(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: 
     surface.kelvin[at] += 0.55 * climate.ground_kelvin + 0.25 * stain + 0.2 * tone * fade
 
 
-def _grass(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _grass(surface: Surface, at: NDArray[np.int64]) -> None:
+    climate = surface.climate
     x, y = surface.local[at, 0], surface.local[at, 1]
     size = surface.footprint[at]
     blade = noise(x, y * 0.6, 0.03, size, 0.35)
@@ -191,7 +207,7 @@ def _grass(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: C
     )
 
 
-def _leaves(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _leaves(surface: Surface, at: NDArray[np.int64]) -> None:
     x, y, z = surface.local[at].T
     size = surface.footprint[at]
     blade = noise(x + y, z + 0.6 * y, 0.035, size, 0.3)
@@ -202,13 +218,13 @@ def _leaves(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: 
     surface.kelvin[at] += 0.3 * blade + 0.3 * clump
 
 
-def _bark(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _bark(surface: Surface, at: NDArray[np.int64]) -> None:
     x, y, z = surface.local[at].T
     grain = noise((x + y) * 2, z * 0.3, 0.03, surface.footprint[at], 0.6)
     surface.albedo[at] *= (1 + 0.5 * grain)[:, None]
 
 
-def _brick(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _brick(surface: Surface, at: NDArray[np.int64]) -> None:
     _wall_detail(surface, at, np.ones(len(at)))
 
 
@@ -218,7 +234,7 @@ def _wall_coordinates(surface: Surface, at: NDArray[np.int64]) -> tuple[Floats, 
     return u.astype(np.float32), surface.local[at, 2]
 
 
-def _wall_detail(surface: Surface, at: NDArray[np.int64], style: NDArray[np.floating]) -> None:
+def _wall_detail(surface: Surface, at: NDArray[np.int64], style: Floats) -> None:
     """Bricks (style 1), plaster (0) or concrete panels (2)."""
     u, z = _wall_coordinates(surface, at)
     size = surface.footprint[at]
@@ -239,7 +255,8 @@ def _wall_detail(surface: Surface, at: NDArray[np.int64], style: NDArray[np.floa
     surface.kelvin[at] += 0.35 * dirt + 0.15 * grain
 
 
-def _facade(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _facade(surface: Surface, at: NDArray[np.int64]) -> None:
+    climate = surface.climate
     start, base, storey, bay, wide, high, style, key = surface.params[at].T
     _wall_detail(surface, at, style)
     u, z = _wall_coordinates(surface, at)
@@ -309,21 +326,21 @@ def _openings(
 
 
 def _goods(x: Floats, y: Floats, column: NDArray[np.int64], seed: NDArray[np.int64]) -> Floats:
-    """Brightness of what stands in a shop window: shelves of things, darker than the light above."""
+    """Brightness of what stands in a shop window: things on shelves before the light."""
     shelf, place = np.floor(y / 0.55).astype(np.int64), np.floor(x / 0.38).astype(np.int64)
     tall = 0.2 + 0.3 * hashed(shelf, place, column, seed, 7)
     thing = (y - shelf * 0.55 < tall) & (shelf < 3)
     return np.where(thing, 0.15 + 0.7 * hashed(place, shelf, seed, 8), 1.0).astype(np.float32)
 
 
-def _tiles(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _tiles(surface: Surface, at: NDArray[np.int64]) -> None:
     x, y, z = surface.local[at].T
     size = surface.footprint[at]
     grid = np.maximum(stripes(x + y, 0.33, 0.04, size), stripes(z, 0.24, 0.03, size))
     surface.albedo[at] *= (1 - 0.3 * grid + 0.15 * noise(x + y, z, 0.05, size, 0.7))[:, None]
 
 
-def _sign(surface: Surface, at: NDArray[np.int64], plan: StreetPlan, climate: Climate) -> None:
+def _sign(surface: Surface, at: NDArray[np.int64]) -> None:
     """A plate that faces along x: params are centre x, y, z, radius, kind."""
     centre, radius, kind = surface.params[at, 1:3], surface.params[at, 3], surface.params[at, 4]
     u = (surface.position[at, 1] - centre[:, 0]) / radius

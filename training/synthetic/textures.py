@@ -1,20 +1,21 @@
-"""Procedural surface detail that does not alias: noise with mip levels, edges as wide as a pixel."""
+"""Procedural detail that does not alias: noise with mip levels, edges as wide as a pixel."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 _SIZE = 256
 
 
 @lru_cache(maxsize=16)
 def _pyramid(exponent: float) -> tuple[Floats, NDArray[np.int64]]:
-    """Tileable noise with a 1/f^exponent spectrum: all levels in one flat array, and their offsets."""
+    """Tileable noise with a 1/f^exponent spectrum: all levels flat, and their offsets."""
     rng = np.random.default_rng(1234)
     spectrum = np.fft.rfft2(rng.normal(size=(_SIZE, _SIZE)))
     row, column = np.fft.fftfreq(_SIZE)[:, None], np.fft.rfftfreq(_SIZE)[None]
@@ -85,14 +86,14 @@ def hashed(*keys: NDArray[np.integer] | int) -> Floats:
 
 
 def inside(value: Floats, low: float | Floats, high: float | Floats, footprint: Floats) -> Floats:
-    """Coverage of [low, high] by a pixel centred on `value`: 1 inside, 0 outside, in between at edges."""
+    """Coverage of [low, high] by a pixel centred on `value`: 1 inside, 0 outside."""
     half = np.maximum(footprint, 1e-4) * 0.5
     reach = np.minimum(value + half, high) - np.maximum(value - half, low)
     return np.clip(reach / (2 * half), 0, 1).astype(np.float32)
 
 
 def stripes(value: Floats, period: float, width: float, footprint: Floats) -> Floats:
-    """Coverage of stripes [0, width] that repeat; fades to the mean where they are below a pixel."""
+    """Coverage of stripes [0, width] that repeat; fades to the mean below the size of a pixel."""
     fade = np.clip(1.5 - footprint / period, 0, 1)
     phase = np.mod(value, period)
     sharp = inside(phase, 0, width, footprint) + inside(phase - period, 0, width, footprint)

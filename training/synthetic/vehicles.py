@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.climate import Climate
 from training.synthetic.geometry import Mesh, block, box, ellipsoid, join, loft, quad, tube
-from training.synthetic.materials import Part, PartTable, street_id
+from training.synthetic.materials import Colour, Part, PartTable, street_id
 from training.synthetic.objects import Pieces
 
 CAR = street_id("car")
 BIKE = street_id("bike")
+Span = tuple[float, float]
 RUBBER = (0.022, 0.022, 0.024)
 PAINTS = (
-    (0.50, 0.50, 0.50), (0.02, 0.02, 0.025), (0.18, 0.19, 0.20), (0.42, 0.03, 0.03), (0.03, 0.08, 0.30),
-    (0.62, 0.60, 0.55), (0.05, 0.16, 0.09), (0.48, 0.30, 0.05), (0.08, 0.09, 0.11), (0.30, 0.36, 0.42),
+    (0.50, 0.50, 0.50), (0.02, 0.02, 0.025), (0.18, 0.19, 0.20), (0.42, 0.03, 0.03),
+    (0.03, 0.08, 0.30), (0.62, 0.60, 0.55), (0.05, 0.16, 0.09), (0.48, 0.30, 0.05),
+    (0.08, 0.09, 0.11), (0.30, 0.36, 0.42),
 )  # fmt: skip
 
 
@@ -23,53 +27,94 @@ def car(
     parts: PartTable, rng: np.random.Generator, climate: Climate, running: bool, instance: int
 ) -> Pieces:
     """A passenger car that faces along x, wheels on z = 0."""
-    length, width = rng.uniform(3.9, 4.8), rng.uniform(1.72, 1.88)
-    tall = rng.choice([1.44, 1.5, 1.68, 1.95], p=[0.4, 0.3, 0.2, 0.1])
-    paint = np.array(PAINTS[int(rng.integers(len(PAINTS)))]) * rng.uniform(0.8, 1.15)
-    colour = (float(paint[0]), float(paint[1]), float(paint[2]))
-    air = climate.air_kelvin
-    cool = -2.5 if climate.lamps_on else 0.5
+    return _CarMaker(parts, rng, climate, running, instance).pieces
 
-    def piece(mesh: Mesh, **facts: object) -> tuple[Mesh, int]:
-        return mesh, parts.add(Part(label=CAR, instance=instance, **facts))  # type: ignore[arg-type]
 
-    hull = {"colour": colour, "index": 1.5, "emissivity": 0.93, "sun_kelvin": 16.0}
-    engine = rng.uniform(7, 15) if running else rng.uniform(0, 1.5)
-    front, rear = length / 2, -length / 2
-    half, shoulder = width / 2, 0.62 * tall
-    stations = [
-        (rear, 0.36, shoulder * 0.88, 0.88), (rear + 0.12, 0.24, shoulder, 0.97), (rear + 1.1, 0.2, shoulder, 1.0),
-        (front - 1.35, 0.2, shoulder, 1.0), (front - 0.45, 0.22, shoulder * 0.9, 0.98),
-        (front - 0.08, 0.26, shoulder * 0.76, 0.93), (front, 0.34, shoulder * 0.66, 0.84),
-    ]  # fmt: skip
-    rings = np.array([_hull_ring(x, low, high, half * share) for x, low, high, share in stations])
-    pieces = [
-        piece(loft(rings[:4]), kelvin=air + cool, **hull),
-        piece(loft(rings[3:]), kelvin=air + cool * 0.3 + engine, **hull),
-    ]
-    boxy = tall > 1.6
-    bottom = (rear + 0.25, front - (1.25 if not boxy else 0.9))
-    top = (rear + (0.45 if boxy else 0.85), front - (1.75 if boxy else 2.15))
-    glass, roof = _cabin(bottom, top, half * 0.92, half * 0.74, shoulder, tall)
-    pieces.append(
-        piece(
-            glass,
-            colour=(0.015, 0.017, 0.018),
-            index=1.5,
-            emissivity=0.86,
-            kelvin=air - 1.0,
-            sun_kelvin=5.0,
+class _CarMaker:
+    """Puts a random car together; `pieces` is the result."""
+
+    def __init__(
+        self,
+        parts: PartTable,
+        rng: np.random.Generator,
+        climate: Climate,
+        running: bool,
+        instance: int,
+    ) -> None:
+        self.parts, self.climate, self.running, self.instance = parts, climate, running, instance
+        self.pieces: Pieces = []
+        self.length, width = rng.uniform(3.9, 4.8), rng.uniform(1.72, 1.88)
+        self.tall = rng.choice([1.44, 1.5, 1.68, 1.95], p=[0.4, 0.3, 0.2, 0.1])
+        paint = np.array(PAINTS[int(rng.integers(len(PAINTS)))]) * rng.uniform(0.8, 1.15)
+        self.front, self.rear = self.length / 2, -self.length / 2
+        self.half, self.shoulder = width / 2, 0.62 * self.tall
+        self.air = climate.air_kelvin
+        engine = rng.uniform(7, 15) if running else rng.uniform(0, 1.5)
+        brakes = rng.uniform(7, 13) if running else rng.uniform(0, 1)
+        self._hull(tuple(paint), engine)
+        self._wheels(brakes, engine)
+        self._lamps()
+
+    def _add(self, mesh: Mesh, colour: Colour, kelvin: float, **facts: Any) -> None:
+        part = Part(CAR, colour, kelvin=self.air + kelvin, instance=self.instance, **facts)
+        self.pieces.append((mesh, self.parts.add(part)))
+
+    def _hull(self, paint: Colour, engine: float) -> None:
+        """Body, hood over the engine, glass and roof; cars radiate to the night sky."""
+        rear, front, half, high = self.rear, self.front, self.half, self.shoulder
+        stations = [
+            (rear, 0.36, high * 0.88, 0.88), (rear + 0.12, 0.24, high, 0.97),
+            (rear + 1.1, 0.2, high, 1.0), (front - 1.35, 0.2, high, 1.0),
+            (front - 0.45, 0.22, high * 0.9, 0.98), (front - 0.08, 0.26, high * 0.76, 0.93),
+            (front, 0.34, high * 0.66, 0.84),
+        ]  # fmt: skip
+        rings = np.array(
+            [_hull_ring(x, low, top, half * share) for x, low, top, share in stations]
         )
-    )
-    pieces.append(piece(roof, kelvin=air + cool - 1.0, **hull))
-    wheel, hub = _wheels(length, half)
-    warm = rng.uniform(7, 13) if running else rng.uniform(0, 1)
-    pieces.append(piece(wheel, colour=RUBBER, kelvin=air + warm * 0.8, emissivity=0.96))
-    pieces.append(piece(hub, colour=(0.3, 0.3, 0.31), kelvin=air + warm, emissivity=0.75))
-    skirt = block((rear + 0.3, front - 0.3), (-half * 0.9, half * 0.9), (0.16, 0.3))
-    pieces.append(piece(skirt, colour=(0.02, 0.02, 0.02), kelvin=air + engine * 0.7))
-    pieces += _car_lamps(piece, climate, running, (front, rear, half, shoulder))
-    return pieces
+        cool = -2.5 if self.climate.lamps_on else 0.5
+        coat = {"index": 1.5, "emissivity": 0.93, "sun_kelvin": 16.0}
+        self._add(loft(rings[:4]), paint, cool, **coat)
+        self._add(loft(rings[3:]), paint, cool * 0.3 + engine, **coat)
+        boxy = self.tall > 1.6
+        bottom = (rear + 0.25, front - (0.9 if boxy else 1.25))
+        top = (rear + (0.45 if boxy else 0.85), front - (1.75 if boxy else 2.15))
+        glass, roof = _cabin(bottom, top, (half * 0.92, half * 0.74), (high, self.tall))
+        self._add(glass, (0.015, 0.017, 0.018), -1.0, index=1.5, emissivity=0.86, sun_kelvin=5.0)
+        self._add(roof, paint, cool - 1.0, **coat)
+
+    def _wheels(self, brakes: float, engine: float) -> None:
+        tyres, hubs = [], []
+        for x in (-0.3 * self.length, 0.31 * self.length):
+            for side in (-1, 1):
+                outer = side * (self.half + 0.01)
+                tyres.append(tube((x, outer - side * 0.2, 0.32), (x, outer, 0.32), 0.32, 14))
+                start, end = outer - side * 0.02, outer + side * 0.012
+                hubs.append(tube((x, start, 0.32), (x, end, 0.32), 0.19, 10))
+        self._add(join(tyres), RUBBER, brakes * 0.8, emissivity=0.96)
+        self._add(join(hubs), (0.3, 0.3, 0.31), brakes, emissivity=0.75)
+        wide = self.half * 0.9
+        skirt = block((self.rear + 0.3, self.front - 0.3), (-wide, wide), (0.16, 0.3))
+        self._add(skirt, (0.02, 0.02, 0.02), engine * 0.7)
+
+    def _lamps(self) -> None:
+        front, rear, half, high = self.front, self.rear, self.half, self.shoulder
+        on = self.climate.lamps_on and self.running
+        sides = (-1, 1)
+        heads = [
+            ellipsoid((front - 0.1, s * half * 0.68, high * 0.68), (0.09, 0.17, 0.08))
+            for s in sides
+        ]
+        tails = [
+            box((rear + 0.06, s * half * 0.75, high * 0.8), (0.12, 0.26, 0.14)) for s in sides
+        ]
+        plates = [
+            box((x, 0, z), (0.05, 0.5, 0.12)) for x, z in ((front, 0.42), (rear, high * 0.62))
+        ]
+        white = (5.0, 4.8, 4.2) if on else (0.0, 0.0, 0.0)
+        red = (0.9, 0.02, 0.015) if on else (0.0, 0.0, 0.0)
+        self._add(join(heads), (0.6, 0.6, 0.6), 6 if on else 0, index=1.5, emission=white)
+        self._add(join(tails), (0.35, 0.01, 0.01), 2 if on else 0, index=1.5, emission=red)
+        self._add(join(plates), (0.65, 0.65, 0.6), 0)
 
 
 def _hull_ring(x: float, low: float, high: float, half: float) -> NDArray[np.float64]:
@@ -80,14 +125,10 @@ def _hull_ring(x: float, low: float, high: float, half: float) -> NDArray[np.flo
     return np.array(right + [(x, share * half, z) for share, z in profile[::-1]])
 
 
-def _cabin(
-    bottom: tuple[float, float],
-    top: tuple[float, float],
-    low: float,
-    high: float,
-    z0: float,
-    z1: float,
-) -> tuple[Mesh, Mesh]:
+def _cabin(bottom: Span, top: Span, halves: Span, heights: Span) -> tuple[Mesh, Mesh]:
+    """Glass, and roof with posts, between a lower and an upper rectangle."""
+    (low, high), (z0, z1) = halves, heights
+
     def corner(x: float, y: float, z: float) -> tuple[float, float, float]:
         return (x, y, z)
 
@@ -115,46 +156,6 @@ def _cabin(
     return glass, join(thick + posts)
 
 
-def _wheels(length: float, half: float) -> tuple[Mesh, Mesh]:
-    tyres, hubs = [], []
-    for x in (-0.3 * length, 0.31 * length):
-        for side in (-1, 1):
-            outer = side * (half + 0.01)
-            tyres.append(tube((x, outer - side * 0.2, 0.32), (x, outer, 0.32), 0.32, 14))
-            hubs.append(
-                tube((x, outer - side * 0.02, 0.32), (x, outer + side * 0.012, 0.32), 0.19, 10)
-            )
-    return join(tyres), join(hubs)
-
-
-def _car_lamps(piece, climate: Climate, running: bool, shape: tuple[float, ...]) -> Pieces:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    front, rear, half, shoulder = shape
-    on = climate.lamps_on and running
-    head = join(
-        [
-            ellipsoid((front - 0.1, s * half * 0.68, shoulder * 0.68), (0.09, 0.17, 0.08))
-            for s in (-1, 1)
-        ]
-    )
-    tail = join(
-        [box((rear + 0.06, s * half * 0.75, shoulder * 0.8), (0.12, 0.26, 0.14)) for s in (-1, 1)]
-    )
-    plate = join(
-        [
-            box((front + 0.0, 0, 0.42), (0.05, 0.5, 0.12)),
-            box((rear - 0.0, 0, shoulder * 0.62), (0.05, 0.5, 0.12)),
-        ]
-    )
-    air = climate.air_kelvin
-    return [
-        piece(head, colour=(0.6, 0.6, 0.6), index=1.5, kelvin=air + (6 if on else 0),
-              emission=(5.0, 4.8, 4.2) if on else (0, 0, 0)),
-        piece(tail, colour=(0.35, 0.01, 0.01), index=1.5, kelvin=air + (2 if on else 0),
-              emission=(0.9, 0.02, 0.015) if on else (0, 0, 0)),
-        piece(plate, colour=(0.65, 0.65, 0.6), kelvin=air),
-    ]  # fmt: skip
-
-
 def bicycle(
     parts: PartTable,
     rng: np.random.Generator,
@@ -163,7 +164,7 @@ def bicycle(
     motor: bool,
     running: bool,
 ) -> Pieces:
-    """A bicycle or a motor scooter along x; wheels are discs so that they have a label everywhere."""
+    """A bicycle or a motor scooter along x; wheels are discs, so that all of them has a label."""
     air = climate.air_kelvin
     paint = np.array(PAINTS[int(rng.integers(len(PAINTS)))])
     frame = parts.add(Part(BIKE, tuple(paint), index=1.5, kelvin=air - 0.5, instance=instance))
@@ -171,9 +172,7 @@ def bicycle(
         Part(BIKE, (0.03, 0.03, 0.03), kelvin=air + (5 if running else 0), instance=instance)
     )
     radius, base = (0.26, 0.62) if motor else (0.34, 0.53)
-    wheels = []
-    for x in (-base, base):
-        wheels.append(tube((x, -0.03, radius), (x, 0.03, radius), radius, 14))
+    wheels = [tube((x, -0.03, radius), (x, 0.03, radius), radius, 14) for x in (-base, base)]
     body = [tube((base, 0, radius), (base * 0.72, 0, 0.98), 0.045, 6)]
     body.append(tube((base * 0.7, -0.3, 1.02), (base * 0.7, 0.3, 1.02), 0.035, 6))
     if motor:

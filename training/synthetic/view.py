@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from training.synthetic.cameras import Camera
 from training.synthetic.shading import Light, Panes, Seen
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(eq=False)
@@ -36,6 +37,6 @@ class View:
         """Linear radiance with glass panes, (H, W, 3)."""
         return self.image(self.panes.over(self.light.total))
 
-    def image(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+    def image(self, values: Floats) -> Floats:
         """Per-ray values (N, ...) on the pixel grid."""
         return values.reshape(self.camera.height, self.camera.width, *values.shape[1:])

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.modality import Modality
+from segrgbx_core.samples import Events
 from training.synthetic.cameras import Camera
 from training.synthetic.records import Corruption, Record, WorldConfig
 from training.synthetic.scene import Scene, Stage
@@ -19,7 +20,7 @@ from training.synthetic.sensors.rgb import Exposure, meter, photograph
 from training.synthetic.shading import FULL, QUICK, Quality, Seen, Shader
 from training.synthetic.view import View
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 _OVER, _UNDER, _BLUR_MS, _BLUR_STEPS = (4.0, 9.0), (0.04, 0.12), 45.0, 5
 _STREAMS = {
     "rgb": 0,
@@ -122,7 +123,7 @@ class World:
         return metered
 
     def _blurred(self, view: View) -> Floats:
-        """Mean radiance over a long exposure centred on the view, during which the camera shakes."""
+        """Mean radiance of a long exposure about the view, during which the camera shakes."""
         rng = np.random.default_rng([self.seed, 37])
         shake = rng.uniform(4, 10) * rng.choice([-1, 1]) * view.camera.width / 320
         total = np.zeros_like(view.radiance)
@@ -185,7 +186,7 @@ class World:
     def _light_field(self, time_s: float, camera: Camera, exposure: Exposure) -> NDArray[np.uint8]:
         side, base = self.config.light_field_views, self.config.light_field_base_m
         steps = np.arange(side) - (side - 1) / 2 if side > 1 else np.array([-1.0])
-        views = []
+        views: list[NDArray[np.uint8]] = []
         for row in steps:
             for column in steps:
                 moved = camera.shifted(float(column) * base, float(row) * base)
@@ -194,7 +195,7 @@ class World:
                 views.append(photograph(radiance, exposure, rng))
         return np.stack(views)
 
-    def _events(self, time_s: float) -> event.Events:
+    def _events(self, time_s: float) -> Events:
         config = self.config
         window_s = config.event_window_ms * 1e-3
         coarse = 3 if self.corruption is Corruption.EVENT_LOW_RESOLUTION else 1

@@ -1,13 +1,14 @@
 """Depth cameras: stereo outdoors, structured light in rooms; both with the holes that they have.
 
 0 means no measurement. Stereo noise is constant in disparity, so it grows with the square of the
-distance; a stereo pair has no answer beside near edges (half-occlusion), where there is no texture,
-and beyond its range.
+distance; a stereo pair has no answer beside near edges (half-occlusion), where there is no
+texture, and beyond its range.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from training.synthetic.raytrace import FAR
 from training.synthetic.sensors.rgb import Exposure
 from training.synthetic.view import View
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def stereo(truth: Floats, focal: float, rng: np.random.Generator, rig: StereoRig
 def structured_light(
     truth: Floats, cosine: Floats, dark: NDArray[np.bool_], rng: np.random.Generator
 ) -> Floats:
-    """Depth of a projector camera in a room: small noise, holes at edges, grazing and dark surfaces.
+    """Depth of a projector camera in a room: small noise, holes at edges and on dark surfaces.
 
     Source of the noise law: Nguyen, Izadi and Lovell, 3DIMPVT 2012.
     """

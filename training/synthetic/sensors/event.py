@@ -2,12 +2,14 @@
 
 The ideal rule is ESIM's (Rebecq, Gehrig and Scaramuzza, CoRL 2018): between two pictures log
 brightness is linear in time, so crossing times are interpolated. Added as in v2e: thresholds that
-differ from pixel to pixel, a refractory time, a brightness-dependent low pass and background events.
+differ from pixel to pixel, a refractory time, a brightness-dependent low pass and background
+events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from segrgbx_core.samples import Events
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

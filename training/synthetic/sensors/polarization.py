@@ -1,12 +1,14 @@
 """The polarization camera: Stokes parameters of the light field, seen through four analysers.
 
 Angles are measured in the image: 0 is horizontal, 45 degrees points to the upper right. Light
-mirrored at a smooth coat leaves polarized perpendicular to the plane of incidence, light from below
-the coat polarized in it; the clear sky is polarized across the direction to the sun, which puddles
-and windows mirror.
+mirrored at a smooth coat leaves polarized perpendicular to the plane of incidence, light from
+below the coat polarized in it; the clear sky is polarized across the direction to the sun, which
+puddles and windows mirror.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ from training.synthetic.raytrace import FAR, dot, unit
 from training.synthetic.shading import Light, Mirrored, Panes, Seen, Shader
 from training.synthetic.view import View
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 ANGLES_DEG = (0, 45, 90, 135)
 PATTERN_DEG = (90, 45, 135, 0)
 """Analysers of a sensor's 2x2 cell: top left, top right, bottom left, bottom right."""
@@ -73,7 +75,7 @@ def mosaic(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def sky_polarization(climate: Climate, directions: Floats) -> tuple[Floats, Floats]:
-    """Degree of polarization of sky light and the direction of its E field, (N,) and unit (N, 3)."""
+    """Degree of polarization of sky light (N,) and the unit direction of its E field (N, 3)."""
     most = (
         0.0
         if climate.time_of_day is TimeOfDay.NIGHT
@@ -139,7 +141,7 @@ def _smooth(
 def _reflected(
     climate: Climate, met: Mirrored, across: Floats, amplitudes: tuple[Floats, Floats]
 ) -> NDArray[np.complex64]:
-    """S1 + i S2 of mirrored light with `across` as its axis; sky light arrives polarized already."""
+    """S1 + i S2 of mirrored light about the axis `across`; sky light arrives polarized already."""
     power = met.radiance.mean(axis=1)
     degree, field = sky_polarization(climate, met.ways)
     degree = degree * met.is_sky

@@ -1,8 +1,9 @@
-"""The long-wave infrared camera: Planck's law over 8 to 14 um, emissivity, reflections, air and noise."""
+"""The long-wave infrared camera: Planck's law, emissivity, reflections, air and noise."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from training.synthetic.optics import mirrored
 from training.synthetic.raytrace import FAR
 from training.synthetic.shading import LIFT, Seen, Shader
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 COUNTS_PER_KELVIN = 100.0
 AIR_LOSS = 0.0006
 NOISE_KELVIN = 0.05
@@ -26,24 +27,21 @@ def _band() -> tuple[Floats, Floats]:
     wave = np.linspace(8e-6, 14e-6, 121)[:, None]
     h, c, k = 6.62607015e-34, 2.99792458e8, 1.380649e-23
     spectral = 2 * h * c**2 / wave**5 / np.expm1(h * c / (wave * k * kelvin))
-    radiance = (
-        np.trapezoid(spectral, wave, axis=0)
-        if hasattr(np, "trapezoid")
-        else np.trapz(spectral, wave, axis=0)
-    )
+    step = float(wave[1, 0] - wave[0, 0])
+    radiance = (spectral[1:] + spectral[:-1]).sum(axis=0) * step / 2
     return kelvin.astype(np.float32), radiance.astype(np.float32)
 
 
 def band_radiance(kelvin: Floats | float) -> Floats:
     """Black-body radiance between 8 and 14 um, W / (m2 sr)."""
     table, radiance = _band()
-    return np.interp(kelvin, table, radiance).astype(np.float32)
+    return np.asarray(np.interp(kelvin, table, radiance), np.float32)
 
 
 def band_kelvin(radiance: Floats) -> Floats:
     """Temperature of the black body with this band radiance."""
     table, values = _band()
-    return np.interp(radiance, values, table).astype(np.float32)
+    return np.asarray(np.interp(radiance, values, table), np.float32)
 
 
 def apparent_kelvin(shader: Shader, seen: Seen, sun_lit: Floats) -> Floats:
