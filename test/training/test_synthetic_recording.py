@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("embreex", reason="rendering needs embreex")
-rosbags = pytest.importorskip("rosbags.rosbag2", reason="recordings need rosbags")
+pytest.importorskip("rosbags", reason="recordings need rosbags")
 
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from segrgbx_core.errors import DataError
@@ -28,7 +29,7 @@ def bag(tmp_path_factory):
 
 def messages(path):
     store = get_typestore(Stores.ROS2_JAZZY)
-    with rosbags.Reader(path) as reader:
+    with Reader(path) as reader:
         for connection, receive_ns, raw in reader.messages():
             message = store.deserialize_cdr(raw, connection.msgtype)
             stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec

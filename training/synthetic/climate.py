@@ -92,12 +92,7 @@ def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None)
     drawn = kinds[int(rng.choice(len(kinds), p=np.array(list(SHARES.values()))))]
     kind = time_of_day or drawn
     azimuth = rng.uniform(0, 2 * np.pi)
-    elevation = {
-        TimeOfDay.DAY: rng.uniform(0.3, 1.05),
-        TimeOfDay.OVERCAST: rng.uniform(0.3, 1.0),
-        TimeOfDay.DUSK: rng.uniform(-0.1, -0.02),
-        TimeOfDay.NIGHT: -0.6,
-    }[kind]
+    elevation = _elevation(rng, kind)
     to_sun = np.array(
         [
             np.cos(azimuth) * np.cos(elevation),
@@ -105,8 +100,48 @@ def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None)
             np.sin(elevation),
         ]
     )
+    light = _light(rng, kind, elevation)
+    is_dark = kind in (TimeOfDay.DUSK, TimeOfDay.NIGHT)
+    clouds = _clouds(rng, kind)
+    air = rng.uniform(277, 291) if is_dark else rng.uniform(281, 298)
+    covered = float(np.clip(clouds, 0, 1))
+    foggy = rng.uniform() < 0.2
+    fog = rng.uniform(0.01, 0.025) if foggy else rng.uniform(0.0008, 0.003)
+    wet = rng.uniform() < 0.55
+    return Climate(
+        time_of_day=kind,
+        to_sun=to_sun.astype(np.float32),
+        sun=light[0].astype(np.float32),
+        zenith=light[1].astype(np.float32),
+        horizon=light[2].astype(np.float32),
+        glow=light[3].astype(np.float32),
+        clouds=float(clouds),
+        lamps_on=is_dark,
+        fog=float(fog),
+        air_kelvin=float(air),
+        sky_kelvin=float(air - 42 + 30 * covered + rng.uniform(-3, 3)),
+        ground_kelvin=float(rng.uniform(1.0, 3.0) if is_dark else rng.uniform(1.0, 4.0)),
+        sun_factor=float(1.0 if kind is TimeOfDay.DAY else 0.0),
+        wetness=float(rng.uniform(0.3, 1.0) if wet else 0.0),
+    )
+
+
+def _elevation(rng: np.random.Generator, kind: TimeOfDay) -> float:
+    """Height of the sun above the horizon, rad."""
+    return {
+        TimeOfDay.DAY: rng.uniform(0.3, 1.05),
+        TimeOfDay.OVERCAST: rng.uniform(0.3, 1.0),
+        TimeOfDay.DUSK: rng.uniform(-0.1, -0.02),
+        TimeOfDay.NIGHT: -0.6,
+    }[kind]
+
+
+def _light(
+    rng: np.random.Generator, kind: TimeOfDay, elevation: float
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Sun, zenith, horizon and glow, RGB each; a low sun is red."""
     low = np.clip(1 - elevation / 0.7, 0, 1) if kind is TimeOfDay.DAY else 0.0
-    light = {
+    return {
         TimeOfDay.DAY: (
             np.array([1.0, 0.93 - 0.12 * low, 0.82 - 0.3 * low]) * rng.uniform(1.3, 1.7),
             np.array([0.12, 0.22, 0.47]),
@@ -132,34 +167,16 @@ def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None)
             np.zeros(3),
         ),
     }[kind]
-    is_dark = kind in (TimeOfDay.DUSK, TimeOfDay.NIGHT)
-    clouds = {
+
+
+def _clouds(rng: np.random.Generator, kind: TimeOfDay) -> float:
+    """Cloud cover; below 0 the sky is clear of them."""
+    return {
         TimeOfDay.DAY: rng.uniform(-0.1, 0.35),
         TimeOfDay.OVERCAST: 1.0,
         TimeOfDay.DUSK: rng.uniform(0, 0.5),
         TimeOfDay.NIGHT: rng.uniform(0, 0.4),
     }[kind]
-    air = rng.uniform(277, 291) if is_dark else rng.uniform(281, 298)
-    covered = float(np.clip(clouds, 0, 1))
-    foggy = rng.uniform() < 0.2
-    fog = rng.uniform(0.01, 0.025) if foggy else rng.uniform(0.0008, 0.003)
-    wet = rng.uniform() < 0.55
-    return Climate(
-        time_of_day=kind,
-        to_sun=to_sun.astype(np.float32),
-        sun=light[0].astype(np.float32),
-        zenith=light[1].astype(np.float32),
-        horizon=light[2].astype(np.float32),
-        glow=light[3].astype(np.float32),
-        clouds=float(clouds),
-        lamps_on=is_dark,
-        fog=float(fog),
-        air_kelvin=float(air),
-        sky_kelvin=float(air - 42 + 30 * covered + rng.uniform(-3, 3)),
-        ground_kelvin=float(rng.uniform(1.0, 3.0) if is_dark else rng.uniform(1.0, 4.0)),
-        sun_factor=float(1.0 if kind is TimeOfDay.DAY else 0.0),
-        wetness=float(rng.uniform(0.3, 1.0) if wet else 0.0),
-    )
 
 
 def sky_kelvin(climate: Climate, directions: Floats) -> Floats:

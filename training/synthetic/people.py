@@ -51,36 +51,7 @@ class Figure:
         head = chest + vector(0.06 * np.sin(lean) + 0.02, 0, 0.30)
         legs, shoes = self._legs(hip, phase, swing, seated)
         sleeves, hands = self._arms(chest, phase, swing, seated)
-        torso = [
-            capsule(
-                hip + vector(0, -0.06 * wide, 0.04),
-                chest + vector(0, -0.08 * wide, -0.05),
-                0.125 * wide,
-                0.13 * wide,
-            ),
-            capsule(
-                hip + vector(0, 0.06 * wide, 0.04),
-                chest + vector(0, 0.08 * wide, -0.05),
-                0.125 * wide,
-                0.13 * wide,
-            ),
-            capsule(
-                chest + vector(0, -0.15 * wide, 0.02),
-                chest + vector(0, 0.15 * wide, 0.02),
-                0.075,
-                sectors=6,
-            ),
-        ]
-        if self.coat > 0 and not seated:
-            torso.append(
-                tube(
-                    hip - vector(0, 0, self.coat),
-                    hip + vector(0, 0, 0.12),
-                    0.21 * wide,
-                    9,
-                    0.16 * wide,
-                )
-            )
+        torso = self._torso(hip, chest, seated)
         hips = [ellipsoid(hip, (0.14 * wide, 0.18 * wide, 0.13))]
         face = [ellipsoid(head, (0.098, 0.082, 0.125)), capsule(chest, head, 0.055, sectors=6)]
         hair = [ellipsoid(head + vector(-0.018, 0, 0.022), (0.104, 0.092, 0.12))]
@@ -96,6 +67,25 @@ class Figure:
         if self.has_bag:
             made.append((ellipsoid(chest + vector(-0.2, 0, -0.12), (0.13, 0.17, 0.24)), self.bag))
         return [(mesh.scaled((scale, scale, scale)), part) for mesh, part in made]
+
+    def _torso(self, hip: Floats, chest: Floats, seated: bool) -> list[Mesh]:
+        wide = self.build
+        torso = [
+            capsule(
+                hip + vector(0, side * 0.06 * wide, 0.04),
+                chest + vector(0, side * 0.08 * wide, -0.05),
+                0.125 * wide,
+                0.13 * wide,
+            )
+            for side in (-1, 1)
+        ]
+        shoulder = vector(0, 0.15 * wide, 0)
+        raised = chest + vector(0, 0, 0.02)
+        torso.append(capsule(raised - shoulder, raised + shoulder, 0.075, sectors=6))
+        if self.coat > 0 and not seated:
+            hem, waist = hip - vector(0, 0, self.coat), hip + vector(0, 0, 0.12)
+            torso.append(tube(hem, waist, 0.21 * wide, 9, 0.16 * wide))
+        return torso
 
     def _legs(
         self, hip: Floats, phase: float, swing: float, seated: bool
