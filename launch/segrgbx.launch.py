@@ -23,6 +23,7 @@ ARGUMENTS = {
     "params_file": ("", "parameter file; empty: config/<pair>.yaml", ""),
     "rgb_topic": ("", "topic of the RGB image, without transport suffix", ""),
     "x_topic": ("", "topic of the X image, without transport suffix", ""),
+    "events_topic": ("", "topic of the event stream", ""),
     "rgb_transport": ("", "raw or compressed", "{pair}.rgb_transport"),
     "x_transport": ("", "raw, compressed or compressedDepth", "{pair}.x_transport"),
     "checkpoint": ("", "path of the checkpoint", "model.checkpoint"),
@@ -65,7 +66,11 @@ def _actions(context):
         for name, (_, _, parameter) in ARGUMENTS.items()
         if parameter and value[name]
     }
-    inputs = {"rgb/image": value["rgb_topic"], "x/image": value["x_topic"]}
+    inputs = {
+        "rgb/image": value["rgb_topic"],
+        "x/image": value["x_topic"],
+        "x/events": value["events_topic"],
+    }
     actions = [
         Node(
             package="segrgbx_ros",
@@ -74,7 +79,7 @@ def _actions(context):
             namespace=value["namespace"],
             parameters=[value["params_file"] or str(CONFIG / f"{pair}.yaml"), parameters],
             remappings=[(f"{pair}/{name}", topic) for name, topic in inputs.items() if topic],
-            arguments=["--ros-args", "--log-level", f"segrgbx:={value['log_level']}"],
+            arguments=["--ros-args", "--log-level", value["log_level"]],
             output="screen",
         )
     ]

@@ -6,6 +6,7 @@ a `Session`. What is wrong is said now and then in the log and all the time in /
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,8 +17,10 @@ import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.utilities import remove_ros_args
 from std_srvs.srv import SetBool, Trigger
 
 from segrgbx_core.errors import ConfigError, SegrgbxError
@@ -30,6 +33,7 @@ Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackRe
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
+RCLError = rclpy_implementation.RCLError
 
 
 def _logged(transition: Transition) -> Transition:
@@ -183,9 +187,16 @@ def _answer(response: Any, message: str, success: bool = True) -> Any:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until it is told to stop; 1 when it could not be configured."""
-    rclpy.init(args=args)
+    arguments = list(sys.argv if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog="segrgbx-node",
+        description="Segments RGB-X pairs as a ROS 2 lifecycle node.",
+        epilog="Parameters: --ros-args --params-file FILE -p NAME:=VALUE; see docs/parameters.md.",
+    )
     node = None
     try:
+        parser.parse_args(remove_ros_args(arguments)[1:])
+        rclpy.init(args=arguments)
         node = SegmentationNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -193,12 +204,20 @@ def main(args: Sequence[str] | None = None) -> int:
             executor.spin_once()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except (RCLError, ValueError) as error:
+        if node is not None and rclpy.ok():
+            raise
+        if node is not None:  # a signal came between looking and waiting
+            return 0
+        # ROS itself refuses: a parameter file is missing or no YAML, a list in it is empty.
+        sys.stderr.write(f"segrgbx-node: {error}\n")
+        return 1
     finally:
         if node is not None:
             node.release()
             node.destroy_node()
         rclpy.try_shutdown()
-    return (node.exit_code or 0) if node is not None else 1
+    return (node.exit_code or 0) if node is not None else 0
 
 
 if __name__ == "__main__":

@@ -268,10 +268,12 @@ def test_cv_bridge_is_used_for_bayer_where_it_is_installed(monkeypatch):
     module.CvBridge, module.boost = Bridge, boost
     monkeypatch.setitem(sys.modules, "cv_bridge", module)
     monkeypatch.setitem(sys.modules, "cv_bridge.boost", boost)
+    messages._bridge.cache_clear()
     np.testing.assert_array_equal(messages.image_array(image(mosaic, "bayer_rggb8")), without)
     assert asked == ["rgb8"]
     messages.image_array(image(mosaic, "bayer_rggb8", padding=2))  # which cv_bridge would skew
     assert asked == ["rgb8"]
+    messages._bridge.cache_clear()
 
 
 def test_messages_config_and_pipeline_import_neither_ros_nor_torch():

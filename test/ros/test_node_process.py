@@ -136,6 +136,34 @@ def test_what_cannot_be_configured_ends_with_one_sentence_and_code_one(run, argu
     assert "Traceback" not in process.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--ros-args", "--params-file", "/nowhere.yaml"], 1, "params file"),
+        (["--ros-args", "--params-file", "{empty}"], 1, "segrgbx-node: "),
+        (["--parms-file", "x"], 2, "unrecognized arguments: --parms-file x"),
+        (["--help"], 0, "--params-file FILE"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_words(run, tmp_path, arguments, code, sentence):
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("/**:\n  ros__parameters:\n    pairs: []\n")
+    arguments = [word.format(empty=empty) for word in arguments]
+    process = run("-m", "segrgbx_ros.node", *arguments)
+    assert process.end(seconds=60) == code, process.output
+    assert sentence in process.output
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_waits_to_be_configured_ends_clean(run, number):
+    process = run(*node("-p", "autostart:=false", "--log-level", "rcl:=debug"))
+    process.wait_for("segrgbx")
+    time.sleep(0.5)
+    assert process.end(number) == 0, process.output
+    assert "Traceback" not in process.output
+
+
 SENDER = textwrap.dedent(
     """
     import time
