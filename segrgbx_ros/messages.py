@@ -23,6 +23,7 @@ import numpy as np
 from segrgbx_core.errors import DataError, EncodingError
 from segrgbx_core.images import decode_image
 from segrgbx_core.samples import Array
+from segrgbx_ros.compressed_depth import dequantised, unpack_rvl
 
 NS_PER_S = 1_000_000_000
 
@@ -322,17 +323,21 @@ def _decode(data: Array, form: str) -> Array:
 
 
 def _compressed_depth(data: Array, form: str) -> Array:
-    """Depth as `compressed_depth_image_transport` packs it: a 12-byte header, then PNG."""
-    if "rvl" in form:
-        raise EncodingError(f"compressed image '{form}': rvl is not read by this version; use png")
+    """Depth as `compressed_depth_image_transport` packs it: a 12-byte header, then PNG or RVL."""
     if data.size <= 12:
         raise EncodingError(f"compressed image '{form}' of {data.size} bytes has no image in it")
-    scale, offset = np.frombuffer(data[4:12].tobytes(), "<f4")
-    counts = _decode(data[12:], form)
-    if not form.startswith("32FC1"):
-        return counts
-    # 32FC1 travels as quantised inverse depth: depth = scale / (count - offset), 0 for none.
-    depth = np.full(counts.shape, np.nan, np.float32)
-    seen = counts > 0
-    depth[seen] = scale / (counts[seen].astype(np.float32) - offset)
-    return depth
+    header, payload = data[:12], data[12:]
+    if "rvl" in form.lower():
+        try:
+            counts: Array = unpack_rvl(payload)
+        except EncodingError as error:
+            raise EncodingError(f"compressed image '{form}': {error}") from None
+    else:
+        counts = _decode(payload, form)
+    if counts.ndim != 2 or counts.dtype != np.uint16:
+        raise EncodingError(
+            f"compressed image '{form}' holds {counts.dtype} of shape {counts.shape}; "
+            "expected one channel of 16 bits"
+        )
+    # 32FC1 travels as inverse depth.
+    return dequantised(counts, header) if form.startswith("32FC1") else counts

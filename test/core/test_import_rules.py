@@ -30,6 +30,7 @@ PICTURE_LIBRARIES = {"cv2", "PIL"}
 MAY_USE_PICTURES = {"images", "encoders", "overlay"}
 
 ROS_FREE = {
+    "compressed_depth",
     "config",
     "event_arrays",
     "event_packets",

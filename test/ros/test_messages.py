@@ -228,7 +228,7 @@ def test_compressed_depth_becomes_counts_or_metres():
         (b"", "jpeg", "without data"),
         (b"not an image at all", "jpeg", "compressed image 'jpeg'"),
         (b"0123456789", "16UC1; compressedDepth png", "has no image in it"),
-        (b"0" * 40, "16UC1; compressedDepth rvl", "rvl is not read"),
+        (b"0" * 16, "16UC1; compressedDepth rvl", "has no size in it"),
     ],
 )
 def test_broken_compressed_images_are_refused(data, form, complaint):
