@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from segrgbx_core.model.backbone import BackboneConfig
 from segrgbx_core.model.head import HeadConfig
+from segrgbx_core.model.network import RgbxNetwork, Scene
 from segrgbx_core.model.prompts import PromptConfig
 from segrgbx_core.model.refinement import RefinementConfig
-from segrgbx_core.model.segrgbx import ModelConfig, Scene, SegRGBX
+from segrgbx_core.model.segrgbx import ModelConfig, SegRGBX
 
-__all__ = ["PRESETS", "ModelConfig", "Scene", "SegRGBX", "build_model"]
+__all__ = ["PRESETS", "ModelConfig", "RgbxNetwork", "Scene", "SegRGBX", "build_model"]
 
 _TINY = ModelConfig(
     backbone=BackboneConfig(

@@ -10,10 +10,12 @@ feed-forward layers in its first stages, so its weights fit too (and carry a fre
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -45,6 +47,11 @@ class BackboneConfig(Config):
         1e-5, doc="epsilon of the norms behind patch embedding and spatial reduction", low=0
     )
     block_norm_eps: float = option(1e-6, doc="epsilon of the norms of blocks and stages", low=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_channels(self) -> BackboneConfig:
+        check_heads(self.embed_dims, self.num_heads)
+        return self
 
 
 class PatchEmbed(nn.Module):
@@ -80,7 +87,13 @@ class Attention(nn.Module):
     def forward(
         self, tokens: Tensor, size: tuple[int, int], prompt_kv: Tensor | None = None
     ) -> Tensor:
-        """Attends from every token to the reduced tokens and to the prompts.
+        """Attends from every token to the reduced tokens and to the prompts; see `attend`."""
+        return self.proj(self.attend(tokens, size, prompt_kv))
+
+    def attend(
+        self, tokens: Tensor, size: tuple[int, int], prompt_kv: Tensor | None = None
+    ) -> Tensor:
+        """What the heads found, side by side, before the last projection: (B, N, D).
 
         The prompts have no queries: what they would collect, the paper's O_M, is thrown away by
         every layer. They join behind the reduction because they have no place in the image.
@@ -100,7 +113,7 @@ class Attention(nn.Module):
         attended = F.scaled_dot_product_attention(
             split_heads(self.q(tokens), self.num_heads), key, value
         )
-        return self.proj(merge_heads(attended))
+        return merge_heads(attended)
 
 
 class MixFeedForward(nn.Module):
@@ -191,6 +204,17 @@ class MixTransformer(nn.Module):
             features = stage(features)
             outputs.append(features)
         return outputs
+
+
+def check_heads(widths: Iterable[int], heads: Iterable[int]) -> None:
+    """Checks that every width can be split among its heads.
+
+    Raises:
+        ValueError: when one cannot.
+    """
+    for width, count in zip(widths, heads, strict=True):
+        if width % count:
+            raise ValueError(f"width {width} is not divisible by its {count} attention heads")
 
 
 def to_tokens(features: Tensor) -> Tensor:
