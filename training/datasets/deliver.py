@@ -148,35 +148,41 @@ def _list(root: Path, split: str, kind: DeliverX, options: DeliverOptions) -> Li
     if not (root / "img").is_dir():
         raise DataError(f"{root / 'img'}: is missing; expected DeLiVER's folder of RGB images")
     present = folder_names(root / "img")
+    _, folder, word = _KINDS[kind]
     for weather in options.weather or tuple(Weather):
         if weather.value not in present:
             listing.warnings.append(f"folder img/{weather.value} is missing")
             continue
-        folder = root / "img" / weather.value / split
-        for path in sorted(folder.glob("*/*.png")):
-            cases = scene_cases(path.parent.name, path.stem)
-            if options.case and not set(cases) & set(options.case):
-                continue
-            listing.files.append(_sample(root, path, kind, weather, cases))
+        within = Path(weather.value) / split
+        # Labels are looked for too, so that an image that did not arrive is missed.
+        shots = _shots(root / "img" / within, "rgb") | _shots(
+            root / "semantic" / within, "semantic"
+        )
+        for scene, frame, rest in sorted(shots):
+            cases = scene_cases(scene, frame)
+            if not options.case or set(cases) & set(options.case):
+                listing.files.append(
+                    SampleFiles(
+                        id=f"{weather.value}/{scene}/{frame}",
+                        rgb=root / "img" / within / scene / f"{frame}_rgb{rest}",
+                        x=(root / folder / within / scene / f"{frame}_{word}{rest}",),
+                        label=root / "semantic" / within / scene / f"{frame}_semantic{rest}",
+                        groups=(weather.value, *(case.value for case in cases)),
+                    )
+                )
     return listing
 
 
-def _sample(
-    root: Path, path: Path, kind: DeliverX, weather: Weather, cases: tuple[Case, ...]
-) -> SampleFiles:
-    # Parts are put together anew; text replaced in a whole path also hits its parents.
-    frame, word, rest = path.stem.rpartition("_rgb")
-    if not word:
-        raise DataError(f"{path}: expected a name such as 045050_rgb_front.png")
-    within = path.relative_to(root / "img").parent
-    _, folder, x_word = _KINDS[kind]
-    return SampleFiles(
-        id=f"{weather.value}/{path.parent.name}/{frame}",
-        rgb=path,
-        x=(root / folder / within / f"{frame}_{x_word}{rest}.png",),
-        label=root / "semantic" / within / f"{frame}_semantic{rest}.png",
-        groups=(weather.value, *(case.value for case in cases)),
-    )
+def _shots(folder: Path, word: str) -> set[tuple[str, str, str]]:
+    """Scene, frame and what follows the word, of all files below a folder."""
+    # Names are taken apart; text replaced in a whole path would hit its parents too.
+    shots = set()
+    for path in folder.glob("*/*.png"):
+        frame, found, rest = path.name.rpartition(f"_{word}")
+        if not found:
+            raise DataError(f"{path}: expected a name such as 045050_{word}_front.png")
+        shots.add((path.parent.name, frame, rest))
+    return shots
 
 
 def scene_cases(*names: str) -> tuple[Case, ...]:

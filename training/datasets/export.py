@@ -40,6 +40,10 @@ class Frame:
     x: Mapping[str, Array] = field(default_factory=dict)
 
 
+_NO_CLASS = (255, 0, 255)
+"""A colour that no palette has."""
+
+
 class NyuLayout(str, Enum):
     """Re-packs of NYUDepthV2."""
 
@@ -228,7 +232,9 @@ def export_urbanlf(
             _write(packed if is_repack else folder / f"{view}.png", picture)
         if layout is UrbanLfLayout.REAL:
             np.save(folder / "label.npy", values)
-            _write(folder / "label.png", palette_array(URBANLF.palette)[frame.labels])
+            colours = palette_array(URBANLF.palette)
+            colours[VOID] = _NO_CLASS  # black is a class here
+            _write(folder / "label.png", colours[frame.labels])
         elif layout is UrbanLfLayout.SYNTHETIC:
             np.save(folder / "5_5_label.npy", values)
         else:

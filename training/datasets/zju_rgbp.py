@@ -71,7 +71,6 @@ COUNTS = {"train": 344, "val": 50}
 
 _NAME = re.compile(r"(?P<stem>.+)_(?P<angle>0|45|90|135)\D?\.png", re.IGNORECASE)
 """One sign that is no digit may follow the angle: archives spell the degree sign in many ways."""
-_AOLP_NAME = re.compile(r"(?P<stem>.+)_aolp\.png", re.IGNORECASE)
 
 
 class ZjuReader(FileReader):
@@ -187,18 +186,18 @@ def _list_angles(home: Path, split: str) -> Listing:
 
 def _list_drawn(home: Path) -> Listing:
     listing = Listing()
-    labels = [Folder(path) for path in _label_folders(home)]
-    for path in sorted(home.rglob("*_aolp.png")):
-        match = _AOLP_NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        stem = match["stem"]
-        tries = [
-            folder.find(name) for folder in labels for name in (stem, f"{stem}_image0", path.stem)
-        ]
-        label = next((file for file in tries if file.exists()), home / "label" / f"{stem}.png")
-        rgb = path.with_name(f"{stem}_image0_0.png")
-        listing.files.append(SampleFiles(stem, rgb, (path,), label))
+    labels = [Folder(path) for path in _label_folders(home)] or [Folder(home / "label")]
+    ends = ("_aolp.png", "_image0_0.png")
+    stems = {
+        (path.parent, path.name.removesuffix(end))
+        for end in ends
+        for path in home.rglob(f"*{end}")
+    }
+    for folder, stem in sorted(stems):
+        tries = [file.find(name) for file in labels for name in (stem, f"{stem}_image0")]
+        label = next((path for path in tries if path.exists()), tries[0])
+        aolp, rgb = (folder / f"{stem}{end}" for end in ends)
+        listing.files.append(SampleFiles(stem, rgb, (aolp,), label))
     return listing
 
 
