@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,16 +61,26 @@ class Noise:
         return Labelled(RgbxSample(rgb, thermal, self.modality), labels, str(index))
 
 
-@pytest.fixture(autouse=True)
-def _noise(monkeypatch):
-    monkeypatch.setitem(datasets.READERS, "noise", Noise)
+@pytest.fixture(scope="module", autouse=True)
+def _noise():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.READERS, "noise", Noise)
+        yield
 
 
-@pytest.fixture
-def run_file(tmp_path):
-    path = tmp_path / "run.yaml"
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "run.yaml"
     path.write_text(yaml.safe_dump(RUN))
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(run_file):
+    """The run that nothing disturbed."""
+    out = run_file.parent / "whole"
+    train(read_run(run_file, [f"run.out={out}"]))
+    return out
 
 
 def last(out):
@@ -81,8 +92,9 @@ def state(out):
 
 
 def assert_same(first, second):
+    saved = last(second)
     for name, value in last(first).items():
-        assert torch.equal(value, last(second)[name]), name
+        assert torch.equal(value, saved[name]), name
     one, two = state(first), state(second)
     assert one["progress"]["step"] == two["progress"]["step"]
     for name, value in one["module"].items():
@@ -97,9 +109,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("killed_at", [1, 4, 7])
-def test_a_killed_run_ends_bit_equal(tmp_path, run_file, monkeypatch, killed_at):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(read_run(run_file, [f"run.out={whole}"]))
+def test_a_killed_run_ends_bit_equal(tmp_path, run_file, whole, monkeypatch, killed_at):
+    broken = tmp_path / "broken"
     batches = SegmentationTask.batches
 
     def dying(self, first_step, rank, world):
@@ -123,9 +134,8 @@ def test_a_killed_run_ends_bit_equal(tmp_path, run_file, monkeypatch, killed_at)
         assert one == two
 
 
-def test_a_process_that_is_shot_resumes_bit_equal(tmp_path, run_file):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(read_run(run_file, [f"run.out={whole}"]))
+def test_a_process_that_is_shot_resumes_bit_equal(tmp_path, run_file, whole):
+    broken = tmp_path / "broken"
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); import test_resume as t\n"
         "t.datasets.READERS['noise'] = t.Noise\n"
@@ -153,21 +163,24 @@ def test_a_process_that_is_shot_resumes_bit_equal(tmp_path, run_file):
     assert_same(whole, broken)
 
 
-def test_bookkeeping_may_change_on_resume_but_the_recipe_may_not(tmp_path, run_file):
-    out = [f"run.out={tmp_path / 'a'}"]
-    train(read_run(run_file, out))
-    train(read_run(run_file, [*out, "run.log_every=4", "run.save_every=2"]))
+def test_bookkeeping_may_change_on_resume_but_the_recipe_may_not(tmp_path, run_file, whole):
+    out = shutil.copytree(whole, tmp_path / "copy")
+    train(read_run(run_file, [f"run.out={out}", "run.log_every=4", "run.save_every=2"]))
     with pytest.raises(CheckpointError, match="run with other options"):
-        train(read_run(run_file, [*out, "optimizer.learning_rate=0.1"]))
-    assert main([str(run_file), "--set", *out, "--set", "run.steps=10"]) == 2
+        train(read_run(run_file, [f"run.out={out}", "optimizer.learning_rate=0.1"]))
+    assert main([str(run_file), "--set", f"run.out={out}", "--set", "run.steps=10"]) == 2
 
 
-def test_workers_change_nothing(tmp_path, run_file):
-    train(read_run(run_file, [f"run.out={tmp_path / 'a'}"]))
+def test_workers_change_nothing(tmp_path, run_file, whole):
     train(read_run(run_file, [f"run.out={tmp_path / 'b'}", "run.workers=1"]))
-    assert_same(tmp_path / "a", tmp_path / "b")
+    assert_same(whole, tmp_path / "b")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, run_file):
     with pytest.raises(FloatingPointError, match="lower optimizer"):
-        train(read_run(run_file, [f"run.out={tmp_path / 'a'}", "optimizer.learning_rate=1.0e+30"]))
+        train(
+            read_run(
+                run_file,
+                [f"run.out={tmp_path / 'a'}", "optimizer.learning_rate=1.0e+30", "run.steps=3"],
+            )
+        )
