@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from segrgbx_core.errors import DataError
-from segrgbx_core.label_tables import SYNTHETIC_STREET
+from segrgbx_core.label_tables import NYU, SYNTHETIC_STREET
+from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.modality import MODALITIES, Modality
 from training.synthetic import records
 from training.synthetic.raytrace import Tracer
@@ -16,7 +17,7 @@ from training.synthetic.records import Corruption, Light, WorldConfig
 
 pytest.importorskip("embreex", reason="rendering needs embreex")
 
-from training.synthetic import render
+from training.synthetic import gallery, render
 from training.synthetic.cameras import Camera, look
 from training.synthetic.climate import TimeOfDay, draw_climate
 from training.synthetic.geometry import block, ellipsoid, quad, sheet
@@ -333,3 +334,25 @@ def test_true_depth_is_measured_along_the_axis():
     shader = small_scene([(block((5, 6), (-20, 20), (-20, 20)), wall)])
     truth = depth.true_depth(view_of(shader, camera_at((0, 0, 1.5))))
     np.testing.assert_allclose(truth, 5.0, atol=1e-3)
+
+
+def test_rooms_have_their_own_classes_sensors_and_warmth():
+    config = WorldConfig(width=80, height=60, family="indoor")
+    world = World(11, config)
+    record = world.record(0.2, ["thermal", "depth"])
+    assert record.label_space == "nyu"
+    names = {NYU.names[index] for index in np.unique(record.labels)}
+    assert {"wall", "floor", "ceiling"} <= names
+    assert (record.depth > 0).mean() > 0.6
+    assert record.depth.max() <= 8.0
+    room = record.thermal[record.labels == NYU.names.index("wall")].mean() / 100
+    assert room == pytest.approx(world.scene.climate.air_kelvin - 1.5, abs=1.5)
+    unified = synthetic_label_space().unify(record.labels, record.label_space)
+    assert unified.shape == record.labels.shape
+
+
+def test_a_gallery_shows_every_sensor():
+    shot = gallery.Shot("tiny", 3, 0.0, {})
+    picture = gallery.sheet([shot], (64, 48))
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] >= 7 * 64

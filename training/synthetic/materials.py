@@ -38,6 +38,7 @@ class Pattern(IntEnum):
     WOOD = 11
     CARPET = 12
     PICTURE = 13
+    BOOKS = 14
 
 
 @dataclass(frozen=True)

@@ -137,11 +137,26 @@ class Figure:
 
 
 def draw_figure(
-    parts: PartTable, rng: np.random.Generator, climate: Climate, instance: int, alive: bool = True
+    parts: PartTable,
+    rng: np.random.Generator,
+    climate: Climate,
+    instance: int,
+    alive: bool = True,
+    label: int | None = None,
 ) -> Figure:
-    """A random person, or a mannequin with the same looks at air temperature."""
+    """A random person, or a mannequin with the same looks at air temperature.
+
+    Args:
+        parts: table that the body's parts are added to.
+        rng: draws the looks.
+        climate: decides clothing and temperatures.
+        instance: object id.
+        alive: False for a mannequin.
+        label: native class id; None for the street's person or static object.
+    """
     air = climate.air_kelvin
-    label = street_id("person" if alive else "static object")
+    if label is None:
+        label = street_id("person" if alive else "static object")
     warmth = 1.0 if alive else 0.0
 
     def part(colour: tuple[float, float, float], share: float) -> int:

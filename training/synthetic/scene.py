@@ -16,7 +16,7 @@ from training.synthetic.materials import Colour, Part, PartTable, Pattern
 from training.synthetic.objects import Pieces
 from training.synthetic.plan import StreetPlan
 from training.synthetic.raytrace import Hits, Tracer, nearer
-from training.synthetic.surfaces import Columns
+from training.synthetic.surface import Columns
 
 Floats = NDArray[np.floating[Any]]
 
@@ -59,6 +59,7 @@ class Scene:
     moving_lamps: list[Callable[[float], list[Lamp]]] = field(default_factory=list)
     meta: dict[str, float | int | str] = field(default_factory=dict)
     instances: int = 0
+    is_indoor: bool = False
 
     def surface(
         self, label: int, colour: Colour, pattern: Pattern = Pattern.PLAIN, **facts: Any

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from training.synthetic.optics import fresnel, mirrored, pane_reflection
 from training.synthetic.raytrace import FAR, Hits, dot, nearer
 from training.synthetic.scene import Lamp, Stage
-from training.synthetic.surfaces import Surface, gather, paint
+from training.synthetic.surface import Surface, gather
+from training.synthetic.surfaces import paint
 from training.synthetic.textures import smooth_noise
 
 Floats = NDArray[np.floating[Any]]
@@ -300,7 +301,9 @@ class Shader:
         lift = np.sqrt(1 - radius**2)[:, None]
         ways = first * (radius * np.cos(turn))[:, None] + second * (radius * np.sin(turn))[:, None]
         ways = np.ascontiguousarray(ways + normal * lift, np.float32)
-        open_ray = (~self.stage.blocked(start, ways, 3.0)).astype(np.float32)
+        open_ray = (
+            ~self.stage.blocked(start, ways, 0.9 if self.stage.scene.is_indoor else 3.0)
+        ).astype(np.float32)
         return _smoothed(seen, open_ray)
 
 

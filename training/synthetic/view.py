@@ -37,6 +37,6 @@ class View:
         """Linear radiance with glass panes, (H, W, 3)."""
         return self.image(self.panes.over(self.light.total))
 
-    def image(self, values: Floats) -> Floats:
+    def image(self, values: NDArray[Any]) -> NDArray[Any]:
         """Per-ray values (N, ...) on the pixel grid."""
         return values.reshape(self.camera.height, self.camera.width, *values.shape[1:])

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Events
 from training.synthetic.cameras import Camera
-from training.synthetic.records import Corruption, Record, WorldConfig
+from training.synthetic.records import Corruption, Family, Record, WorldConfig
 from training.synthetic.scene import Scene, Stage
+from training.synthetic.scene_room import room_scene
 from training.synthetic.scene_street import street_scene
 from training.synthetic.sensors import depth, event, polarization, thermal
 from training.synthetic.sensors.rgb import Exposure, meter, photograph
@@ -39,7 +40,8 @@ class World:
     def __init__(self, seed: int, config: WorldConfig | None = None) -> None:
         self.config = config or WorldConfig()
         self.seed = seed
-        self.scene: Scene = street_scene(seed, self.config)
+        make = room_scene if self.config.family is Family.INDOOR else street_scene
+        self.scene: Scene = make(seed, self.config)
         self.stage = Stage(self.scene)
         self.shader = Shader(self.stage)
         self.corruption = self._draw_corruption()
@@ -156,7 +158,7 @@ class World:
         if wanted & {Modality.DEPTH, Modality.POLARIZATION} and not shared:
             view = self.view(time_s, camera)
         if Modality.DEPTH in wanted:
-            made["depth"], made["depth_truth"] = depth.measure(
+            made["depth"], made["depth_truth"] = self._depth(
                 view, exposure, self._rng(stamp_ns, "depth")
             )
         if Modality.POLARIZATION in wanted:
@@ -168,6 +170,13 @@ class World:
         if Modality.EVENT in wanted:
             made["events"] = self._events(time_s)
         return made
+
+    def _depth(
+        self, view: View, exposure: Exposure, rng: np.random.Generator
+    ) -> tuple[Floats, Floats]:
+        if self.scene.is_indoor:
+            return depth.measure_room(view, rng)
+        return depth.measure(view, exposure, rng)
 
     def _thermal(self, time_s: float, camera: Camera, view: View | None) -> NDArray[np.uint16]:
         if view is not None and not len(view.panes.at):

@@ -69,6 +69,19 @@ def measure(
     return depth, truth
 
 
+def measure_room(view: View, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """What a structured-light camera measures in a room and the exact depth, as `measure`."""
+    truth = true_depth(view)
+    count = len(view.seen.directions)
+    cosine, dark = np.zeros(count, np.float32), np.ones(count, bool)
+    surface = view.seen.surface
+    cosine[view.seen.at] = view.seen.cosine
+    dark[view.seen.at] = (surface.albedo.mean(axis=1) < 0.03) | (
+        surface.emission.max(axis=1) > 0.5
+    )
+    return structured_light(truth, view.image(cosine), view.image(dark), rng), truth
+
+
 def stereo(truth: Floats, focal: float, rng: np.random.Generator, rig: StereoRig = RIG) -> Floats:
     """Noise, steps, half-occlusion and range of a stereo pair; 0 where it has no answer."""
     scale = np.float32(focal * rig.base_m)
