@@ -10,7 +10,7 @@ feed-forward layers in its first stages, so its weights fit too (and carry a fre
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -60,7 +60,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_channels: int, width: int, kernel: int, stride: int, eps: float) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm: nn.Module = nn.LayerNorm(width, eps=eps)
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, C, H', W') to tokens (B, N, D) and the size of their grid (H, W)."""
@@ -137,11 +137,11 @@ class Block(nn.Module):
     def __init__(self, config: BackboneConfig, stage: int, drop_path: float) -> None:
         super().__init__()
         width = config.embed_dims[stage]
-        self.norm1 = nn.LayerNorm(width, eps=config.block_norm_eps)
+        self.norm1: nn.Module = nn.LayerNorm(width, eps=config.block_norm_eps)
         self.attn = Attention(
             width, config.num_heads[stage], config.sr_ratios[stage], config.patch_norm_eps
         )
-        self.norm2 = nn.LayerNorm(width, eps=config.block_norm_eps)
+        self.norm2: nn.Module = nn.LayerNorm(width, eps=config.block_norm_eps)
         self.mlp = MixFeedForward(width, int(width * config.mlp_ratios[stage]))
         self.drop_path = DropPath(drop_path)
 
@@ -157,18 +157,24 @@ class Block(nn.Module):
         return tokens + self.drop_path(self.mlp(self.norm2(tokens), size))
 
 
+BlockMaker = Callable[[BackboneConfig, int, float], Block]
+"""What builds a block from the encoder's shape, the stage and the share of skipped samples."""
+
+
 class Stage(nn.Module):
     """Patch embedding, blocks and a last norm; its map is an output and the next stage's input."""
 
-    def __init__(self, config: BackboneConfig, stage: int, drop_paths: list[float]) -> None:
+    def __init__(
+        self, config: BackboneConfig, stage: int, rates: list[float], block: BlockMaker
+    ) -> None:
         super().__init__()
         width = config.embed_dims[stage]
         in_channels, kernel, stride = (
             (3, 7, 4) if stage == 0 else (config.embed_dims[stage - 1], 3, 2)
         )
         self.patch_embed = PatchEmbed(in_channels, width, kernel, stride, config.patch_norm_eps)
-        self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in drop_paths)
-        self.norm = nn.LayerNorm(width, eps=config.block_norm_eps)
+        self.blocks = nn.ModuleList(block(config, stage, rate) for rate in rates)
+        self.norm: nn.Module = nn.LayerNorm(width, eps=config.block_norm_eps)
 
     def prompt_kv(self, prompts: Tensor) -> Tensor:
         """Prompts (B, K, D) as the keys and values of every block, (blocks, B, K, 2D)."""
@@ -185,15 +191,11 @@ class Stage(nn.Module):
 class MixTransformer(nn.Module):
     """Four stages at 1/4, 1/8, 1/16 and 1/32 of the input, each a map for fusion and head."""
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, block: BlockMaker = Block) -> None:
         super().__init__()
-        count = sum(config.depths)
-        rates = [config.drop_path * block / max(count - 1, 1) for block in range(count)]
-        starts = [sum(config.depths[:stage]) for stage in range(4)]
         self.config = config
         self.stages = nn.ModuleList(
-            Stage(config, stage, rates[start : start + config.depths[stage]])
-            for stage, start in enumerate(starts)
+            Stage(config, stage, rates, block) for stage, rates in enumerate(drop_paths(config))
         )
         self.apply(init_weights)
 
@@ -204,6 +206,16 @@ class MixTransformer(nn.Module):
             features = stage(features)
             outputs.append(features)
         return outputs
+
+
+def drop_paths(config: BackboneConfig) -> list[list[float]]:
+    """Share of samples that skip a block in training, for every block of every stage."""
+    count = sum(config.depths)
+    rates = [config.drop_path * block / max(count - 1, 1) for block in range(count)]
+    starts = [sum(config.depths[:stage]) for stage in range(4)]
+    return [
+        rates[start : start + depth] for start, depth in zip(starts, config.depths, strict=True)
+    ]
 
 
 def check_heads(widths: Iterable[int], heads: Iterable[int]) -> None:
