@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from segrgbx_core.encoders import EncodingConfig, encode
-from segrgbx_core.errors import ConfigError, DataError, EncodingError, SegrgbxError
+from segrgbx_core.errors import DataError, EncodingError, SegrgbxError
 from segrgbx_core.images import write_image
 from segrgbx_core.labels import VOID, palette_array
 from segrgbx_core.modality import Modality
 from segrgbx_core.overlay import Picture, blend, colourise, contact_sheet, present_ids, preview
 from segrgbx_core.samples import Array, Events
-from training.datasets import READERS, Labelled, open_reader
+from training.datasets import READERS, Labelled, open_reader, parse_options
 from training.datasets.file_reader import FileReader
 
 _MOST_UNMATCHED = 0.01
@@ -246,13 +245,6 @@ def open_splits(
     return readers, problems
 
 
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: expected name=value, such as weather=[rain]")
-    return name, yaml.safe_load(value)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     in_files = [name for name, opens in READERS.items() if hasattr(opens, "splits")]
@@ -274,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        chosen = dict(_option(text) for text in options.set)
+        chosen = parse_options(options.set)
         readers, problems = open_splits(
             options.data_set, options.root, options.split, options.modality, chosen
         )

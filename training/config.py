@@ -32,6 +32,7 @@ class DataConfig(Config):
     modality: Modality = option(doc="its X")
     train_split: str = option("train", doc="what to learn from")
     val_split: str = option("val", doc="what to score on while training")
+    options: dict[str, Any] = option({}, doc="the data set's own options, such as weather")
     share: float = option(
         0.0, doc="share of the draws; 0 means by the run's sampling", low=0, high=1
     )

@@ -21,7 +21,7 @@ from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.labels import UNIFIED
 from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
 from segrgbx_core.modality import Modality
-from training.datasets import READERS, Reader, open_reader
+from training.datasets import READERS, Reader, open_reader, parse_options, sensor_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +119,14 @@ def evaluate(
         checkpoint: file to load.
         reader: what to score on.
         config: device, precision and size.
-        sensors: facts about the data set's sensors.
+        sensors: facts about the data set's sensors, where its reader does not state them.
         space: empty scores in the data set's own classes (argmax among them, as in the paper);
             `unified` lets the model answer any class, and answers outside the data set are wrong.
         limit: number of samples, evenly spread; 0 for all.
         batch_size: samples per forward pass.
     """
     space = space or reader.native
+    sensors = sensor_of(reader, sensors)
     segmenter = Segmenter.from_checkpoint(checkpoint, config, sensors, label_space=space)
     label_space = segmenter.label_space
     names = segmenter.classes.names
@@ -183,6 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="val")
     parser.add_argument("--modality", default="thermal")
     parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of the data set"
+    )
+    parser.add_argument(
         "--space", default="", help="unified, or empty for the data set's own classes"
     )
     parser.add_argument("--limit", type=int, default=0, help="number of samples, 0 for all")
@@ -190,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="", help="folder for report.md and report.json")
     chosen = parser.parse_args(arguments)
     try:
-        reader = open_reader(chosen.reader, chosen.root, chosen.split, modality(chosen.modality))
+        options = parse_options(chosen.set)
+        kind = modality(chosen.modality)
+        reader = open_reader(chosen.reader, chosen.root, chosen.split, kind, options)
         config = InferenceConfig(device=chosen.device)
         report = evaluate(
             chosen.checkpoint, reader, config, space=chosen.space, limit=chosen.limit

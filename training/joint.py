@@ -21,7 +21,7 @@ from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.labels import LabelSpace
 from training.augment import AugmentConfig, Views, at_progress, augment
-from training.datasets import Reader
+from training.datasets import Reader, sensor_of
 
 
 class Sampling(str, Enum):
@@ -150,7 +150,7 @@ class Preparation:
     Attributes:
         label_space: unified classes and the data sets' maps.
         encoding: how X images are made.
-        sensor: facts about the data sets' sensors.
+        sensor: facts about the sensors of data sets whose reader does not state them.
         augment: training views.
         keeps_frames: True keeps prepared frames in memory, for data sets that fit.
     """
@@ -166,7 +166,8 @@ def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
     """A whole frame: RGB, encoded X on RGB's grid, unified labels."""
     item = reader[index]
     sample = item.sample
-    x_image = encode(sample, preparation.encoding, preparation.sensor)
+    sensor = sensor_of(reader, preparation.sensor)
+    x_image = encode(sample, preparation.encoding, sensor)
     height, width = sample.rgb.shape[:2]
     x_image = resize_image(x_image, height, width, sample.modality.facts.resamples_linearly)
     labels = preparation.label_space.unify(item.labels, reader.native)

@@ -105,7 +105,7 @@ class SegmentationTask:
         self.config = config
         self.label_space = synthetic_label_space()
         self.readers = [
-            open_reader(data.reader, data.root, data.train_split, data.modality)
+            open_reader(data.reader, data.root, data.train_split, data.modality, data.options)
             for data in config.data
         ]
         sizes = {str(position): len(reader) for position, reader in enumerate(self.readers)}
@@ -180,7 +180,9 @@ class SegmentationTask:
         """Mean IoU on every val split in its own classes; `score` is the mean of them."""
         scores = {}
         for data in self.config.data:
-            reader = open_reader(data.reader, data.root, data.val_split, data.modality)
+            reader = open_reader(
+                data.reader, data.root, data.val_split, data.modality, data.options
+            )
             limit = self.config.run.score_samples
             report = evaluate(path, reader, sensors=self.config.sensor, limit=limit)
             scores[f"{data.reader}_{data.modality}"] = report.miou

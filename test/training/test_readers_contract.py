@@ -5,13 +5,17 @@ import pickle
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders import encode
+from segrgbx_core.config import from_mapping
+from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
 from segrgbx_core.errors import ConfigError, DataError
 from segrgbx_core.labels import VOID, unified_label_space
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import XForm
-from training.datasets import READERS, open_reader
+from training.augment import AugmentConfig
+from training.config import DataConfig
+from training.datasets import READERS, open_reader, parse_options
 from training.datasets.file_reader import FileReader
+from training.joint import Preparation, prepare
 
 MODALITIES = {
     "deliver": Modality.EVENT,
@@ -175,3 +179,33 @@ def test_all_five_are_registered():
     for name in MODALITIES:
         assert issubclass(READERS[name], FileReader)
         assert READERS[name].options is not None
+
+
+def test_a_sample_becomes_a_training_view(world):
+    reader = opened(world, splits(world)[0])
+    preparation = Preparation(
+        unified_label_space(), EncodingConfig(), SensorConfig(), AugmentConfig()
+    )
+    views = prepare(reader, 0, preparation)  # the reader knows its sensors, the run need not
+    assert views.rgb.shape == views.x.shape == (3, *views.labels.shape)
+    assert views.modality is reader.modality
+
+
+def test_options_of_a_run_reach_the_reader():
+    data = {"reader": "deliver", "root": "d", "modality": "event"}
+    stated = from_mapping(DataConfig, {**data, "options": {"weather": ["rain"]}})
+    assert stated.options == {"weather": ["rain"]}
+    assert from_mapping(DataConfig, data).options == {}
+
+
+def test_options_of_a_command_line():
+    texts = ["weather=[rain, night]", "x=hha", "flips=true"]
+    expected = {"weather": ["rain", "night"], "x": "hha", "flips": True}
+    assert parse_options(texts) == expected
+    with pytest.raises(ConfigError, match="--set flips: expected name=value"):
+        parse_options(["flips"])
+
+
+def test_data_sets_without_options_say_so(tmp_path):
+    with pytest.raises(ConfigError, match="'synthetic_street' has no options; got weather"):
+        open_reader("synthetic_street", tmp_path, "train", Modality.EVENT, {"weather": []})

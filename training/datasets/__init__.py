@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from segrgbx_core.config import from_mapping
 from segrgbx_core.errors import ConfigError, did_you_mean
 from segrgbx_core.modality import Modality
 from training.datasets.deliver import DeliverReader
-from training.datasets.labelled import Labelled, Reader
+from training.datasets.labelled import Labelled, Reader, sensor_of
 from training.datasets.mfnet import MfnetReader
 from training.datasets.nyu import NyuReader
 from training.datasets.synthetic import SyntheticReader
 from training.datasets.urbanlf import UrbanLfReader
 from training.datasets.zju_rgbp import ZjuReader
 
-__all__ = ["READERS", "Labelled", "Reader", "open_reader"]
+__all__ = ["READERS", "Labelled", "Reader", "open_reader", "parse_options", "sensor_of"]
 
 READERS: dict[str, Callable[..., Reader]] = {
     "deliver": DeliverReader,
@@ -59,3 +61,18 @@ def open_reader(
     if known is None:
         raise ConfigError(f"data set '{name}' has no options; got {', '.join(options)}")
     return opens(Path(root), split, modality, from_mapping(known, options, f"data set '{name}'"))
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of a data set from a command line: `name=value` each, values in YAML.
+
+    Raises:
+        ConfigError: for a text without a value.
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: expected name=value, such as weather=[rain]")
+        options[name] = yaml.safe_load(value)
+    return options

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.encoders import SensorConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import RgbxSample
 
@@ -51,3 +52,14 @@ class Reader(Protocol):
             DataError: when a file is missing or broken.
         """
         ...
+
+
+def sensor_of(reader: Reader, stated: SensorConfig | None) -> SensorConfig | None:
+    """What an encoder must know about a data set's sensors.
+
+    Args:
+        reader: may know it itself, in an attribute `sensor`: then that holds.
+        stated: what the run says, for readers that do not.
+    """
+    own: SensorConfig | None = getattr(reader, "sensor", None)
+    return stated if own is None else own

@@ -1,0 +1,198 @@
+"""How fast one worker reads, prepares and augments the samples of a data set.
+
+    python -m training.loader_bench mfnet /data/ir_seg_dataset
+    python -m training.loader_bench --made 12    # all five, on made files of the published size
+
+Times are CPU seconds of one process, so that a busy machine does not change them much. Made
+pictures have the spectrum of natural ones: what cannot be compressed takes longer to decode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segrgbx_core.encoders import EncodingConfig
+from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.labels import unified_label_space
+from training.audit import open_splits, spread
+from training.augment import AugmentConfig, augment
+from training.datasets.export import (
+    Frame,
+    export_deliver,
+    export_mfnet,
+    export_nyu,
+    export_urbanlf,
+    export_zju,
+)
+from training.datasets.file_reader import FileReader
+from training.joint import Preparation, prepare
+
+
+@dataclass(frozen=True)
+class Timing:
+    """CPU time of one sample in ms.
+
+    Attributes:
+        name: data set and size.
+        read: files to arrays.
+        prepare: read, X image, unified labels, tensors.
+        item: prepare and a random training view.
+    """
+
+    name: str
+    read: float
+    prepare: float
+    item: float
+
+    def row(self) -> str:
+        """A line of the table."""
+        return (
+            f"| {self.name} | {self.read:.1f} | {self.prepare:.1f} | {self.item:.1f} | "
+            f"{1000 / self.item:.1f} |"
+        )
+
+
+HEADER = """\
+| data set | read, ms | with encoding, ms | with augmentation, ms | samples/s |
+|---|--:|--:|--:|--:|"""
+
+
+def measure(reader: FileReader, samples: int, crop: int = 512) -> Timing:
+    """Times one worker's stages on evenly spread samples.
+
+    Args:
+        reader: a split.
+        samples: how many to average over.
+        crop: height and width of training views.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    chosen = spread(len(reader), samples)
+    view = AugmentConfig(crop_height=crop, crop_width=crop)
+    preparation = Preparation(unified_label_space(), EncodingConfig(), reader.sensor, view)
+    rng = np.random.default_rng(0)
+    stages: tuple[Callable[[int], Any], ...] = (
+        lambda index: reader[index],
+        lambda index: prepare(reader, index, preparation),
+        lambda index: augment(
+            prepare(reader, index, preparation), view, preparation.encoding, rng
+        ),
+    )
+    spent = []
+    for stage in stages:
+        stage(chosen[0])  # the first call of a library costs more
+        started = time.process_time()
+        for index in chosen:
+            stage(index)
+        spent.append(1000 * (time.process_time() - started) / len(chosen))
+    height, width = reader[chosen[0]].sample.rgb.shape[:2]
+    return Timing(f"{reader.native}, {width}x{height}", *spent)
+
+
+def make_all(root: Path, count: int) -> dict[str, dict[str, Any]]:
+    """Writes `count` samples per data set at its published size; returns the readers' options."""
+    rng = np.random.default_rng(0)
+
+    def frames(names: Sequence[str], size: tuple[int, int], classes: int, *kinds: str) -> Any:
+        for name in names:
+            x = {kind: _picture(rng, kind, size) for kind in kinds}
+            yield Frame(name, _natural(rng, (*size, 3)), _regions(rng, size, classes), x)
+
+    numbers = range(count)
+    names = [f"sun/MAP_1_point{n}/{n:06d}" for n in numbers]
+    export_deliver(frames(names, (1042, 1042), 25, "event"), root / "deliver", "train")
+    names = [f"{n:05d}D" for n in numbers]
+    export_mfnet(frames(names, (480, 640), 9, "thermal"), root / "mfnet", "train")
+    names = [f"{n}" for n in numbers]
+    export_nyu(frames(names, (480, 640), 40, "hha"), root / "nyu", "train")
+    names = [f"{n}_image0" for n in numbers]
+    export_zju(frames(names, (1024, 1224), 8, "angles"), root / "zju_rgbp", "train")
+    names = [f"Image{n:03d}" for n in numbers]
+    export_urbanlf(frames(names, (432, 623), 14, "1_1"), root / "urbanlf", "train")
+    return {"deliver": {}, "mfnet": {}, "nyu": {}, "zju_rgbp": {}, "urbanlf": {}}
+
+
+def _natural(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Noise whose amplitude falls off with frequency as in photographs, and sensor noise."""
+    height, width, *rest = shape
+    size = (width, height)
+    total = np.zeros(shape, np.float32)
+    octave = 4
+    while octave < max(height, width):
+        coarse = rng.standard_normal((octave, octave, *rest)).astype(np.float32)
+        total += cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC) / octave * 4
+        octave *= 2
+    total += rng.standard_normal(shape).astype(np.float32) * 0.02
+    return np.clip(128 + 50 * total, 0, 255).astype(np.uint8)
+
+
+def _regions(rng: np.random.Generator, size: tuple[int, int], classes: int) -> NDArray[np.uint8]:
+    coarse = rng.integers(0, classes, (size[0] // 24 + 1, size[1] // 24 + 1), dtype=np.uint8)
+    labels = cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(labels, np.uint8)
+
+
+def _picture(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    if kind == "thermal":
+        return _natural(rng, size)
+    if kind == "event":
+        picture = np.full((*size, 3), 255, np.uint8)
+        is_event = rng.random(size) < 0.1
+        picture[is_event] = np.where(
+            rng.random((is_event.sum(), 1)) < 0.5, (255, 0, 0), (0, 0, 255)
+        )
+        return picture
+    if kind == "angles":
+        scene = _natural(rng, (*size, 3)).astype(np.int16)
+        noise = rng.integers(-6, 7, (*size, 4, 3))
+        return np.clip(scene[:, :, None] + noise, 0, 255).astype(np.uint8)
+    return _natural(rng, (*size, 3))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data_set", nargs="?", default="")
+    parser.add_argument("root", nargs="?", default=".", type=Path)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--crop", type=int, default=512, help="size of a training view")
+    parser.add_argument("--made", type=int, default=0, help="make this many samples of each")
+    options = parser.parse_args(arguments)
+    if not options.made and not options.data_set:
+        parser.error("name a data set and its root, or --made")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            jobs: list[tuple[str, Path, dict[str, Any]]]
+            jobs = [(options.data_set, options.root, {})]
+            if options.made:
+                sets = make_all(Path(folder), options.made)
+                jobs = [(name, Path(folder) / name, chosen) for name, chosen in sets.items()]
+                jobs.append(("zju_rgbp", Path(folder) / "zju_rgbp", {"half_resolution": True}))
+            print(HEADER)
+            for name, root, chosen in jobs:
+                readers, problems = open_splits(name, root, (options.split,), "", chosen)
+                if problems:
+                    print(problems[0], file=sys.stderr)
+                    return 1
+                print(measure(readers[0], options.samples, options.crop).row(), flush=True)
+    except SegrgbxError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
