@@ -135,7 +135,7 @@ _TIMM_PVT_V2 = Naming(
 NAMINGS = (NVIDIA, _HUGGING_FACE_OLD, _HUGGING_FACE_NEW, _TIMM_PVT_V2)
 
 # Our module to CMX's, `\1` the stage; encoder stages are looked up in NVIDIA.
-_CMX_FUSION: tuple[tuple[str, str], ...] = (
+CMX_FUSION: tuple[tuple[str, str], ...] = (
     (r"rectify\.(\d)\.channel_gates\.(\d)", r"backbone.FRMs.\1.channel_weights.mlp.\2"),
     (r"rectify\.(\d)\.spatial_gates\.(\d)", r"backbone.FRMs.\1.spatial_weights.mlp.\2"),
     (r"fuse\.(\d)\.rgb\.proj_in", r"backbone.FFMs.\1.cross.channel_proj1"),
@@ -197,7 +197,7 @@ def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "w
     Raises:
         CheckpointError: naming the first tensor that is missing, of another shape or unknown.
     """
-    state = _without_prefix(_without_prefix(state, "module."), "segformer.")
+    state = without_prefix(without_prefix(state, "module."), "segformer.")
     first = next(iter(backbone.state_dict()))
     naming = next((one for one in NAMINGS if all(s in state for s in one.sources(first))), None)
     if naming is None:
@@ -206,7 +206,7 @@ def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "w
         raise CheckpointError(
             f"{where}: is no MiT or PVTv2 encoder: begins with '{found}'; expected one of {known}"
         )
-    _fill(backbone, backbone.state_dict(), naming.sources, state, naming.left_out, where)
+    fill_strictly(backbone, backbone.state_dict(), naming.sources, state, naming.left_out, where)
     return naming.title
 
 
@@ -229,7 +229,7 @@ def load_cmx_weights(
     Raises:
         CheckpointError: naming the first tensor that is missing, of another shape or unknown.
     """
-    state = _without_prefix(state, "module.")
+    state = without_prefix(state, "module.")
     parts = ("backbone.", "rectify.", "fuse.", "head.")
     expected = {
         name: tensor
@@ -245,7 +245,7 @@ def load_cmx_weights(
     def sources(name: str) -> Sources:
         return _cmx_sources(name, stream, state)
 
-    _fill(model, expected, sources, state, left_out, where)
+    fill_strictly(model, expected, sources, state, left_out, where)
 
 
 def _cmx_sources(name: str, stream: Stream, state: State) -> Sources:
@@ -262,13 +262,13 @@ def _cmx_sources(name: str, stream: Stream, state: State) -> Sources:
     if module in heads:
         names = [f"{theirs}.{kind}" for theirs in heads[module]]
         return (next((one for one in names if one in state), names[0]),)
-    for ours, theirs in _CMX_FUSION:
+    for ours, theirs in CMX_FUSION:
         if re.fullmatch(ours, module):
             return (f"{re.sub(ours, theirs, module)}.{kind}",)
     raise AssertionError(name)
 
 
-def _fill(
+def fill_strictly(
     module: nn.Module,
     expected: State,
     sources: Callable[[str], Sources],
@@ -276,7 +276,19 @@ def _fill(
     left_out: tuple[str, ...],
     where: str,
 ) -> None:
-    """Copies `state` into `module`, or raises before anything is changed."""
+    """Copies `state` into `module`, or raises before anything is changed.
+
+    Args:
+        module: what is filled.
+        expected: its tensors that the file must bring.
+        sources: one of their names to the names in the file.
+        state: the file's tensors.
+        left_out: beginnings of names in the file that need no place.
+        where: put before every message.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, of another shape or unknown.
+    """
     converted: dict[str, Tensor] = {}
     used: set[str] = set()
     for name, target in expected.items():
@@ -303,5 +315,6 @@ def _unknown(state: State, used: set[str], left_out: tuple[str, ...]) -> list[st
     return [name for name in state if name not in used and not name.startswith(left_out)]
 
 
-def _without_prefix(state: State, prefix: str) -> dict[str, Tensor]:
+def without_prefix(state: State, prefix: str) -> dict[str, Tensor]:
+    """The same tensors with a beginning cut off their names, where it is there."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}

@@ -103,17 +103,18 @@ class PoolingBlock(nn.Module):
             nn.Conv2d(hidden, width, 1),
         )
         self.gate = nn.Conv1d(1, 1, 3, padding=1, bias=False)  # over neighbouring channels
-        self.attn_scale = nn.Parameter(torch.full((width, 1, 1), 0.01))
-        self.mlp_scale = nn.Parameter(torch.full((width, 1, 1), 0.01))
+        self.attn_scale = nn.Parameter(torch.full((width,), 0.01))
+        self.mlp_scale = nn.Parameter(torch.full((width,), 0.01))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, D, H, W) to maps of the same shape."""
-        features = features + self.drop_path(self.attn_scale * self.attn(self.norm1(features)))
+        attn_scale, mlp_scale = self.attn_scale[:, None, None], self.mlp_scale[:, None, None]
+        features = features + self.drop_path(attn_scale * self.attn(self.norm1(features)))
         mean = features.mean(dim=(2, 3))  # (B, D)
         gate = self.gate(mean[:, None]).sigmoid().squeeze(1)[:, :, None, None]  # (B, D, 1, 1)
         mixed = self.mlp(self.norm2(features))
-        return gate * features + self.drop_path(self.mlp_scale * mixed)
+        return gate * features + self.drop_path(mlp_scale * mixed)
 
 
 class PoolingAttention(nn.Module):
