@@ -10,7 +10,7 @@ that for all registers at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +165,7 @@ class WordDecoder:
         self.has_time = self.has_time or first < len(words)
         return Columns(line, along, t_us, sign)
 
-    def _first_valid(self, code: NDArray[np.uint16], is_low: NDArray[np.bool_]) -> int:
+    def _first_valid(self, code: NDArray[np.integer[Any]], is_low: NDArray[np.bool_]) -> int:
         """Index of the first word with a known time."""
         if self.has_time:
             return 0
@@ -186,7 +186,7 @@ class WordDecoder:
     def _along(
         self,
         words: NDArray[np.uint16],
-        code: NDArray[np.uint16],
+        code: NDArray[np.integer[Any]],
         emits: NDArray[np.intp],
         bases: _Bases,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp] | None]:
@@ -219,7 +219,7 @@ class _Bases(NamedTuple):
     """Words that set the base of vectors: which they are, what they set, and the running sum."""
 
     is_set: NDArray[np.bool_]
-    values: NDArray[np.uint16]
+    values: NDArray[np.integer[Any]]
     turn: NDArray[np.int64]
 
 
@@ -229,7 +229,7 @@ def _first(mask: NDArray[np.bool_]) -> int:
     return index if len(mask) and mask[index] else len(mask)
 
 
-def _register(before: int, values: NDArray[np.uint16]) -> NDArray[np.int64]:
+def _register(before: int, values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """The values that a register takes, the one of before first."""
     taken = np.empty(len(values) + 1, np.int64)
     taken[0] = before

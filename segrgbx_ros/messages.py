@@ -150,7 +150,11 @@ def image_array(
     if layout is None:
         raise EncodingError(f"encoding '{name}' is unknown; use one that sensor_msgs names")
     pixels = _plain(message, name, height, width, layout)
-    return pixels if layout.to_rgb is None else cv2.cvtColor(pixels, layout.to_rgb)
+    if layout.to_rgb is None:
+        return pixels
+    if pixels.strides[0] % pixels.itemsize:  # OpenCV takes no rows that begin within a number
+        pixels = np.ascontiguousarray(pixels)
+    return cv2.cvtColor(pixels, layout.to_rgb)
 
 
 def compressed_array(message: Any) -> Array:

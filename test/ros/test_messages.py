@@ -88,15 +88,17 @@ def test_big_endian_data_comes_out_native(rng, encoding, padding):
     assert read.dtype.isnative
 
 
+@pytest.mark.parametrize("padding", [0, 2, 3])
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(
     ("name", "order"), [("bgr", [2, 1, 0]), ("rgba", [0, 1, 2, 3]), ("bgra", [2, 1, 0, 3])]
 )
-def test_colours_come_out_as_rgb_without_alpha(rng, name, order, bits):
+def test_colours_come_out_as_rgb_without_alpha(rng, name, order, bits, padding):
     rgb = pixels_of(rng, f"u{bits // 8}", 3)
     with_alpha = np.dstack([rgb, np.full_like(rgb[..., :1], 77)])
-    message = image(with_alpha[..., order], f"{name}{bits}", padding=2, big=bits == 16)
-    np.testing.assert_array_equal(messages.image_array(message), rgb)
+    for big in (False, True):
+        message = image(with_alpha[..., order], f"{name}{bits}", padding=padding, big=big)
+        np.testing.assert_array_equal(messages.image_array(message), rgb)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
