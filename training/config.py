@@ -12,7 +12,14 @@ from typing import Any
 import yaml
 
 from segrgbx_core.batch import InputConfig
-from segrgbx_core.config import Config, from_mapping, option, read_mapping, to_plain
+from segrgbx_core.config import (
+    Config,
+    ConfigT,
+    from_mapping,
+    option,
+    read_mapping,
+    to_plain,
+)
 from segrgbx_core.encoders import EncodingConfig, SensorConfig
 from segrgbx_core.errors import ConfigError, did_you_mean
 from segrgbx_core.modality import Modality
@@ -43,7 +50,20 @@ class ClipConfig(Config):
 
     checkpoint: str = option(
         "",
-        doc="checkpoint to take MA-CLIP from; empty for random weights, which carry no knowledge",
+        doc="checkpoint to take the whole MA-CLIP from; empty for none",
+    )
+    weights: str = option(
+        "",
+        doc="CLIP file for the frozen tower: open_clip's, timm's, or a stage 1 run's "
+        "tower.safetensors; empty for random weights, which carry no knowledge",
+    )
+    adapters: str = option(
+        "", doc="folder of LoRA adapters, such as best/ of a stage 1 run; empty for none"
+    )
+    embeddings: str = option(
+        "",
+        doc="folder of embeddings that stage 1 computed ahead for the same tower and adapters; "
+        "empty computes them here",
     )
     full_frame: bool = option(
         True,
@@ -78,6 +98,9 @@ class RunConfig(Config):
         1000, doc="steps between scores on the val splits", unit="steps", low=1
     )
     score_samples: int = option(0, doc="val samples per data set while training; 0 for all", low=0)
+    patience: int = option(
+        0, doc="scores in a row without a new best after which the run ends; 0 never", low=0
+    )
     tensorboard: bool = option(False, doc="write TensorBoard files besides metrics.jsonl")
 
 
@@ -109,21 +132,42 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun
     Raises:
         ConfigError: when the file or an override is wrong.
     """
+    return read_tree(
+        SegmentationRun,
+        path,
+        overrides,
+        {"preset": ("model", PRESETS), "tower": ("ma_clip", CLIP_PRESETS)},
+    )
+
+
+def read_tree(
+    kind: type[ConfigT],
+    path: Path | str,
+    overrides: Sequence[str],
+    presets: Mapping[str, tuple[str, Mapping[str, Config]]],
+) -> ConfigT:
+    """Reads a run file of any stage.
+
+    Args:
+        kind: class of the run.
+        path: YAML file.
+        overrides: as in `read_run`.
+        presets: by the key that names one: the section it fills, and what there is to choose from.
+
+    Raises:
+        ConfigError: when the file or an override is wrong.
+    """
     data = read_mapping(path)
     for text in overrides:
         _override(data, text)
-    presets: tuple[tuple[str, str, Mapping[str, Config]], ...] = (
-        ("preset", "model", PRESETS),
-        ("tower", "ma_clip", CLIP_PRESETS),
-    )
-    for key, section, known in presets:
+    for key, (section, known) in presets.items():
         name = data.pop(key, None)
         if name is None:
             continue
         if name not in known:
             raise ConfigError(f"{path}: {key} '{name}' is not known{did_you_mean(name, known)}")
         data[section] = _merged(to_plain(known[name]), data.get(section) or {})
-    return from_mapping(SegmentationRun, data, where=str(path))
+    return from_mapping(kind, data, where=str(path))
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

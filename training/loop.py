@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from segrgbx_core.config import Config, to_plain
@@ -39,7 +40,7 @@ Batch = dict[str, Tensor]
 
 _HARMLESS = {
     *("out", "device", "threads", "workers", "tensorboard"),
-    *("log_every", "save_every", "score_every", "score_samples", "keep_frames"),
+    *("log_every", "save_every", "score_every", "score_samples", "keep_frames", "patience"),
 }
 """Options of `RunConfig` that may differ when a run is resumed."""
 
@@ -109,11 +110,13 @@ class Progress:
     Attributes:
         step: steps done.
         best: best score so far, None before the first.
+        stale: scores since the best one.
         seconds: wall-clock spent in steps so far.
     """
 
     step: int = 0
     best: float | None = None
+    stale: int = 0
     seconds: float = 0.0
 
 
@@ -125,10 +128,16 @@ class Loop:
         run: length, place and bookkeeping.
         optimizer: optimizer and learning rate.
         identity: everything that decides the outcome; a run resumes only under the same.
+        rests: True where a step may leave some of the trained weights without a gradient.
     """
 
     def __init__(
-        self, task: Task, run: RunConfig, optimizer: OptimizerConfig, identity: Config
+        self,
+        task: Task,
+        run: RunConfig,
+        optimizer: OptimizerConfig,
+        identity: Config,
+        rests: bool = False,
     ) -> None:
         if run.threads:
             torch.set_num_threads(run.threads)
@@ -140,6 +149,7 @@ class Loop:
             cpu=run.device == "cpu",
             log_with="tensorboard" if run.tensorboard else None,
             project_dir=str(self.out),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=rests)],
         )
         if run.tensorboard:
             self.accelerator.init_trackers("tensorboard")
@@ -159,7 +169,12 @@ class Loop:
         return self.out / "state.pt"
 
     def train(self) -> Progress:
-        """Takes all remaining steps; checkpoints `last` and `best` lie in the run's folder."""
+        """Takes all remaining steps; checkpoints `last` and `best` lie in the run's folder.
+
+        Ends early where `run.patience` scores in a row bring no new best.
+        """
+        if self._is_exhausted():
+            return self.progress
         first, world = self.progress.step, self.accelerator.num_processes
         batches = self.task.batches(first, self.accelerator.process_index, world)
         self.model.train()
@@ -170,13 +185,17 @@ class Loop:
             self.progress.step = step + 1
             self.progress.seconds += time.perf_counter() - began
             ended = self.progress.step == self.run.steps
+            scored = ended or self.progress.step % self.run.score_every == 0
             if ended or self.progress.step % self.run.log_every == 0:
                 self._log(window, step)
                 window = _Window()
-            if ended or self.progress.step % self.run.score_every == 0:
+            if scored:
                 self._score()
-            if ended or self.progress.step % self.run.save_every == 0:
+            stops = scored and self._is_exhausted()
+            if ended or stops or self.progress.step % self.run.save_every == 0:
                 self._save_state()
+            if stops:
+                break
         self.accelerator.end_training()
         return self.progress
 
@@ -228,14 +247,25 @@ class Loop:
                 self.task.save(last, self.progress.step, {})
                 scores = self.task.score(last)
                 best = self.progress.best
+                self.progress.stale += 1
                 if best is None or scores["score"] > best:
-                    self.progress.best = scores["score"]
+                    self.progress.best, self.progress.stale = scores["score"], 0
                     self.task.save(self.out / "best.safetensors", self.progress.step, scores)
             self.module.train()
             text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
             log.info("step %d  scores: %s", self.progress.step, text)
             self._record({"step": self.progress.step, **scores})
         self.accelerator.wait_for_everyone()
+        stale = torch.tensor(self.progress.stale, device=self.accelerator.device)
+        self.progress.stale = int(broadcast(stale))
+
+    def _is_exhausted(self) -> bool:
+        is_so = bool(self.run.patience) and self.progress.stale >= self.run.patience
+        if is_so:
+            log.info(
+                "step %d: %d scores without a new best", self.progress.step, self.progress.stale
+            )
+        return is_so
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
