@@ -8,7 +8,7 @@ pytest.importorskip("embreex", reason="rendering needs embreex")
 pytest.importorskip("rosbags", reason="recordings need rosbags")
 
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from segrgbx_core.errors import DataError
 from segrgbx_core.labels import synthetic_label_space
@@ -29,6 +29,8 @@ def bag(tmp_path_factory):
 
 def messages(path):
     store = get_typestore(Stores.ROS2_JAZZY)
+    definition = recording.EVENT_PACKET_FIELDS, recording.EVENT_PACKET
+    store.register(get_types_from_msg(*definition))
     with Reader(path) as reader:
         for connection, receive_ns, raw in reader.messages():
             message = store.deserialize_cdr(raw, connection.msgtype)
@@ -92,21 +94,31 @@ def test_an_existing_folder_is_kept(tmp_path):
 
 def test_every_modality_is_published_as_its_driver_would(tmp_path):
     path = tmp_path / "all"
-    world = World(20_001, SMALL)
-    assert recording.write_recording(path, world, MODALITIES, 0.1) == 15
-    images = {}
-    for topic, _, _, message in messages(path):
-        if "/x/" in topic:
-            pair = topic.split("/")[1]
-            images[pair] = message.format, cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
+    config = WorldConfig(width=64, height=48, event_window_ms=100)
+    world = World(20_001, config)
+    recording.write_recording(path, world, MODALITIES, 0.2)
+    images, packets = {}, []
+    for topic, receive_ns, stamp, message in messages(path):
+        pair = topic.split("/")[1]
+        if topic == "/event/x/events":
+            packets.append((receive_ns, message))
+        elif "/x/" in topic:
+            picture = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
+            images.setdefault(pair, (message.format, picture, stamp))
     assert images["depth"][0].startswith("16UC1;")
     assert images["depth"][1].dtype == np.uint16
     assert images["depth"][1].max() > 2000
     assert images["polarization"][1].dtype == np.uint16
     assert images["polarization"][1].shape == (48, 64)
     assert images["light_field"][1].shape == (48, 64, 3)
-    drawn = {tuple(colour) for colour in images["event"][1].reshape(-1, 3)}
-    assert drawn <= {(255, 255, 255), (255, 0, 0), (0, 0, 255)}
+    assert images["light_field"][2] == recording.START_NS
+    assert [packet.seq for _, packet in packets] == sorted(packet.seq for _, packet in packets)
+    for receive_ns, packet in packets:
+        assert (packet.width, packet.height, packet.encoding) == (64, 48, "libcaer_cmp")
+        assert packet.time_base < receive_ns
+        assert len(packet.events) > 0
+    span_ns = packets[-1][1].time_base - packets[0][1].time_base
+    assert 100e6 < span_ns < 200e6
 
 
 def test_a_record_without_the_sensor_is_refused():

@@ -54,10 +54,11 @@ class Shot:
     options: dict[str, Any]
 
 
+OVER_EXPOSED = {"light": Light.DUSK, "corruption": Corruption.OVER_EXPOSURE}
 SHOTS = (
     Shot("night", 20_024, 6.0, {"light": Light.NIGHT, "speed_mps": 3.5}),
     Shot("wet day", 20_058, 1.6, {"light": Light.DAY, "speed_mps": 5.0}),
-    Shot("over-exposed", 20_056, 1.0, {"light": Light.DUSK, "corruption": Corruption.OVER_EXPOSURE}),
+    Shot("over-exposed", 20_056, 1.0, OVER_EXPOSED),
     Shot("overcast, walking", 20_012, 0.4, {"light": Light.OVERCAST}),
     Shot("room", 20_011, 1.0, {"family": Family.INDOOR}),
 )  # fmt: skip
@@ -74,7 +75,9 @@ def x_pictures(record: Record) -> list[NDArray[np.uint8]]:
     return pictures
 
 
-def sheet(shots: Sequence[Shot] = SHOTS, size: tuple[int, int] = (320, 240)) -> NDArray[np.uint8]:
+def sheet(
+    shots: Sequence[Shot] = SHOTS, size: tuple[int, int] = (320, 240), cell_width: int = 220
+) -> NDArray[np.uint8]:
     """The drawn sheet, uint8 (H, W, 3)."""
     spaces = {space.name: space for space in (SYNTHETIC_STREET, NYU)}
     rows = []
@@ -90,7 +93,7 @@ def sheet(shots: Sequence[Shot] = SHOTS, size: tuple[int, int] = (320, 240)) -> 
         [shot.caption for shot in shots],
         heading="One world, five complementary sensors",
         note="Synthetic: rendered by training/synthetic, no real camera",
-        cell_width=size[0],
+        cell_width=cell_width,
     )
 
 
@@ -98,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description="Draw a sheet of rendered scenes.")
-    parser.add_argument("--out", type=Path, required=True, help="PNG file")
+    parser.add_argument("--out", type=Path, required=True, help="picture file")
     options = parser.parse_args(argv)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)

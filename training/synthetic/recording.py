@@ -2,15 +2,15 @@
 
     python -m training.synthetic.recording --out resource/demo/thermal --seed 20024 --seconds 8
 
-Topics, with each pair named like its modality: `/<pair>/rgb/image/compressed` (JPEG),
-`/<pair>/x/image/compressed` and the truth `/<pair>/label/compressed` (PNG, mono8, unified ids, 255
-void) with RGB's stamps. X is what a driver of that sensor publishes: thermal counts of 0.01 K,
-depth in millimetres, the polarization sensor's mosaic with its 12 bits at the upper end of 16, one
-corner view of the light field (JPEG), and a drawn picture of the events. X cameras run on their
-own
-clock: a little later than RGB, with jitter, and they really exposed then. Recordings are
-    synthetic;
-the bag's custom data says so.
+Topics, with each pair named like its modality: `/<pair>/rgb/image/compressed` (JPEG), the truth
+`/<pair>/label/compressed` (PNG, mono8, unified ids, 255 void) with RGB's stamps, and X as a driver
+of that sensor publishes it on `/<pair>/x/image/compressed`: thermal counts of 0.01 K, depth in
+millimetres, the polarization sensor's mosaic with its 12 bits at the upper end of 16, one corner
+view of the light field (JPEG). Events travel as EventPacket messages on `/event/x/events`.
+
+Thermal and polarization cameras run on their own clock: a little later than RGB, with jitter, and
+they really exposed then. Depth and light field share RGB's trigger. Recordings are synthetic; the
+bag's custom data says so.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import (
+    Stores,
+    get_types_from_msg,
+    get_typestore,
+)
 from tqdm import tqdm
 
-from segrgbx_core.encoders import event as event_encoder
 from segrgbx_core.errors import DataError, SegrgbxError
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.modality import Modality
+from segrgbx_core.samples import Events
+from training.synthetic.event_packets import encode_libcaer_cmp
 from training.synthetic.records import TEST_SEEDS, Light, Record, WorldConfig
 from training.synthetic.render import parse_sensors, parse_size
 from training.synthetic.sensors.polarization import mosaic
@@ -48,19 +54,33 @@ JPEG_QUALITY = 88
 THERMAL_STEP = 4
 """Counts of 0.01 K that thermal images are rounded to: below the noise, and it packs well."""
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
-JPEG_FORM, PNG_FORM = "rgb8; jpeg compressed bgr8", "{}; png compressed "
+EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
+EVENT_PACKET_FIELDS = """std_msgs/Header header
+uint32 height
+uint32 width
+uint64 seq
+uint64 time_base
+string encoding
+bool is_bigendian
+uint8[] events
+"""
+TRIGGERED = frozenset({Modality.EVENT, Modality.DEPTH, Modality.LIGHT_FIELD})
+"""Modalities that expose with RGB; the others run on a clock of their own."""
+PACKETS_PER_WINDOW = 10
+ARRIVAL_NS = 400_000
+JPEG_FORM = "rgb8; jpeg compressed bgr8"
 
 
 @dataclass(frozen=True)
 class Packet:
-    """One message on its way into the bag."""
+    """One message on its way into the bag: `fields` are those beside the header."""
 
     receive_ns: int
     topic: str
     frame_id: str
     stamp_ns: int
-    form: str
-    data: bytes
+    kind: str
+    fields: dict[str, Any]
 
 
 def packets(
@@ -68,56 +88,102 @@ def packets(
 ) -> Iterator[Packet]:
     """Messages of a recording in receive order."""
     rng = np.random.default_rng([world.seed, 71])
+    groups = [
+        [m for m in modalities if (m in TRIGGERED) is triggered] for triggered in (False, True)
+    ]
     held: list[Packet] = []
     for index in range(round(seconds * rate_hz)):
         jitter_ms = np.clip(rng.normal(0, X_JITTER_MS / 2), -X_JITTER_MS, X_JITTER_MS)
-        delay_s = (X_DELAY_MS + float(jitter_ms)) * 1e-3
-        record = world.record(index / rate_hz, modalities, x_delay_s=delay_s)
-        for modality in modalities:
-            held += _of_record(record, modality, rng)
+        delays_s = ((X_DELAY_MS + float(jitter_ms)) * 1e-3, 0.0)
+        for group, delay_s in zip(groups, delays_s, strict=True):
+            if group:
+                record = world.record(index / rate_hz, group, x_delay_s=delay_s)
+                for modality in group:
+                    held += _of_record(record, modality, rng, index)
         held.sort(key=lambda packet: packet.receive_ns)
-        while held and held[0].receive_ns < START_NS + record.stamp_ns:
+        while held and held[0].receive_ns < START_NS + round(index / rate_hz * 1e9):
             yield held.pop(0)
     yield from held
 
 
-def _of_record(record: Record, modality: Modality, rng: np.random.Generator) -> list[Packet]:
+def _of_record(
+    record: Record, modality: Modality, rng: np.random.Generator, index: int
+) -> list[Packet]:
     pair = modality.value
     stamp, x_stamp = START_NS + record.stamp_ns, START_NS + record.x_stamp_ns
     unified = synthetic_label_space().unify(record.labels, record.label_space)
     lags = (rng.uniform([9e6, 14e6], [14e6, 22e6])).astype(np.int64)
     rgb_at, x_at = stamp + int(lags[0]), x_stamp + int(lags[1])
-    rgb_frame, x_frame = f"{pair}_rgb_optical_frame", f"{pair}_x_optical_frame"
-    x_form, x_data = x_image(record, modality)
-    png = PNG_FORM.format("mono8")
-    return [
-        Packet(
-            rgb_at, f"/{pair}/rgb/image/compressed", rgb_frame, stamp, JPEG_FORM, _jpeg(record.rgb)
-        ),
-        Packet(rgb_at + 1, f"/{pair}/label/compressed", rgb_frame, stamp, png, _png(unified)),
-        Packet(x_at, f"/{pair}/x/image/compressed", x_frame, x_stamp, x_form, x_data),
+    frame, x_frame = f"{pair}_rgb_optical_frame", f"{pair}_x_optical_frame"
+    rgb, label = _compressed(JPEG_FORM, _jpeg(record.rgb)), _compressed("mono8", _png(unified))
+    made = [
+        Packet(rgb_at, f"/{pair}/rgb/image/compressed", frame, stamp, COMPRESSED, rgb),
+        Packet(rgb_at + 1, f"/{pair}/label/compressed", frame, stamp, COMPRESSED, label),
     ]
+    if modality is Modality.EVENT and record.events is not None:
+        return made + _event_packets(record.events, x_stamp, x_frame, index)
+    fields = _compressed(*x_image(record, modality))
+    topic = f"/{pair}/x/image/compressed"
+    return [*made, Packet(x_at, topic, x_frame, x_stamp, COMPRESSED, fields)]
+
+
+def _event_packets(events: Events, end_ns: int, frame: str, index: int) -> list[Packet]:
+    """One window of events in packets of equal duration, stamped by arrival."""
+    stamps = events.t_ns + START_NS
+    window_ns = round(1e9 / RATE_HZ) if len(events) == 0 else end_ns - int(stamps[0])
+    edges = (
+        end_ns - window_ns + np.arange(PACKETS_PER_WINDOW + 1) * window_ns // PACKETS_PER_WINDOW
+    )
+    places = np.searchsorted(stamps, edges, side="right")
+    places[0] = 0
+    made = []
+    for part, (first, last) in enumerate(pairwise(places)):
+        if first == last:
+            continue
+        span = slice(first, last)
+        chosen = Events(
+            events.x[span],
+            events.y[span],
+            stamps[span],
+            events.p[span],
+            events.width,
+            events.height,
+        )
+        time_base, data = encode_libcaer_cmp(chosen)
+        fields = {
+            "height": events.height,
+            "width": events.width,
+            "seq": index * PACKETS_PER_WINDOW + part,
+            "time_base": time_base,
+            "encoding": "libcaer_cmp",
+            "is_bigendian": False,
+            "events": np.frombuffer(data, np.uint8),
+        }
+        receive_ns = int(edges[part + 1]) + 2 * ARRIVAL_NS
+        stamp_ns = int(stamps[first]) + ARRIVAL_NS
+        made.append(Packet(receive_ns, "/event/x/events", frame, stamp_ns, EVENT_PACKET, fields))
+    return made
+
+
+def _compressed(form: str, data: bytes) -> dict[str, Any]:
+    text = form if "jpeg" in form else f"{form}; png compressed "
+    return {"format": text, "data": np.frombuffer(data, np.uint8)}
 
 
 def x_image(record: Record, modality: Modality) -> tuple[str, bytes]:
-    """Format and data of the CompressedImage that a driver of the modality would publish.
+    """Encoding (or whole format of a JPEG) and data of what a driver of the modality publishes.
 
     Raises:
         DataError: when the record was rendered without the modality.
     """
     if modality is Modality.THERMAL and record.thermal is not None:
-        return PNG_FORM.format("mono16"), _png(record.thermal // THERMAL_STEP * THERMAL_STEP)
+        return "mono16", _png(record.thermal // THERMAL_STEP * THERMAL_STEP)
     if modality is Modality.DEPTH and record.depth is not None:
-        return PNG_FORM.format("16UC1"), _png(np.round(record.depth * 1000).astype(np.uint16))
+        return "16UC1", _png(np.round(record.depth * 1000).astype(np.uint16))
     if modality is Modality.POLARIZATION and record.polarization is not None:
-        return PNG_FORM.format("mono16"), _png(mosaic(record.polarization) << 4)
+        return "mono16", _png(mosaic(record.polarization) << 4)
     if modality is Modality.LIGHT_FIELD and record.light_field is not None:
         return JPEG_FORM, _jpeg(record.light_field[0])
-    if modality is Modality.EVENT and record.events is not None:
-        encoding = event_encoder.EventEncoding()
-        drawn = event_encoder.from_raw(record.events, encoding, event_encoder.EventSensor())
-        picture = np.round(drawn * 255).astype(np.uint8)
-        return "rgb8; png compressed bgr8", _png(picture[..., ::-1])
     raise DataError(f"recording: the record holds no {modality}; render it with that sensor")
 
 
@@ -148,26 +214,21 @@ def write_recording(
         raise DataError(f"{path}: exists already; choose another folder or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg(EVENT_PACKET_FIELDS, EVENT_PACKET))
     kinds: dict[str, Any] = dict(store.types)
     count = 0
     with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         writer.set_custom_data("origin", f"synthetic scene, seed {world.seed}")
         connections: dict[str, Any] = {}
-        total = round(seconds * rate_hz) * 3 * len(modalities)
-        for packet in tqdm(
-            packets(world, modalities, seconds, rate_hz), total=total, unit="message"
-        ):
-            if packet.topic not in connections:
-                connections[packet.topic] = writer.add_connection(
-                    packet.topic, COMPRESSED, typestore=store
-                )
+        for packet in tqdm(packets(world, modalities, seconds, rate_hz), unit="message"):
+            topic, kind = packet.topic, packet.kind
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
             sec, nanosec = divmod(packet.stamp_ns, 1_000_000_000)
             stamp = kinds["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
             header = kinds["std_msgs/msg/Header"](stamp=stamp, frame_id=packet.frame_id)
-            data = np.frombuffer(packet.data, np.uint8)
-            message = kinds[COMPRESSED](header=header, format=packet.form, data=data)
-            raw = store.serialize_cdr(message, COMPRESSED)
-            writer.write(connections[packet.topic], packet.receive_ns, raw)
+            raw = store.serialize_cdr(kinds[kind](header=header, **packet.fields), kind)
+            writer.write(connections[topic], packet.receive_ns, raw)
             count += 1
     return count
 
@@ -187,11 +248,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         width, height = parse_size(options.size)
+        modalities = parse_sensors(options.modality)
+        # Windows that meet make a stream without gaps.
         config = WorldConfig(
-            width=width, height=height, light=Light(options.light), speed_mps=options.speed
+            width=width,
+            height=height,
+            light=Light(options.light),
+            speed_mps=options.speed,
+            event_window_ms=1000.0 / options.rate,
+            event_substeps=8,
         )
         world = World(options.seed, config)
-        modalities = parse_sensors(options.modality)
         count = write_recording(options.out, world, modalities, options.seconds, options.rate)
     except SegrgbxError as error:
         print(error, file=sys.stderr)
