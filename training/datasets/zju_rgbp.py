@@ -133,7 +133,8 @@ class ZjuReader(FileReader):
             # At exactly half the size, area averaging is the mean of 2 x 2 pixels.
             size = (planes[0].shape[1] // 2, planes[0].shape[0] // 2)
             planes = [_halved(plane, size) for plane in planes]
-        stack = np.stack(planes, axis=2)
+        # In memory one image after the other, so that the encoder walks through each without gaps.
+        stack = np.stack(planes).transpose(1, 2, 0, 3)
         rgb = planes[0]
         if self._options.rgb is ZjuRgb.MEAN:
             total = stack.sum(axis=2, dtype=np.uint16)
