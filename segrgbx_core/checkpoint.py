@@ -22,9 +22,14 @@ from segrgbx_core.encoders import EncodingConfig
 from segrgbx_core.errors import CheckpointError, ConfigError, did_you_mean
 from segrgbx_core.labels import LabelSpace, unified_label_space
 from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.model import PRESETS, ModelConfig, build_model
+from segrgbx_core.model import (
+    ALL_PRESETS,
+    BASELINE_PRESETS,
+    AnyModelConfig,
+    RgbxNetwork,
+    build_model,
+)
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig, ModalityAwareClip
-from segrgbx_core.model.segrgbx import SegRGBX
 from segrgbx_core.tensor_files import check_keys, file_hash, read_tensors, write_tensors
 
 FORMAT = 1
@@ -37,7 +42,7 @@ class Contract(Config):
     """What a checkpoint promises to whoever uses it."""
 
     format: int = option(FORMAT, doc="format of the checkpoint", low=1)
-    model: ModelConfig = option(doc="architecture of SegRGB-X")
+    model: AnyModelConfig = option(doc="architecture of SegRGB-X or of a baseline")
     ma_clip: MaClipConfig = option(doc="architecture of MA-CLIP")
     encoding: EncodingConfig = option(
         EncodingConfig(), doc="how physical values become the X image"
@@ -70,7 +75,7 @@ class LoadedCheckpoint:
         name: file name, for messages.
         contract: what it promises.
         label_space: the contract's label space.
-        model: SegRGB-X, in evaluation mode.
+        model: the network, in evaluation mode.
         ma_clip: MA-CLIP, frozen.
         hash: SHA-256 of the file, hexadecimal; empty for weights that came from no file.
     """
@@ -78,7 +83,7 @@ class LoadedCheckpoint:
     name: str
     contract: Contract
     label_space: LabelSpace
-    model: SegRGBX
+    model: RgbxNetwork
     ma_clip: ModalityAwareClip
     hash: str
 
@@ -171,25 +176,32 @@ def default_contract(preset: str = "b2", tower: str = "", **changes: Any) -> Con
     """The contract of a new checkpoint: default encodings, unified label space, every modality.
 
     Args:
-        preset: name in `segrgbx_core.model.PRESETS`.
-        tower: name in `CLIP_PRESETS`; empty takes `tiny` for `tiny`, else the paper's `vit_b16`.
+        preset: name in `segrgbx_core.model.ALL_PRESETS`.
+        tower: name in `CLIP_PRESETS`; empty takes the paper's `vit_b16`, but `tiny` for sizes
+            `tiny` and for baselines, which do not look at embeddings.
         changes: fields of `Contract` that differ from the defaults.
 
     Raises:
         ConfigError: when a name is not known.
     """
-    tower = tower or ("tiny" if preset == "tiny" else "vit_b16")
-    for name, known in ((preset, PRESETS), (tower, CLIP_PRESETS)):
+    tower = tower or default_tower(preset)
+    for name, known in ((preset, ALL_PRESETS), (tower, CLIP_PRESETS)):
         if name not in known:
             raise ConfigError(f"preset '{name}' is not known{did_you_mean(name, known)}")
-    side = 128 if preset == "tiny" else 512
+    side = 128 if preset.endswith("tiny") else 512
     fields: dict[str, Any] = {
-        "model": PRESETS[preset],
+        "model": ALL_PRESETS[preset],
         "ma_clip": CLIP_PRESETS[tower],
         "input": InputConfig(height=side, width=side),
         "label_space": unified_label_space().to_dict(),
     }
     return Contract(**{**fields, **changes})
+
+
+def default_tower(preset: str) -> str:
+    """The tower of `CLIP_PRESETS` that goes with a preset; see `default_contract`."""
+    small = preset.endswith("tiny") or preset in BASELINE_PRESETS
+    return "tiny" if small else "vit_b16"
 
 
 def random_checkpoint(

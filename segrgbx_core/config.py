@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from segrgbx_core.errors import ConfigError, did_you_mean
@@ -92,14 +92,15 @@ def leaves(cls: type[Config], prefix: str = "") -> Iterator[Leaf]:
         prefix: put before every name, with its dot.
 
     Yields:
-        one `Leaf` per option that is not itself a `Config` and not a mapping of them.
+        one `Leaf` per option that is not itself a `Config`, a mapping of them or a choice among
+        them.
     """
     for name, info in cls.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, Config):
             yield from leaves(kind, f"{prefix}{name}.")
             continue
-        if get_origin(kind) in (dict, Mapping):
+        if get_origin(kind) in (dict, Mapping) or _choices(kind):
             continue
         extra = info.json_schema_extra
         facts: dict[str, Any] = dict(extra) if isinstance(extra, dict) else {}
@@ -196,14 +197,16 @@ def _plain(value: Any) -> Any:
 
 
 def _message(cls: type[Config], error: ErrorDetails, where: str) -> str:
-    path = [str(part) for part in error["loc"]]
+    owner, path = _owner(cls, [str(part) for part in error["loc"]])
     place = f"{where}: " if where else ""
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"{place}unknown option '{name}'{did_you_mean(path[-1], _names_beside(cls, path))}"
+        beside = list(owner.model_fields) if owner else []
+        return f"{place}unknown option '{name}'{did_you_mean(path[-1], beside)}"
     if error["type"] == "missing":
         return f"{place}option '{name}' is required; set it"
-    leaf = next((leaf for leaf in leaves(cls) if leaf.name == name), None)
+    found = leaves(owner) if owner else iter(())
+    leaf = next((leaf for leaf in found if leaf.name == path[-1]), None)
     value = error["input"]
     if leaf is not None and error["type"] in ("greater_than_equal", "less_than_equal"):
         unit = f" {leaf.unit}" if leaf.unit else ""
@@ -213,16 +216,32 @@ def _message(cls: type[Config], error: ErrorDetails, where: str) -> str:
     if leaf is not None and leaf.choices:
         return f"{place}{name}: '{value}' is not one of {', '.join(leaf.choices)}"
     text = error["msg"].removeprefix("Value error, ")
+    if isinstance(value, Mapping):  # a rule about several options; their values are many
+        return f"{place}{name}: {text}"
     return f"{place}{name}: {text}; got {value!r}" if name else f"{place}{text}"
 
 
-def _names_beside(cls: type[Config], path: list[str]) -> list[str]:
+def _owner(cls: type[Config], path: list[str]) -> tuple[type[Config] | None, list[str]]:
+    """The tree that declares the last option of a path, and the path as users write it."""
     kind: Any = cls
-    for part in path[:-1]:
-        info = kind.model_fields.get(part)
-        if info is None or not (
-            isinstance(info.annotation, type) and issubclass(info.annotation, Config)
-        ):
-            return []
-        kind = info.annotation
-    return list(kind.model_fields)
+    owner: type[Config] | None = None
+    names = []
+    for part in path:
+        if part in (choices := _choices(kind)):
+            kind = choices[part]  # pydantic names the tree that was chosen; users do not
+            continue
+        names.append(part)
+        owner = kind if isinstance(kind, type) and issubclass(kind, Config) else None
+        info = owner.model_fields.get(part) if owner else None
+        kind = info.annotation if info else None
+    return owner, names
+
+
+def _choices(kind: Any) -> dict[str, type[Config]]:
+    """The trees that a union chooses from, by tag; empty for anything else."""
+    return {
+        mark.tag: get_args(member)[0]
+        for member in get_args(kind)
+        for mark in getattr(member, "__metadata__", ())
+        if isinstance(mark, Tag)
+    }

@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias, overload
+
+from pydantic import Discriminator, Tag
+
 from segrgbx_core.model.backbone import BackboneConfig
+from segrgbx_core.model.baselines import (
+    BASELINE_PRESETS,
+    BaselineConfig,
+    CmnextConfig,
+    CmxConfig,
+    GeminifusionConfig,
+    StitchfusionConfig,
+    build_baseline,
+)
 from segrgbx_core.model.head import HeadConfig
 from segrgbx_core.model.network import RgbxNetwork, Scene
 from segrgbx_core.model.prompts import PromptConfig
 from segrgbx_core.model.refinement import RefinementConfig
 from segrgbx_core.model.segrgbx import ModelConfig, SegRGBX
 
-__all__ = ["PRESETS", "ModelConfig", "RgbxNetwork", "Scene", "SegRGBX", "build_model"]
+__all__ = [
+    "ALL_PRESETS",
+    "BASELINE_PRESETS",
+    "PRESETS",
+    "AnyModelConfig",
+    "BaselineConfig",
+    "ModelConfig",
+    "RgbxNetwork",
+    "Scene",
+    "SegRGBX",
+    "build_model",
+]
+
+
+def _architecture(value: Any) -> str:
+    """Which network a config or its plain values describe; files older than the choice do not."""
+    if isinstance(value, Mapping):
+        return str(value.get("architecture", "segrgbx"))
+    return str(getattr(value, "architecture", ""))
+
+
+AnyModelConfig: TypeAlias = Annotated[
+    Annotated[ModelConfig, Tag("segrgbx")]
+    | Annotated[CmxConfig, Tag("cmx")]
+    | Annotated[CmnextConfig, Tag("cmnext")]
+    | Annotated[GeminifusionConfig, Tag("geminifusion")]
+    | Annotated[StitchfusionConfig, Tag("stitchfusion")],
+    Discriminator(
+        _architecture,
+        custom_error_type="architecture",
+        custom_error_message="architecture is not one of segrgbx, cmx, cmnext, geminifusion, "
+        "stitchfusion",
+    ),
+]
+"""The config of SegRGB-X or of a baseline, told apart by `architecture`."""
 
 _TINY = ModelConfig(
     backbone=BackboneConfig(
@@ -48,12 +96,26 @@ PRESETS: dict[str, ModelConfig] = {
 """Sizes by name; the paper's model is `b2`. `tiny` serves tests and the demo."""
 
 
-def build_model(config: ModelConfig, num_classes: int, embed_dim: int) -> SegRGBX:
-    """A SegRGB-X with random weights.
+ALL_PRESETS: dict[str, AnyModelConfig] = {**PRESETS, **BASELINE_PRESETS}
+"""SegRGB-X by size and baselines by name and size, such as `b2` and `cmx_b2`."""
+
+
+@overload
+def build_model(config: ModelConfig, num_classes: int, embed_dim: int) -> SegRGBX: ...
+
+
+@overload
+def build_model(config: AnyModelConfig, num_classes: int, embed_dim: int) -> RgbxNetwork: ...
+
+
+def build_model(config: AnyModelConfig, num_classes: int, embed_dim: int) -> RgbxNetwork:
+    """A network with random weights.
 
     Args:
         config: architecture, such as `PRESETS["b2"]`.
         num_classes: classes of the unified label space.
         embed_dim: width of the MA-CLIP embeddings.
     """
-    return SegRGBX(config, num_classes, embed_dim)
+    if isinstance(config, ModelConfig):
+        return SegRGBX(config, num_classes, embed_dim)
+    return build_baseline(config, num_classes, embed_dim)
