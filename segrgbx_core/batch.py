@@ -1,35 +1,29 @@
-"""Between numpy images and the model's tensors: resizing in, label images out.
+"""From numpy images of any sizes to one batch of the model's tensors.
 
-Legend: B samples, H W model input size, C classes. Arrays are H x W x C, tensors B x C x H x W.
+Legend: B samples, H W model input size. Arrays are H x W x C, tensors B x C x H x W.
 
 RGB and X come at their own resolutions and are assumed to show the same field of view, so both are
-drawn into the same rectangle of the model's input. The answer is brought back onto RGB's grid.
+drawn into the same rectangle of the model's input. `decode` goes the way back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from segrgbx_core.config import Config, option
-from segrgbx_core.labels import VOID
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array
 
 RGB_BORDER = (124, 116, 104)
 """Fill around a letterboxed RGB image: ImageNet's mean, hence near zero after normalisation."""
-
-_CPU_BAND = 1 << 19
-_GPU_BAND = 1 << 27
-"""Logits decoded at a time: what a CPU core's cache holds; half a gigabyte on a GPU."""
 
 
 class ResizeMode(str, Enum):
@@ -149,77 +143,6 @@ def resize_image(image: Array, height: int, width: int, linear: bool = True) -> 
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     method = method if linear else cv2.INTER_NEAREST_EXACT
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
-
-
-def decode_logits(
-    logits: Tensor, placements: Sequence[Placement], min_confidence: float = 0.0
-) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Turns logits into label and confidence images on the RGB grids.
-
-    Resizing, softmax and argmax happen on the logits' device; only bytes travel to the host, once.
-
-    Args:
-        logits: (B, C, H, W) on the model's input grid, C at most 255.
-        placements: one per sample.
-        min_confidence: pixels below this probability become void; so do those without numbers.
-
-    Returns:
-        per sample: labels uint8 (h, w), and confidence uint8 (h, w), round(255 * probability).
-    """
-    assert logits.shape[1] <= VOID, "ids must fit below the void id"
-    answers = [
-        _decode_one(logits[index], spot, min_confidence) for index, spot in enumerate(placements)
-    ]
-    flat = torch.cat([answer.flatten() for answer in answers]).cpu().numpy()
-    images, start = [], 0
-    for answer in answers:
-        end = start + answer.numel()
-        labels, confidence = flat[start:end].reshape(answer.shape)
-        images.append((labels, confidence))
-        start = end
-    return images
-
-
-def _decode_one(logits: Tensor, spot: Placement, min_confidence: float) -> Tensor:
-    rows = slice(spot.top, spot.top + spot.height)
-    columns = slice(spot.left, spot.left + spot.width)
-    logits = logits[:, rows, columns].float()  # (C, h, w)
-    size = (spot.rgb_height, spot.rgb_width)
-    answer = torch.empty((2, *size), dtype=torch.uint8, device=logits.device)
-    for band_rows, band in _upsampled_bands(logits, *size):
-        best, labels = band.max(dim=0)  # (rows, W)
-        # exp(best) / sum(exp(band)), the softmax of the best class.
-        probability = (band - best).exp_().sum(dim=0).reciprocal_()
-        # Not "<": logits that are no numbers must end as void, too.
-        labels = labels.masked_fill(~(probability >= min_confidence), VOID)
-        answer[0, band_rows] = labels.to(torch.uint8)
-        answer[1, band_rows] = (probability.nan_to_num_(0) * 255).round_().to(torch.uint8)
-    return answer
-
-
-def _upsampled_bands(logits: Tensor, height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
-    """Bilinear resize of (C, h, w) to (C, height, width), a band of rows at a time.
-
-    The whole of 71 classes at camera resolution would not fit into a CPU's cache, nor, for large
-    images, comfortably into the memory of an embedded GPU.
-    """
-    num_classes, num_rows, num_columns = logits.shape
-    share = _GPU_BAND if logits.is_cuda else _CPU_BAND
-    step = max(1, share // (num_classes * width))
-    position = torch.arange(height, device=logits.device) + 0.5
-    position = (position * (num_rows / height) - 0.5).clamp_(min=0)
-    upper = position.long()
-    lower = (upper + 1).clamp_(max=num_rows - 1)
-    weight = (position - upper)[None, :, None]  # (1, height, 1)
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
-        band = logits[:, rows]
-        if num_rows != height:
-            band = torch.lerp(logits[:, upper[rows]], logits[:, lower[rows]], weight[:, rows])
-        if num_columns != width:
-            size = (band.shape[1], width)
-            band = F.interpolate(band[None], size, mode="bilinear", align_corners=False)[0]
-        yield rows, band
 
 
 def _channels_first(images: Array, device: torch.device) -> Tensor:

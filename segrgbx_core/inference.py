@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segrgbx_core.batch import InputConfig, ResizeMode, decode_logits, make_batch
+from segrgbx_core.batch import InputConfig, ResizeMode, make_batch
 from segrgbx_core.checkpoint import Contract, LoadedCheckpoint, load_checkpoint, random_weights
+from segrgbx_core.decode import decode_logits
 from segrgbx_core.encoders import SensorConfig, encode
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.inference_options import InferenceConfig
@@ -255,16 +256,22 @@ class Segmenter:
         clock = StageClock(self.device)
         batch = make_batch(rgb_images, x_images, modalities, self.input, self.device)
         clock.lap("input")
-        embeddings = self._ma_clip(batch.rgb, batch.x, batch.modality)
+        if self._model.needs_embeddings:
+            embeddings = self._ma_clip(batch.rgb, batch.x, batch.modality)
+        else:
+            unused = batch.rgb.new_zeros(len(batch.modality), self._model.embed_dim)
+            embeddings = (unused, unused)
         clock.lap("clip")
         with self._autocast():
             rgb = batch.rgb.contiguous(memory_format=self._layout)
             x = batch.x.contiguous(memory_format=self._layout)
-            logits = self._model(rgb, x, *embeddings, batch.modality)
+            scene = self._model.encode_scene(*embeddings, batch.modality)
+            logits = self._model.coarse_logits(rgb, x, scene)
         if self._columns is not None:
             logits = logits.index_select(1, self._columns)
         clock.lap("model")
-        answers = decode_logits(logits, batch.placements, self.min_confidence)
+        size = (self.input.height, self.input.width)
+        answers = decode_logits(logits, batch.placements, self.min_confidence, size)
         clock.lap("decode")
         return answers, clock.read()
 

@@ -6,7 +6,6 @@ from segrgbx_core import batch as batch_module
 from segrgbx_core.batch import (
     InputConfig,
     ResizeMode,
-    decode_logits,
     make_batch,
     place,
     resize_image,
@@ -85,78 +84,3 @@ def test_an_image_of_the_right_size_is_untouched():
     x = rng.random((64, 64, 3), dtype=np.float32)
     made = make_batch([image(64, 64)], [x], [Modality.THERMAL], SQUARE, CPU)
     assert np.array_equal(made.x[0].permute(1, 2, 0).numpy(), x)
-
-
-def reference(logits, size, min_confidence=0.0):
-    whole = torch.nn.functional.interpolate(
-        logits[None], size, mode="bilinear", align_corners=False
-    )[0]
-    probability, labels = whole.softmax(dim=0).max(dim=0)
-    labels[probability < min_confidence] = 255
-    return labels.numpy().astype(np.uint8), (probability * 255).round().numpy()
-
-
-@pytest.mark.parametrize("size", [(64, 64), (48, 100), (200, 33), (5, 7)])
-@pytest.mark.parametrize("band", [1, 1 << 12, 1 << 24])
-def test_bands_equal_the_whole(monkeypatch, size, band):
-    monkeypatch.setattr(batch_module, "_CPU_BAND", band)
-    torch.manual_seed(0)
-    logits = torch.randn(1, 9, 64, 64) * 3
-    [(labels, confidence)] = decode_logits(logits, [place(*size, SQUARE)])
-    expected_labels, expected_confidence = reference(logits[0], size)
-    assert labels.shape == confidence.shape == size
-    assert labels.dtype == confidence.dtype == np.uint8
-    assert (labels != expected_labels).mean() < 1e-3  # ties within rounding
-    assert np.abs(confidence - expected_confidence).max() <= 1
-
-
-def test_answers_return_to_each_samples_grid():
-    torch.manual_seed(0)
-    config = InputConfig(height=64, width=64, resize_mode=ResizeMode.LETTERBOX)
-    sizes = [(50, 100), (64, 64), (90, 30)]
-    logits = torch.randn(3, 5, 64, 64)
-    answers = decode_logits(logits, [place(*size, config) for size in sizes])
-    assert [labels.shape for labels, _ in answers] == sizes
-    upper, _ = reference(logits[0, :, 16:48], (50, 100))
-    assert (answers[0][0] == upper).mean() > 0.999
-    # A sample's answer does not depend on its place in the batch.
-    alone = decode_logits(logits[2:], [place(90, 30, config)])[0]
-    assert np.array_equal(alone[0], answers[2][0])
-    assert np.array_equal(alone[1], answers[2][1])
-
-
-def test_labels_survive_the_way_there_and_back():
-    truth = np.zeros((40, 60), np.int64)
-    truth[10:30, 20:50] = 3
-    logits = torch.nn.functional.one_hot(torch.from_numpy(truth), 5).permute(2, 0, 1).float()[None]
-    config = InputConfig(height=40, width=60)
-    [(labels, confidence)] = decode_logits(logits * 20, [place(40, 60, config)])
-    assert np.array_equal(labels, truth)
-    assert confidence.min() == 255
-
-
-def test_uncertain_pixels_become_void():
-    logits = torch.zeros(1, 4, 64, 64)
-    logits[0, 2, :, 32:] = 10
-    [(labels, confidence)] = decode_logits(logits, [place(64, 64, SQUARE)], min_confidence=0.5)
-    assert (labels[:, :32] == 255).all()
-    assert (labels[:, 32:] == 2).all()
-    assert confidence[0, 0] == round(255 / 4)
-
-
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_logits_that_are_no_numbers_become_void(broken):
-    logits = torch.zeros(1, 4, 64, 64)
-    logits[0, 1] = 5
-    logits[0, 2, :10] = broken
-    [(labels, confidence)] = decode_logits(logits, [place(64, 64, SQUARE)])
-    assert (labels[:10] == 255).all()
-    assert (confidence[:10] == 0).all()
-    assert (labels[10:] == 1).all()
-
-
-def test_logits_of_half_precision_are_decoded_in_full():
-    torch.manual_seed(0)
-    logits = torch.randn(1, 7, 64, 64).to(torch.bfloat16)
-    [(labels, _)] = decode_logits(logits, [place(64, 64, SQUARE)])
-    assert np.array_equal(labels, logits[0].float().argmax(0).numpy())

@@ -205,7 +205,7 @@ def test_a_failing_forward_leaves_it_usable(checkpoint):
     def fail(*_):
         raise RuntimeError("CUDA out of memory")
 
-    for module in (segmenter.checkpoint.ma_clip.tower.blocks[0], segmenter.checkpoint.model):
+    for module in (segmenter.checkpoint.ma_clip.tower.blocks[0], segmenter.checkpoint.model.head):
         handle = module.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             segmenter.predict([given])

@@ -1,0 +1,182 @@
+"""Logits to labels and confidence: against the plain way, on every grid, with broken numbers."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segrgbx_core import decode as decode_module
+from segrgbx_core.batch import InputConfig, ResizeMode, place
+from segrgbx_core.decode import decode_logits
+
+SQUARE = InputConfig(height=64, width=64)
+BOXED = InputConfig(height=64, width=64, resize_mode=ResizeMode.LETTERBOX)
+
+
+def reference(logits, size, min_confidence=0.0):
+    """Every class at full size, in the way every text book does it."""
+    whole = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+    probability, labels = whole.softmax(dim=0).max(dim=0)
+    labels[probability < min_confidence] = 255
+    return labels.numpy().astype(np.uint8), (probability * 255).round().numpy()
+
+
+def assert_like(answer, expected):
+    assert (answer[0] != expected[0]).mean() < 1e-3  # ties within rounding
+    assert np.abs(answer[1] - expected[1]).max() <= 1
+
+
+def trained_looking(num_classes=9, side=16, seed=0):
+    """Smooth logits in which a few classes win and the others lie far below."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, num_classes, 4, 4, generator=generator) * 4
+    coarse[:, num_classes // 2 :] -= 20
+    return F.interpolate(coarse, (side, side), mode="bicubic")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 100), (200, 33), (5, 7), (1, 1)])
+@pytest.mark.parametrize("tile", [1, 1 << 12, 1 << 24])
+def test_tiles_equal_the_whole(monkeypatch, size, tile):
+    monkeypatch.setattr(decode_module, "_CPU_TILE", tile)
+    torch.manual_seed(0)
+    logits = torch.randn(1, 9, 64, 64) * 3
+    [(labels, confidence)] = decode_logits(logits, [place(*size, SQUARE)])
+    assert labels.shape == confidence.shape == size
+    assert labels.dtype == confidence.dtype == np.uint8
+    assert_like((labels, confidence), reference(logits[0], size))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 100), (33, 200)])
+def test_coarse_logits_go_straight_to_the_rgb_grid(size):
+    logits = trained_looking()
+    [answer] = decode_logits(logits, [place(*size, SQUARE)], input_size=(64, 64))
+    assert_like(answer, reference(logits[0], size))
+
+
+def test_one_step_equals_two_where_rgb_has_the_size_of_the_input():
+    """Also inside a letterbox: there the first step alone resizes and the second only crops."""
+    logits = trained_looking()
+    whole = F.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
+    for size in ((64, 64), (32, 64), (64, 40)):
+        spot = place(*size, BOXED)
+        [one] = decode_logits(logits, [spot], input_size=(64, 64))
+        [two] = decode_logits(whole, [spot])
+        assert_like(one, two)
+
+
+def test_one_step_is_close_to_two_where_sizes_differ():
+    """Two steps smooth the kinks between logits; only pixels on class borders notice."""
+    logits = trained_looking()
+    whole = F.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
+    for config in (SQUARE, BOXED):
+        spot = place(90, 200, config)
+        [one] = decode_logits(logits, [spot], input_size=(64, 64))
+        [two] = decode_logits(whole, [spot])
+        assert (one[0] == two[0]).mean() > 0.99
+
+
+def test_input_sizes_that_are_no_multiple_of_the_logits():
+    """A 7x7 convolution of stride 4 makes 17 columns of 65 pixels."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 5, 17, 9)
+    spot = place(65, 33, InputConfig(height=65, width=33))
+    [answer] = decode_logits(logits, [spot], input_size=(65, 33))
+    assert_like(answer, reference(logits[0], (65, 33)))
+
+
+def test_losers_are_joined_and_nothing_changes():
+    logits = trained_looking(num_classes=71)
+    kept, codes = decode_module._contenders(logits[0])
+    assert len(kept) == len(codes) + 1 < 40
+    [(labels, confidence)] = decode_logits(logits, [place(200, 160, SQUARE)], 0.0, (64, 64))
+    expected = reference(logits[0], (200, 160))
+    assert np.array_equal(labels, expected[0])
+    gap = expected[1] - confidence
+    assert gap.min() >= 0  # never surer than the model
+    assert gap.max() <= 1
+
+
+def test_rivals_everywhere_are_all_kept():
+    torch.manual_seed(0)
+    logits = torch.randn(12, 32, 32)
+    assert len(decode_module._contenders(logits)[0]) == 12
+    assert len(decode_module._contenders(logits[:, :1])[0]) == 12
+
+
+def test_many_losers_together_lower_the_confidence():
+    """Seventy classes that each lose clearly may outweigh the one that wins."""
+    logits = torch.full((1, 71, 4, 4), -3.0)
+    logits[:, 7] = 0
+    [(labels, confidence)] = decode_logits(logits, [place(16, 16, SQUARE)], 0.0, (64, 64))
+    assert (labels == 7).all()
+    assert (confidence == round(255 / (1 + 70 * np.exp(-3)))).all()
+    [(labels, _)] = decode_logits(logits, [place(16, 16, SQUARE)], 0.5, (64, 64))
+    assert (labels == 255).all()
+
+
+def test_of_equal_classes_the_first_wins():
+    logits = torch.zeros(1, 6, 8, 8)
+    logits[:, 0] = -1
+    [(labels, _)] = decode_logits(logits, [place(30, 30, SQUARE)])
+    assert (labels == 1).all()
+
+
+def test_answers_return_to_each_samples_grid():
+    torch.manual_seed(0)
+    sizes = [(50, 100), (64, 64), (90, 30)]
+    logits = torch.randn(3, 5, 64, 64)
+    answers = decode_logits(logits, [place(*size, BOXED) for size in sizes])
+    assert [labels.shape for labels, _ in answers] == sizes
+    inner, _ = reference(logits[0, :, 16:48], (50, 100))
+    rows = slice(2, -2)  # at its edge a picture now sees the border's logits
+    assert (answers[0][0][rows] == inner[rows]).mean() > 0.999
+    # A sample's answer does not depend on its place in the batch.
+    alone = decode_logits(logits[2:], [place(90, 30, BOXED)])[0]
+    assert np.array_equal(alone[0], answers[2][0])
+    assert np.array_equal(alone[1], answers[2][1])
+
+
+def test_labels_survive_the_way_there_and_back():
+    truth = np.zeros((40, 60), np.int64)
+    truth[10:30, 20:50] = 3
+    logits = F.one_hot(torch.from_numpy(truth), 5).permute(2, 0, 1).float()[None]
+    config = InputConfig(height=40, width=60)
+    [(labels, confidence)] = decode_logits(logits * 20, [place(40, 60, config)])
+    assert np.array_equal(labels, truth)
+    assert confidence.min() == 255
+
+
+def test_uncertain_pixels_become_void():
+    logits = torch.zeros(1, 4, 64, 64)
+    logits[0, 2, :, 32:] = 10
+    [(labels, confidence)] = decode_logits(logits, [place(64, 64, SQUARE)], min_confidence=0.5)
+    assert (labels[:, :32] == 255).all()
+    assert (labels[:, 32:] == 2).all()
+    assert confidence[0, 0] == round(255 / 4)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_become_void_where_they_are(broken):
+    logits = torch.zeros(1, 4, 64, 64)
+    logits[0, 1] = 5
+    logits[0, 2, :10] = broken
+    [(labels, confidence)] = decode_logits(logits, [place(64, 64, SQUARE)])
+    assert (labels[:10] == 255).all()
+    assert (confidence[:10] == 0).all()
+    assert (labels[10:] == 1).all()
+    [(labels, _)] = decode_logits(logits * broken, [place(30, 30, SQUARE)])
+    assert (labels == 255).all()
+
+
+def test_large_logits_stay_numbers():
+    logits = torch.tensor([-3e38, 3e38, 0.0])[None, :, None, None].expand(1, 3, 8, 8)
+    [(labels, confidence)] = decode_logits(logits, [place(20, 20, SQUARE)])
+    assert (labels == 1).all()
+    assert (confidence == 255).all()
+
+
+def test_logits_of_half_precision_are_decoded_in_full():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 7, 64, 64).to(torch.bfloat16)
+    [(labels, _)] = decode_logits(logits, [place(64, 64, SQUARE)])
+    assert np.array_equal(labels, logits[0].float().argmax(0).numpy())
