@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from segrgbx_core.model import ModelConfig, build_model
+from segrgbx_core.model import AnyModelConfig, ModelConfig, build_model
 from segrgbx_core.model.ma_clip import MaClipConfig, ModalityAwareClip
 from segrgbx_core.model.refinement import Structure
 
@@ -38,6 +38,7 @@ PAPER_TABLE_IV: dict[Structure, tuple[float, float]] = {
 
 _PARTS = {
     "backbone": "MiT backbone, two streams",
+    "x_backbone": "backbone of X",
     "prompts": "modality-aligned embedding",
     "rectify": "FRM",
     "fuse": "FFM",
@@ -71,7 +72,7 @@ class Cost:
 
 
 def count_cost(
-    model: ModelConfig,
+    model: AnyModelConfig,
     ma_clip: MaClipConfig,
     num_classes: int,
     size: tuple[int, int] = (512, 512),
@@ -82,8 +83,8 @@ def count_cost(
     MA-CLIP counts as it is deployed: image tower only, LoRA merged, both images of the pair.
 
     Args:
-        model: architecture of SegRGB-X.
-        ma_clip: architecture of MA-CLIP.
+        model: architecture of SegRGB-X or of a baseline.
+        ma_clip: architecture of MA-CLIP; a network that has no use for it does not pay for it.
         num_classes: classes of the unified space.
         size: (height, width) of the model's input.
         folded: counts the head as inference folds it, not as it is trained.
@@ -126,7 +127,7 @@ def _clip_cost(config: MaClipConfig) -> dict[str, Cost]:
 
 
 def _network_cost(
-    config: ModelConfig, num_classes: int, embed_dim: int, size: tuple[int, int], folded: bool
+    config: AnyModelConfig, num_classes: int, embed_dim: int, size: tuple[int, int], folded: bool
 ) -> dict[str, Cost]:
     with torch.device("meta"), torch.no_grad():
         network = build_model(config, num_classes, embed_dim).eval()
@@ -135,11 +136,14 @@ def _network_cost(
         images, embedding = torch.empty(1, 3, *size), torch.empty(1, embed_dim)
         modality = torch.zeros(1, dtype=torch.int64)
         macs = _count(network, lambda: network(images, images, embedding, embedding, modality))
+    sizes = {name: _size(part) for name, part in network.named_children() if name in _PARTS}
+    titles = {**_PARTS, **({"backbone": "backbone of RGB"} if "x_backbone" in sizes else {})}
     costs = {
-        title: _part_cost(macs, part, _size(network.get_submodule(part)))
-        for part, title in _PARTS.items()
+        title: _part_cost(macs, part, sizes[part])
+        for part, title in titles.items()
+        if part in sizes
     }
-    known = sum(_size(network.get_submodule(part)) for part in _PARTS)
+    known = sum(sizes.values())
     rest = macs.total(lambda path, _: path.split(".")[0] not in _PARTS)
     if known != _size(network) or rest:
         costs[_OTHER] = Cost((_size(network) - known) / 1e6, rest / 1e9, rest / 1e9)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segrgbx_core.batch import InputConfig, ResizeMode, make_batch
+from segrgbx_core.batch import Batch, InputConfig, ResizeMode, make_batch
 from segrgbx_core.checkpoint import Contract, LoadedCheckpoint, load_checkpoint, random_weights
 from segrgbx_core.decode import decode_logits
 from segrgbx_core.encoders import SensorConfig, encode
@@ -256,11 +256,7 @@ class Segmenter:
         clock = StageClock(self.device)
         batch = make_batch(rgb_images, x_images, modalities, self.input, self.device)
         clock.lap("input")
-        if self._model.needs_embeddings:
-            embeddings = self._ma_clip(batch.rgb, batch.x, batch.modality)
-        else:
-            unused = batch.rgb.new_zeros(len(batch.modality), self._model.embed_dim)
-            embeddings = (unused, unused)
+        embeddings = self._embed(batch)
         clock.lap("clip")
         with self._autocast():
             rgb = batch.rgb.contiguous(memory_format=self._layout)
@@ -274,6 +270,13 @@ class Segmenter:
         answers = decode_logits(logits, batch.placements, self.min_confidence, size)
         clock.lap("decode")
         return answers, clock.read()
+
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """MA-CLIP's embeddings; zeros for a network that does not look at them."""
+        if self._model.needs_embeddings:
+            return self._ma_clip(batch.rgb, batch.x, batch.modality)
+        unused = batch.rgb.new_zeros(len(batch.modality), self._model.embed_dim)
+        return unused, unused
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
