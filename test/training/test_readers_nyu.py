@@ -73,6 +73,13 @@ class TestX:
         expected = frames[0].x["depth"] / 1e4
         np.testing.assert_allclose(image[..., 0], expected, atol=0.01)
 
+    def test_other_units_can_be_stated(self, tmp_path, frames):
+        export_nyu(frames, tmp_path, "train", NyuLayout.ESANET)
+        reader = opened(tmp_path, unit_16u=0.0001)
+        metric = DepthEncoding(representation="metric", min_m=1e-3, max_m=1)
+        image = encode(reader[0].sample, EncodingConfig(depth=metric), reader.sensor)
+        np.testing.assert_allclose(image[..., 0], frames[0].x["depth"] / 1e4, atol=0.01)
+
     def test_live_hha_works_with_the_cameras_intrinsics(self, tmp_path, frames):
         export_nyu(frames, tmp_path, "train", NyuLayout.ESANET)
         reader = NyuReader(tmp_path, "train")

@@ -63,6 +63,9 @@ class NyuOptions(Config):
 
     x: NyuX = option(NyuX.AUTO, doc="what serves as X: hha, depth or depth_raw")
     coding: NyuCoding = option(NyuCoding.AUTO, doc="what label values mean")
+    unit_16u: float = option(
+        0.001, doc="metres per count of 16-bit depth", unit="m", low=1e-6, high=1
+    )
 
 
 COUNTS = {"train": 795, "test": 654}
@@ -118,8 +121,8 @@ PACKS = (
 class NyuReader(FileReader):
     """One split of NYUDepthV2.
 
-    HHA and 8-bit depth are pictures; 16-bit depth is raw, in millimetres, so that the encoder of a
-    live camera makes the X image.
+    HHA and 8-bit depth are pictures; 16-bit depth is raw, so that the encoder of a live camera
+    makes the X image.
 
     Args:
         root: folder of a re-pack, with its lists.
@@ -131,10 +134,6 @@ class NyuReader(FileReader):
     options = NyuOptions
     splits = tuple(COUNTS)
     modalities = (Modality.DEPTH,)
-    # The published centre (325.5824, 253.7362) counts the first pixel as (1, 1).
-    sensor = SensorConfig(
-        depth=DepthSensor(unit_16u=0.001, fx=518.8579, fy=519.4696, cx=324.5824, cy=252.7362)
-    )
 
     def __init__(
         self,
@@ -147,6 +146,9 @@ class NyuReader(FileReader):
         why = "; val does not exist, models are usually chosen on test" if split == "val" else ""
         require_split(NYU, split, tuple(COUNTS), why)
         require_modality(NYU, modality, self.modalities)
+        # The published centre (325.5824, 253.7362) counts the first pixel as (1, 1).
+        camera = {"fx": 518.8579, "fy": 519.4696, "cx": 324.5824, "cy": 252.7362}
+        self.sensor = SensorConfig(depth=DepthSensor(unit_16u=chosen.unit_16u, **camera))
         pack = find_pack(root, split)
         home = root / split if pack.by_split else root
         self._x = _choose_x(chosen.x, pack, home)
