@@ -76,7 +76,7 @@ def x_pictures(record: Record) -> list[NDArray[np.uint8]]:
 
 
 def sheet(
-    shots: Sequence[Shot] = SHOTS, size: tuple[int, int] = (320, 240), cell_width: int = 220
+    shots: Sequence[Shot] = SHOTS, size: tuple[int, int] = (320, 240), cell_width: int = 180
 ) -> NDArray[np.uint8]:
     """The drawn sheet, uint8 (H, W, 3)."""
     spaces = {space.name: space for space in (SYNTHETIC_STREET, NYU)}

@@ -37,14 +37,13 @@ class Hits:
     Attributes:
         distance: metres along the ray, float32 (N,); `FAR` where nothing was hit.
         part: part id, int32 (N,); -1 where nothing was hit.
-        normal: interpolated unit normal that faces the ray's origin, float32 (N, 3).
-        face: normal of the triangle itself, same side.
+        normal: interpolated unit normal that faces the ray's origin, float32 (N, 3); zero where
+            nothing was hit.
     """
 
     distance: Floats
     part: NDArray[np.int32]
     normal: Floats
-    face: Floats
 
 
 class Tracer:
@@ -65,26 +64,19 @@ class Tracer:
     def __len__(self) -> int:
         return 0 if self.is_empty else len(self._part)
 
-    def first(self, origins: Floats, directions: Floats) -> Hits:
-        """First hit of each ray; origins and unit directions float32 (N, 3)."""
-        count = len(directions)
-        if self.is_empty or count == 0:
-            none = np.zeros((count, 3), np.float32)
-            return Hits(np.full(count, FAR), np.full(count, -1, np.int32), none, none)
-        found = self._scene.run(origins, directions, output=1)
-        triangle = found["primID"]
-        hit = triangle >= 0
-        distance = np.where(hit, found["tfar"], FAR).astype(np.float32)
-        part = np.where(hit, self._part[triangle], -1).astype(np.int32)
+    def find(self, origins: Floats, directions: Floats) -> dict[str, NDArray[Any]]:
+        """Embree's raw answer to rays; origins and unit directions float32 (N, 3)."""
+        return dict(self._scene.run(origins, directions, output=1))
+
+    def describe(
+        self, found: dict[str, NDArray[Any]], at: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], Floats]:
+        """Part ids and interpolated normals of the rays `at`, which have hit."""
+        triangle = found["primID"][at]
         corner = self._normals[triangle]
-        u, v = found["u"][:, None], found["v"][:, None]
+        u, v = found["u"][at][:, None], found["v"][at][:, None]
         normal = corner[:, 0] * (1 - u - v) + corner[:, 1] * u + corner[:, 2] * v
-        return Hits(
-            distance,
-            part,
-            _towards(unit(normal), directions),
-            _towards(unit(found["Ng"]), directions),
-        )
+        return self._part[triangle], unit(normal)
 
     def blocked(
         self, origins: Floats, directions: Floats, reach: Floats | float
@@ -98,16 +90,25 @@ class Tracer:
         return np.asarray(found) >= 0
 
 
-def nearer(one: Hits, other: Hits) -> Hits:
-    """The closer of two hits per ray."""
-    take = other.distance < one.distance
-    pick = take[:, None]
-    return Hits(
-        np.where(take, other.distance, one.distance),
-        np.where(take, other.part, one.part),
-        np.where(pick, other.normal, one.normal),
-        np.where(pick, other.face, one.face),
-    )
+def first_hits(tracers: Sequence[Tracer], origins: Floats, directions: Floats) -> Hits:
+    """First hit of each ray with any of several sets of triangles."""
+    count = len(directions)
+    distance = np.full(count, FAR, np.float32)
+    owner = np.full(count, -1, np.int8)
+    answers: dict[int, dict[str, NDArray[Any]]] = {}
+    for index, tracer in enumerate(tracers):
+        if tracer.is_empty or count == 0:
+            continue
+        found = answers[index] = tracer.find(origins, directions)
+        nearer = (found["primID"] >= 0) & (found["tfar"] < distance)
+        distance[nearer] = found["tfar"][nearer]
+        owner[nearer] = index
+    part, normal = np.full(count, -1, np.int32), np.zeros((count, 3), np.float32)
+    for index, found in answers.items():
+        at = np.flatnonzero(owner == index)
+        part[at], normals = tracers[index].describe(found, at)
+        normal[at] = _towards(normals, directions[at])
+    return Hits(distance, part, normal)
 
 
 def dot(a: Floats, b: Floats) -> Floats:

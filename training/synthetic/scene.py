@@ -15,7 +15,7 @@ from training.synthetic.geometry import Mesh
 from training.synthetic.materials import Colour, Part, PartTable, Pattern
 from training.synthetic.objects import Pieces
 from training.synthetic.plan import StreetPlan
-from training.synthetic.raytrace import Hits, Tracer, nearer
+from training.synthetic.raytrace import Hits, Tracer, first_hits
 from training.synthetic.surface import Columns
 
 Floats = NDArray[np.floating[Any]]
@@ -96,11 +96,12 @@ class Stage:
         self.lamps = self.scene.lamps + moving
         self._moment = time_s
 
-    def first(self, origins: Floats, directions: Floats) -> Hits:
-        """First hit of each ray with anything opaque."""
-        return nearer(
-            self._static.first(origins, directions), self._moving.first(origins, directions)
+    def first(self, origins: Floats, directions: Floats, panes: bool = False) -> Hits:
+        """First hit of each ray with anything opaque; with `panes` clear glass counts too."""
+        tracers = (
+            [self._static, self._moving, self.panes] if panes else [self._static, self._moving]
         )
+        return first_hits(tracers, origins, directions)
 
     def blocked(
         self, origins: Floats, directions: Floats, reach: Floats | float

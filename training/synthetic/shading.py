@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.optics import fresnel, mirrored, pane_reflection
-from training.synthetic.raytrace import FAR, Hits, dot, nearer
+from training.synthetic.raytrace import FAR, Hits, dot, first_hits
 from training.synthetic.scene import Lamp, Stage
 from training.synthetic.surface import Surface, gather
 from training.synthetic.surfaces import paint
@@ -159,9 +159,7 @@ class Shader:
         panes: bool = False,
     ) -> Seen:
         """First surfaces along rays; `panes` makes glass panes opaque, as infrared sees them."""
-        hits = self.stage.first(origins, directions)
-        if panes and not self.stage.panes.is_empty:
-            hits = nearer(hits, self.stage.panes.first(origins, directions))
+        hits = self.stage.first(origins, directions, panes)
         return self.surfaces(hits, origins, directions, focal, width)
 
     def surfaces(
@@ -214,8 +212,8 @@ class Shader:
     def panes(self, seen: Seen) -> Panes:
         """Glass panes before what was seen."""
         tracer = self.stage.panes
-        hits = tracer.first(seen.origins, seen.directions) if not tracer.is_empty else None
-        if hits is None or not (hits.part >= 0).any():
+        hits = first_hits([tracer], seen.origins, seen.directions)
+        if not (hits.part >= 0).any():
             none = np.zeros((0, 3), np.float32)
             return Panes(np.zeros(0, np.int64), none[:, :2], Mirrored.empty(), none)
         at = np.flatnonzero((hits.part >= 0) & (hits.distance < seen.distance))
