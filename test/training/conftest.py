@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from segrgbx_core.labels import VOID
+from training.datasets import READERS
 from training.datasets.export import (
     Frame,
     NyuLayout,
@@ -162,3 +163,18 @@ def make():
         "zju_rgbp": zju_frame,
         "urbanlf": urbanlf_frame,
     }
+
+
+@pytest.fixture
+def write_world():
+    """Writes both splits of a data set in its first layout; gives modality and second split."""
+
+    def write(name, root):
+        rng = np.random.default_rng(11)
+        _, writer, options, _ = next(entry for entry in WORLDS.values() if entry[0] == name)
+        splits = SPLITS.get(name, ("train", "val"))
+        for split in splits:
+            writer(rng, root, split, **options)
+        return READERS[name].modalities[0], splits[1]
+
+    return write
