@@ -16,17 +16,11 @@ from training.synthetic.geometry import block
 from training.synthetic.materials import Colour, PartTable, Pattern
 from training.synthetic.objects import Pieces, placed
 from training.synthetic.people import draw_figure
-from training.synthetic.plan import StreetPlan
+from training.synthetic.plan import LEVEL
 from training.synthetic.records import Light, WorldConfig
 from training.synthetic.scene import Lamp, Scene
 
 Floats = NDArray[np.floating[Any]]
-LEVEL = StreetPlan(
-    key=1, lane_width=3.0, road_half=3.0, walk_width=2.0, verge=0.0, line_width=0.15,
-    edge_line=3.0, has_edge_lines=False, dashed=False, dash_phase=0.0, bend=0.0, zebras=(),
-    crossings=(), crossing_half=3.0, puddles=(),
-)  # fmt: skip
-"""A room stands on no street; nothing is bent."""
 WALL_TONES: tuple[Colour, ...] = (
     (0.62, 0.60, 0.55), (0.55, 0.58, 0.60), (0.60, 0.50, 0.40), (0.45, 0.52, 0.44),
     (0.55, 0.42, 0.38),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.cameras import Camera
-from training.synthetic.shading import Light, Panes, Seen
+from training.synthetic.shading import FULL, Light, Panes, Quality, Seen, Shader
 
 Floats = NDArray[np.floating[Any]]
 
@@ -40,3 +40,17 @@ class View:
     def image(self, values: NDArray[Any]) -> NDArray[Any]:
         """Per-ray values (N, ...) on the pixel grid."""
         return values.reshape(self.camera.height, self.camera.width, *values.shape[1:])
+
+
+def see_through(shader: Shader, camera: Camera, panes: bool = False) -> Seen:
+    """First surfaces of a camera's rays, at the moment that the shader's stage stands at."""
+    ways = camera.rays()
+    origins = np.ascontiguousarray(np.broadcast_to(camera.position, ways.shape))
+    return shader.see(origins, ways, camera.focal, camera.width, panes)
+
+
+def view_through(shader: Shader, camera: Camera, time_s: float, quality: Quality = FULL) -> View:
+    """What a camera sees at a moment."""
+    shader.stage.set_time(time_s)
+    seen = see_through(shader, camera)
+    return View(camera, time_s, seen, shader.light(seen, quality), shader.panes(seen))

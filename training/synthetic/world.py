@@ -18,8 +18,8 @@ from training.synthetic.scene_room import room_scene
 from training.synthetic.scene_street import street_scene
 from training.synthetic.sensors import depth, event, polarization, thermal
 from training.synthetic.sensors.rgb import Exposure, meter, photograph
-from training.synthetic.shading import FULL, QUICK, Quality, Seen, Shader
-from training.synthetic.view import View
+from training.synthetic.shading import FULL, QUICK, Quality, Shader
+from training.synthetic.view import View, see_through, view_through
 
 Floats = NDArray[np.floating[Any]]
 _OVER, _UNDER, _BLUR_MS, _BLUR_STEPS = (4.0, 9.0), (0.04, 0.12), 45.0, 5
@@ -84,10 +84,7 @@ class World:
 
     def view(self, time_s: float, camera: Camera, quality: Quality = FULL) -> View:
         """What a camera sees at a moment."""
-        self.stage.set_time(time_s)
-        seen = self._see(camera)
-        light = self.shader.light(seen, quality)
-        return View(camera, time_s, seen, light, self.shader.panes(seen))
+        return view_through(self.shader, camera, time_s, quality)
 
     def labels(self, view: View) -> NDArray[np.uint8]:
         """Native ids (H, W) of a view; a glass pane wins over what is behind it."""
@@ -138,11 +135,6 @@ class World:
     def _rng(self, stamp_ns: int, stream: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, stamp_ns % (1 << 62), _STREAMS[stream]])
 
-    def _see(self, camera: Camera, panes: bool = False) -> Seen:
-        ways = camera.rays()
-        origins = np.ascontiguousarray(np.broadcast_to(camera.position, ways.shape))
-        return self.shader.see(origins, ways, camera.focal, camera.width, panes)
-
     def _x(
         self, time_s: float, view: View, exposure: Exposure, wanted: frozenset[Modality]
     ) -> dict[str, Any]:
@@ -183,7 +175,7 @@ class World:
             seen, sun = view.seen, view.light.sun_lit
         else:
             self.stage.set_time(time_s)
-            seen = self._see(camera, panes=True)
+            seen = see_through(self.shader, camera, panes=True)
             sun = self.shader.sun(seen.surface)
         kelvin = thermal.apparent_kelvin(self.shader, seen, sun)
         stamp_ns = round(time_s * 1e9)
