@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,16 +19,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from segrgbx_core.batch import resize_image
 from segrgbx_core.checkpoint import Contract, load_checkpoint, save_checkpoint
 from segrgbx_core.config import to_plain
-from segrgbx_core.errors import CheckpointError, SegrgbxError
+from segrgbx_core.errors import CheckpointError, ConfigError, SegrgbxError
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.model import SegRGBX, build_model
+from segrgbx_core.model.adapter_files import load_adapters
+from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from training.augment import Variant, Views, mirror, without
+from training.augment import Variant
 from training.config import SegmentationRun, read_run
 from training.datasets import Reader, open_reader
+from training.embeddings import (
+    WholeFrames,
+    embed_frames,
+    embeddings_path,
+    fingerprint,
+    read_embeddings,
+)
 from training.evaluate import evaluate
 from training.joint import (
     JointDataset,
@@ -38,11 +45,11 @@ from training.joint import (
     StepSampler,
     count_classes,
     plan_draws,
-    prepare,
     shares,
 )
 from training.loop import Batch, Loop
 from training.losses import ClassWeights, SegmentationLoss, inverse_root_weights, sample_points
+from training.run_folder import git_commit, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +179,8 @@ class SegmentationTask:
                 "torch": torch.__version__,
                 "steps": step,
                 "scores": dict(scores),
-                "ma_clip_weights": config.clip.checkpoint or "random",
+                "ma_clip_weights": config.clip.checkpoint or config.clip.weights or "random",
+                "ma_clip_adapters": config.clip.adapters,
             },
         )
 
@@ -203,40 +211,74 @@ class SegmentationTask:
         return torch.from_numpy(inverse_root_weights(counts, config.max_class_weight))
 
     def _embedded(self, position: int, reader: Reader) -> Tensor:
+        config = self.config
+        if config.clip.embeddings:
+            mark = fingerprint(self.ma_clip, reader, self.preparation, config.input)
+            split = config.data[position].train_split
+            return read_embeddings(embeddings_path(config.clip.embeddings, reader, split), mark)
         # Kept on disk: a resumed run must see the very same numbers.
-        path = Path(self.config.run.out) / f"embeddings_{position}.pt"
+        path = Path(config.run.out) / f"embeddings_{position}.pt"
         if path.exists():
             kept: Tensor = torch.load(path, weights_only=True)
             if kept.shape[0] == len(reader):
                 return kept
-        embeddings = embed_frames(reader, self.ma_clip, self.preparation, self.config)
+        variants, indices = tuple(Variant), range(len(reader))
+        frames = WholeFrames(reader, self.preparation, config.input, variants, indices)
+        on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
+        ma_clip = self.ma_clip.to("cuda" if on_gpu else "cpu")
+        embeddings = embed_frames(frames, ma_clip, config.run.workers)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(embeddings, path)
         return embeddings
 
 
 def build_ma_clip(config: SegmentationRun) -> ModalityAwareClip:
-    """The run's frozen MA-CLIP: from a checkpoint, or random and the same for the same seed.
+    """The run's frozen MA-CLIP.
 
+    From a checkpoint; from stage 1 (tower and adapters); or random, the same for the same seed.
     Random adapters differ between modalities, so that the path is exercised; they know nothing.
+
+    Raises:
+        CheckpointError: when weights or adapters do not fit the tower that `ma_clip` describes.
+        ConfigError: when a checkpoint is named together with weights or adapters.
     """
-    if config.clip.checkpoint:
-        loaded = load_checkpoint(config.clip.checkpoint)
+    clip = config.clip
+    if clip.checkpoint:
+        if clip.weights or clip.adapters:
+            raise ConfigError(
+                "clip.checkpoint brings tower and adapters; clip.weights and clip.adapters must "
+                "be empty beside it"
+            )
+        loaded = load_checkpoint(clip.checkpoint)
         if loaded.contract.ma_clip != config.ma_clip:
             raise CheckpointError(
-                f"checkpoint {config.clip.checkpoint}: its MA-CLIP is not the one that ma_clip "
+                f"checkpoint {clip.checkpoint}: its MA-CLIP is not the one that ma_clip "
                 f"describes; copy the tower's options from the checkpoint's run"
             )
         return loaded.ma_clip
-    log.warning("ma_clip: random weights; its embeddings carry no knowledge")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         ma_clip = ModalityAwareClip(config.ma_clip)
-        with torch.no_grad():
-            for name, values in ma_clip.named_parameters():
-                if name.endswith("lora_up"):
-                    values.normal_(std=0.02)
+        if not (clip.weights or clip.adapters):
+            _randomise_adapters(ma_clip)
+    if clip.weights:
+        load_clip_weights(ma_clip, clip.weights)
+    else:
+        log.warning("clip: random weights; MA-CLIP's embeddings carry no knowledge")
+    if clip.adapters:
+        served = load_adapters(clip.adapters, ma_clip)
+        lacking = {data.modality for data in config.data} - set(served)
+        if lacking:
+            names = ", ".join(sorted(map(str, lacking)))
+            log.warning("clip.adapters: none for %s; the plain CLIP serves there", names)
     return ma_clip
+
+
+@torch.no_grad()
+def _randomise_adapters(ma_clip: ModalityAwareClip) -> None:
+    for name, values in ma_clip.named_parameters():
+        if name.endswith("lora_up"):
+            values.normal_(std=0.02)
 
 
 def load_weights(model: SegRGBX, path: str) -> None:
@@ -256,68 +298,19 @@ def load_weights(model: SegRGBX, path: str) -> None:
     model.load_state_dict(weights)
 
 
-@torch.no_grad()
-def embed_frames(
-    reader: Reader, ma_clip: ModalityAwareClip, preparation: Preparation, config: SegmentationRun
-) -> Tensor:
-    """MA-CLIP of every whole frame in every `Variant`, as at run time.
-
-    Returns:
-        float32 (N, variants, 2, E).
-    """
-    log.info("embedding %d frames of %s", len(reader), reader.native)
-    device = "cpu" if config.run.device == "cpu" or not torch.cuda.is_available() else "cuda"
-    ma_clip = ma_clip.to(device)
-    size = (config.input.height, config.input.width)
-    rows = []
-    for index in range(len(reader)):
-        frame = prepare(reader, index, preparation)
-        variants = [_variant(frame, variant, preparation) for variant in Variant]
-        rgb = torch.stack([_fitted(view.rgb, size, True) for view in variants]).to(device)
-        linear = frame.modality.facts.resamples_linearly
-        x = torch.stack([_fitted(view.x, size, linear) for view in variants]).to(device)
-        modality = torch.full((len(variants),), frame.modality.index, device=device)
-        pair = ma_clip(rgb, x, modality)
-        rows.append(torch.stack(pair, dim=1).cpu())
-    return torch.stack(rows)
-
-
-def _variant(frame: Views, variant: Variant, preparation: Preparation) -> Views:
-    if variant is Variant.MIRRORED:
-        return mirror(frame, preparation.encoding)
-    return without(frame, variant)
-
-
-def _fitted(image: Tensor, size: tuple[int, int], linear: bool) -> Tensor:
-    resized = resize_image(image.permute(1, 2, 0).numpy(), *size, linear)
-    fitted = torch.from_numpy(resized).permute(2, 0, 1)
-    return fitted.float() / 255.0 if image.dtype == torch.uint8 else fitted
-
-
-def git_commit() -> str:
-    """The checkout's commit with `-dirty` where tracked files differ; empty outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def train(config: SegmentationRun) -> Path:
     """Trains to the end of the run; returns the path of the best checkpoint."""
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    task = SegmentationTask(config)
-    count = sum(values.numel() for values in task.model.parameters())
-    log.info(
-        "SegRGB-X with %.2f M parameters, %d classes, %d samples, %d steps of %d",
-        count / 1e6, task.label_space.num_classes, sum(len(reader) for reader in task.readers),
-        config.run.steps, config.run.batch_size,
-    )  # fmt: skip
-    Loop(task, config.run, config.optimizer, config).train()
+    with run_folder(config.run.out, config):
+        task = SegmentationTask(config)
+        count = sum(values.numel() for values in task.model.parameters())
+        log.info(
+            "SegRGB-X with %.2f M parameters, %d classes, %d samples, %d steps of %d",
+            count / 1e6, task.label_space.num_classes, sum(len(reader) for reader in task.readers),
+            config.run.steps, config.run.batch_size,
+        )  # fmt: skip
+        Loop(task, config.run, config.optimizer, config).train()
     return Path(config.run.out) / "best.safetensors"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,31 @@ KEY = "segrgbx_adapter"
 _MUST_MATCH = ("tower", "image_size", "mean", "std", "quick_gelu", "lora_rank", "lora_alpha")
 
 
-def save_adapter(path: Path | str, ma_clip: ModalityAwareClip, modality: Modality) -> None:
+def save_adapter(
+    path: Path | str,
+    ma_clip: ModalityAwareClip,
+    modality: Modality,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Writes one modality's adapter, under peft's short tensor names.
 
     The header holds modality, the tower's name and preprocessing, rank, alpha and a hash of
     the frozen base.
 
+    Args:
+        path: a .safetensors file; an earlier one is replaced.
+        ma_clip: whose adapter.
+        modality: which of them.
+        provenance: plain values about where it comes from, kept in the header too.
+
     Raises:
         CheckpointError: when the file cannot be written.
     """
-    header = {"modality": modality.value, **_fingerprint(ma_clip)}
+    header = {
+        "modality": modality.value,
+        **_fingerprint(ma_clip),
+        "provenance": dict(provenance or {}),
+    }
     write_tensors(path, adapter_tensors(ma_clip.tower, modality), {KEY: json.dumps(header)})
 
 
@@ -40,11 +56,8 @@ def load_adapter(path: Path | str, ma_clip: ModalityAwareClip) -> Modality:
     if ma_clip.merged is not None:
         raise CheckpointError(f"{path}: the {ma_clip.merged} adapter is merged; unmerge first")
     tensors, metadata = read_tensors(path)
-    try:
-        header: dict[str, Any] = json.loads(metadata[KEY])
-        modality = Modality(header["modality"])
-    except (KeyError, ValueError):
-        raise CheckpointError(f"{path}: is no adapter of a LoRA pool") from None
+    header = _header(path, metadata)
+    modality = Modality(header["modality"])
     for name, own in _fingerprint(ma_clip).items():
         if header.get(name) != own:
             raise CheckpointError(
@@ -53,6 +66,17 @@ def load_adapter(path: Path | str, ma_clip: ModalityAwareClip) -> Modality:
             )
     set_adapter(ma_clip.tower, modality, tensors, where=str(path))
     return modality
+
+
+def read_provenance(path: Path | str) -> dict[str, Any]:
+    """Where an adapter file comes from, as `save_adapter` was told.
+
+    Raises:
+        CheckpointError: when the file is no adapter.
+    """
+    _, metadata = read_tensors(path, metadata_only=True)
+    provenance: dict[str, Any] = _header(path, metadata).get("provenance", {})
+    return provenance
 
 
 def save_adapters(
@@ -75,6 +99,15 @@ def load_adapters(folder: Path | str, ma_clip: ModalityAwareClip) -> tuple[Modal
     if not paths:
         raise CheckpointError(f"{folder}: holds no adapter ({SUFFIX})")
     return tuple(load_adapter(path, ma_clip) for path in paths)
+
+
+def _header(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        header: dict[str, Any] = json.loads(metadata[KEY])
+        Modality(header["modality"])
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{path}: is no adapter of a LoRA pool") from None
+    return header
 
 
 def _fingerprint(ma_clip: ModalityAwareClip) -> dict[str, Any]:
