@@ -3,8 +3,8 @@
 Eq. 1 repeats the texts, once for RGB and once for X. That equals one row per text with two
 positives, up to the constant ln 2 / 2, and that is what is computed here. Captions that say the
 same are one caption: their images are positives of each other's text, not negatives. For the
-softmax that corrects the loss and the match figures (its gradient adds up over equal texts anyhow);
-for the sigmoid, and for texts that are merely near, it corrects the gradient too.
+softmax that corrects the loss and the match figures (its gradient adds up over equal texts
+anyhow); for the sigmoid, and for texts that are merely near, it corrects the gradient too.
 
 Dimensions: B pairs of all processes, E embedding width.
 """

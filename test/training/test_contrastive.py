@@ -19,7 +19,6 @@ from training.contrastive import (
     softmax_contrast,
 )
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
