@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from segrgbx_core.config import Config, option
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array
+from segrgbx_core.staging import Staging
 
 RGB_BORDER = (124, 116, 104)
 """Fill around a letterboxed RGB image: ImageNet's mean, hence near zero after normalisation."""
@@ -66,19 +68,49 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the model eats.
+    """What the model eats, as images lie in memory; as the model wants them through `rgb` and `x`.
 
     Attributes:
-        rgb: float32 (B, 3, H, W) in [0, 1].
-        x: X images, float32 (B, 3, H, W) in [0, 1].
+        rgb_pixels: uint8 (B, H, W, 3).
+        x_pixels: X images, float32 (B, H, W, 3) in [0, 1].
         modality: int64 (B,), `Modality.index`.
         placements: one per sample.
     """
 
-    rgb: Tensor
-    x: Tensor
+    rgb_pixels: Tensor
+    x_pixels: Tensor
     modality: Tensor
     placements: tuple[Placement, ...]
+
+    def __len__(self) -> int:
+        return len(self.placements)
+
+    @cached_property
+    def rgb(self) -> Tensor:
+        """RGB images, float32 (B, 3, H, W) in [0, 1]."""
+        return rgb_tensor(self.rgb_pixels)
+
+    @cached_property
+    def x(self) -> Tensor:
+        """X images, float32 (B, 3, H, W) in [0, 1]."""
+        return self.x_pixels.permute(0, 3, 1, 2)
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        """Some of the samples, in the order of `indices`; the batch itself where that is all."""
+        if list(indices) == list(range(len(self))):
+            return self
+        chosen = torch.tensor(list(indices), device=self.modality.device)
+        return Batch(
+            self.rgb_pixels[chosen],
+            self.x_pixels[chosen],
+            self.modality[chosen],
+            tuple(self.placements[index] for index in indices),
+        )
+
+
+def rgb_tensor(pixels: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 255
 
 
 def make_batch(
@@ -86,7 +118,7 @@ def make_batch(
     x_images: Sequence[NDArray[np.float32]],
     modalities: Sequence[Modality],
     config: InputConfig,
-    device: torch.device,
+    staging: Staging,
 ) -> Batch:
     """Resizes samples of any sizes into one batch on the device.
 
@@ -95,26 +127,25 @@ def make_batch(
         x_images: float32 (h, w, 3) in [0, 1] each, of their own sizes.
         modalities: one per sample; decides how X is resampled.
         config: input size and resize mode.
-        device: where the tensors go; RGB travels as uint8.
+        staging: the way to the device.
     """
     placements = tuple(place(image.shape[0], image.shape[1], config) for image in rgb_images)
     size = (len(placements), config.height, config.width, 3)
-    rgb = np.empty(size, np.uint8)
-    x = np.zeros(size, np.float32)
+    staging.next_batch()
+    rgb = staging.array("rgb", size, torch.uint8)
+    x = staging.array("x", size, torch.float32)
+    index_array = staging.array("modality", size[:1], torch.int64)
     rgb[:] = RGB_BORDER
+    x[:] = 0
     for index, (spot, modality) in enumerate(zip(placements, modalities, strict=True)):
         rows = slice(spot.top, spot.top + spot.height)
         columns = slice(spot.left, spot.left + spot.width)
         linear = modality.facts.resamples_linearly
         rgb[index, rows, columns] = resize_image(rgb_images[index], spot.height, spot.width)
         x[index, rows, columns] = resize_image(x_images[index], spot.height, spot.width, linear)
-    indices = torch.tensor([modality.index for modality in modalities], dtype=torch.int64)
-    return Batch(
-        rgb=_channels_first(rgb, device).float() / 255,
-        x=_channels_first(x, device),
-        modality=indices.to(device),
-        placements=placements,
-    )
+        index_array[index] = modality.index
+    rgb_pixels, x_pixels, modality_index = staging.send(rgb, x, index_array)
+    return Batch(rgb_pixels, x_pixels, modality_index, placements)
 
 
 def place(rgb_height: int, rgb_width: int, config: InputConfig) -> Placement:
@@ -143,7 +174,3 @@ def resize_image(image: Array, height: int, width: int, linear: bool = True) -> 
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     method = method if linear else cv2.INTER_NEAREST_EXACT
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
-
-
-def _channels_first(images: Array, device: torch.device) -> Tensor:
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)

@@ -3,14 +3,84 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 
 from pydantic import field_validator
 
 from segrgbx_core.config import Config, option
 from segrgbx_core.errors import did_you_mean
 
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "rocm")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 RESIZE_MODES = ("", "stretch", "letterbox")
+
+
+class Backend(str, Enum):
+    """What runs the network."""
+
+    TORCH = "torch"
+    """PyTorch, from a checkpoint."""
+    ONNX = "onnx"
+    """ONNX Runtime, from a folder that `segrgbx-export` wrote."""
+
+
+class SceneConfig(Config):
+    """When MA-CLIP looks at the scene again; between two looks a stream keeps what it made of it.
+
+    Only whoever names the streams of its samples keeps anything: the live node does, replay and
+    evaluation do not.
+    """
+
+    refresh_every: int = option(
+        1, doc="frames of a stream per look at the scene; 1: every frame, exact", low=1, high=1000
+    )
+    max_age_ms: float = option(
+        1000.0,
+        doc="age by stamps of RGB at which a look is due however few frames came since",
+        unit="ms",
+        low=0,
+        high=60_000,
+    )
+    change: float = option(
+        0.1,
+        doc="mean change of a 32x32 thumbnail of RGB or X, as a share of full scale, at which a "
+        "look is due at once; 1: never",
+        low=0,
+        high=1,
+    )
+
+
+class OnnxConfig(Config):
+    """How ONNX Runtime runs an exported model."""
+
+    provider: str = option(
+        "auto",
+        doc="execution provider: auto, cpu, cuda, tensorrt, openvino or rocm; auto takes cuda "
+        "on a CUDA device where the installed ONNX Runtime has it, else cpu",
+    )
+    provider_options: str = option(
+        "", doc="options of the provider as key=value, separated by commas: trt_fp16_enable=1"
+    )
+
+    @field_validator("provider")
+    @classmethod
+    def _known_provider(cls, value: str) -> str:
+        if value not in PROVIDERS:
+            raise ValueError(f"is not a provider{did_you_mean(value, PROVIDERS)}")
+        return value
+
+    @field_validator("provider_options")
+    @classmethod
+    def _pairs(cls, value: str) -> str:
+        for item in filter(None, value.split(",")):
+            if not re.fullmatch(r"\s*\w+\s*=[^=]*", item):
+                raise ValueError(f"'{item}' is no key=value; write trt_fp16_enable=1")
+        return value
+
+    def pairs(self) -> dict[str, str]:
+        """`provider_options` by key."""
+        items = (item.partition("=") for item in filter(None, self.provider_options.split(",")))
+        return {key.strip(): value.strip() for key, _, value in items}
 
 
 class InferenceConfig(Config):
@@ -21,7 +91,8 @@ class InferenceConfig(Config):
     )
     precision: str = option(
         "auto",
-        doc="auto, fp32, fp16 or bf16; auto is fp32 on a CPU, bf16 (or else fp16) on a GPU",
+        doc="auto, fp32, fp16 or bf16; auto is fp32 on a CPU, bf16 (or else fp16) on a GPU; an "
+        "exported model has its own",
     )
     input_height: int = option(
         0, doc="height of the network input; 0: as trained", unit="px", low=0, high=4096
@@ -33,6 +104,18 @@ class InferenceConfig(Config):
     channels_last: bool = option(
         True, doc="keep feature maps in channels-last memory order, which most convolutions prefer"
     )
+    compile: bool = option(
+        False,
+        doc="compile the network with torch.compile, which needs a C++ compiler; takes a minute "
+        "or more per batch size at start",
+    )
+    cuda_graph: bool = option(
+        False,
+        doc="replay the network as one CUDA graph per batch size, for GPUs that wait for CPUs",
+    )
+    backend: Backend = option(Backend.TORCH, doc="what runs the network")
+    onnx: OnnxConfig = OnnxConfig()
+    scene: SceneConfig = SceneConfig()
 
     @field_validator("device")
     @classmethod

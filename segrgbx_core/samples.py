@@ -99,7 +99,10 @@ class Prediction:
         modality: modality of the sample.
         stamp_ns: stamp of the sample's RGB image in ns.
         frame_id: frame of the sample's RGB image.
-        timings_ms: duration of each stage (`encode`, `model`, `decode`) in ms, shared by a batch.
+        timings_ms: duration of each stage (`encode`, `input`, `scene`, `model`, `decode`) in ms,
+            shared by a batch.
+        scene_age: frames of the stream since the look at the scene that this answer rests on; 0
+            for a look of its own.
     """
 
     labels: NDArray[np.uint8]
@@ -109,3 +112,4 @@ class Prediction:
     stamp_ns: int
     frame_id: str
     timings_ms: dict[str, float] = field(default_factory=dict)
+    scene_age: int = 0

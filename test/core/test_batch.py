@@ -11,8 +11,9 @@ from segrgbx_core.batch import (
     resize_image,
 )
 from segrgbx_core.modality import Modality
+from segrgbx_core.staging import Staging
 
-CPU = torch.device("cpu")
+CPU = Staging(torch.device("cpu"))
 SQUARE = InputConfig(height=64, width=64)
 BOXED = InputConfig(height=64, width=64, resize_mode=ResizeMode.LETTERBOX)
 

@@ -115,7 +115,7 @@ def test_latency_report(tmp_path, capsys):
     assert latency["setting"]["input"] == "64x64"
     assert latency["setting"]["precision"] == "fp32"
     stages = latency["stages"]
-    assert {"encode", "clip", "model", "decode", "total"} <= stages.keys()
+    assert {"encode", "input", "scene", "model", "decode", "total"} <= stages.keys()
     for times in stages.values():
         assert 0 <= times["min_ms"] <= times["median_ms"] <= times["p95_ms"]
     assert "pairs per second" in capsys.readouterr().out

@@ -6,17 +6,13 @@ import torch
 
 from segrgbx_core.batch import InputConfig, ResizeMode
 from segrgbx_core.checkpoint import default_contract, load_checkpoint, random_checkpoint
+from segrgbx_core.devices import choose_device, choose_precision
 from segrgbx_core.errors import CheckpointError, ConfigError, EncodingError
-from segrgbx_core.inference import (
-    InferenceConfig,
-    Segmenter,
-    StageClock,
-    choose_device,
-    choose_precision,
-)
+from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.labels import VOID
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import Events, RgbxSample, XForm
+from segrgbx_core.stage_clock import StageClock
 
 CPU = InferenceConfig(device="cpu")
 
@@ -83,7 +79,7 @@ def test_one_batch_of_all_modalities_and_resolutions(segmenter):
             given.stamp_ns,
             "camera",
         )
-        assert {"encode", "clip", "model", "decode"} <= answer.timings_ms.keys()
+        assert {"encode", "input", "scene", "model", "decode"} <= answer.timings_ms.keys()
 
 
 def test_a_sample_alone_and_within_a_batch_gets_the_same_labels(segmenter):

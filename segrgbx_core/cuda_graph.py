@@ -1,0 +1,138 @@
+"""The frame half of the network as CUDA graphs: one launch per frame instead of about a thousand.
+
+A graph repeats recorded kernels on the same memory, so its inputs are copied into buffers that it
+was recorded with, and its output is overwritten by the next replay. One graph per batch shape;
+all share one memory pool. The caller's thread owns buffers and output until its next call; unlike
+`torch.compile(mode="reduce-overhead")`, a graph recorded in one thread may be replayed in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from segrgbx_core.batch import Batch
+from segrgbx_core.engine import Engine
+from segrgbx_core.model import Scene
+
+_DRY_RUNS = 3
+"""Runs before recording, in which libraries choose their kernels and allocate what they keep."""
+
+
+Work: TypeAlias = Callable[[], Tensor]
+"""What is recorded; or its repetition, whose output the next repetition overwrites."""
+
+
+class Recorder(Protocol):
+    """Records work on a device; `CudaRecorder`, or a double on machines without a GPU."""
+
+    def record(self, work: Work) -> Work:
+        """Runs `work` some times, records it once and returns what repeats it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorded:
+    """A graph with the memory that it reads."""
+
+    batch: Batch
+    scene: Scene
+    replay: Work
+
+
+class GraphEngine:
+    """Another engine with its frame half recorded.
+
+    Args:
+        inner: does the work while it is recorded; its scene half stays as it is.
+        recorder: records and replays.
+    """
+
+    def __init__(self, inner: Engine, recorder: Recorder) -> None:
+        self._inner = inner
+        self._recorder = recorder
+        self._graphs: dict[torch.Size, _Recorded] = {}
+        self.device = inner.device
+        self.name = inner.name
+        self.precision = inner.precision
+        self.merged_for = inner.merged_for
+
+    @property
+    def memory(self) -> int:
+        """See `Engine`."""
+        return self._inner.memory
+
+    def scene(self, batch: Batch) -> Scene:
+        """See `Engine`."""
+        return self._inner.scene(batch)
+
+    def logits(self, batch: Batch, scene: Scene) -> Tensor:
+        """See `Engine`; the next call overwrites the result."""
+        shape = batch.rgb_pixels.shape
+        recorded = self._graphs.get(shape)
+        if recorded is None:
+            recorded = self._graphs[shape] = self._record(batch, scene)
+        _copy(batch, scene, recorded)
+        return recorded.replay()
+
+    def _record(self, batch: Batch, scene: Scene) -> _Recorded:
+        own_batch = replace(
+            batch, rgb_pixels=batch.rgb_pixels.clone(), x_pixels=batch.x_pixels.clone()
+        )
+        own_scene = Scene(
+            tuple(part.clone() for part in scene.prompt_kv),
+            tuple(part.clone() for part in scene.queries),
+        )
+
+        def work() -> Tensor:
+            # A fresh view: what the batch has cached must be computed within the graph.
+            return self._inner.logits(replace(own_batch), own_scene)
+
+        return _Recorded(own_batch, own_scene, self._recorder.record(work))
+
+
+class CudaRecorder:
+    """Records CUDA graphs of one device.
+
+    Args:
+        device: the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, work: Work) -> Work:
+        """See `Recorder`."""
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(_DRY_RUNS):
+                work()
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads of the process, such as a ROS executor's, may use CUDA meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            output = work()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return output
+
+        return replay
+
+
+def _copy(batch: Batch, scene: Scene, recorded: _Recorded) -> None:
+    recorded.batch.rgb_pixels.copy_(batch.rgb_pixels, non_blocking=True)
+    recorded.batch.x_pixels.copy_(batch.x_pixels, non_blocking=True)
+    pairs = zip(
+        (*recorded.scene.prompt_kv, *recorded.scene.queries),
+        (*scene.prompt_kv, *scene.queries),
+        strict=True,
+    )
+    for own, given in pairs:
+        own.copy_(given, non_blocking=True)

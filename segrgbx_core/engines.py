@@ -1,0 +1,73 @@
+"""Chooses the engine that the options ask for."""
+
+from __future__ import annotations
+
+import torch
+
+from segrgbx_core.checkpoint import LoadedCheckpoint
+from segrgbx_core.cuda_graph import CudaRecorder, GraphEngine
+from segrgbx_core.devices import choose_device, choose_precision
+from segrgbx_core.engine import EagerEngine, Engine
+from segrgbx_core.errors import ConfigError
+from segrgbx_core.exported import ExportedModel
+from segrgbx_core.inference_options import Backend, InferenceConfig
+from segrgbx_core.modality import Modality
+from segrgbx_core.onnx_engine import OnnxEngine
+from segrgbx_core.scene_cache import Lane
+from segrgbx_core.side_stream import SideStream
+
+
+def check_options(config: InferenceConfig) -> None:
+    """Refuses what this machine cannot do or what would have no effect.
+
+    Raises:
+        ConfigError: for the first such option.
+    """
+    device = choose_device(config.device)
+    if config.backend is Backend.ONNX:
+        for name in ("compile", "cuda_graph"):
+            if getattr(config, name):
+                raise ConfigError(f"{name}: has no effect with backend onnx; leave it out")
+        if config.precision != "auto":
+            raise ConfigError(
+                f"precision: {config.precision} has no effect with backend onnx, whose precision "
+                "was chosen at export or is the provider's; leave it out"
+            )
+        return
+    choose_precision(config.precision, device)
+    if config.cuda_graph and device.type != "cuda":
+        raise ConfigError(f"cuda_graph: needs a CUDA device, not {device}; leave it out")
+
+
+def make_engine(
+    checkpoint: LoadedCheckpoint | ExportedModel,
+    config: InferenceConfig,
+    merge_for: Modality | None = None,
+) -> Engine:
+    """The engine for a checkpoint or an exported model.
+
+    Args:
+        checkpoint: what it runs.
+        config: where and how.
+        merge_for: the one modality to serve, or None. An exported model has its LoRA merged or
+            not, whatever is asked for.
+
+    Raises:
+        ConfigError: when the options do not fit this machine, each other or the model.
+    """
+    check_options(config)
+    device = choose_device(config.device)
+    if isinstance(checkpoint, ExportedModel):
+        return OnnxEngine(checkpoint, config.onnx, device, merge_for)
+    if config.backend is Backend.ONNX:
+        raise ConfigError("backend: onnx runs exported models; export the checkpoint first")
+    precision = choose_precision(config.precision, device)
+    engine: Engine = EagerEngine(checkpoint, device, precision, config, merge_for)
+    if config.cuda_graph:
+        engine = GraphEngine(engine, CudaRecorder(device))
+    return engine
+
+
+def make_lane(device: torch.device) -> Lane | None:
+    """Where scenes are made beside the frames; None on a CPU, which has nothing beside."""
+    return SideStream(device) if device.type == "cuda" else None

@@ -1,0 +1,128 @@
+"""An exported model: a folder with two ONNX graphs and the contract that they keep.
+
+`frame.onnx` turns a pair of images and its scene into labels; `scene.onnx` makes the scene.
+`contract.json` says what a checkpoint's contract says and what the export chose; both graphs carry
+the same text in their metadata. docs/deployment.md lists inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segrgbx_core.checkpoint import Contract
+from segrgbx_core.config import from_mapping, to_plain
+from segrgbx_core.errors import CheckpointError, ConfigError
+from segrgbx_core.labels import LabelSpace
+from segrgbx_core.modality import Modality
+from segrgbx_core.tensor_files import file_hash
+
+FORMAT = 1
+"""Newest format of exported graphs that this package runs."""
+KEY = "segrgbx"
+FRAME, SCENE, CONTRACT = "frame.onnx", "scene.onnx", "contract.json"
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """The folder as it was read; graphs stay on disk.
+
+    Attributes:
+        name: folder name, for messages.
+        folder: where the graphs lie.
+        contract: what the checkpoint promised.
+        label_space: the contract's label space.
+        hash: SHA-256 of the frame graph, hexadecimal.
+        merged_for: the one modality that MA-CLIP serves, or None for all.
+    """
+
+    name: str
+    folder: Path
+    contract: Contract
+    label_space: LabelSpace
+    hash: str
+    merged_for: Modality | None
+
+    @property
+    def frame(self) -> Path:
+        """The graph of every frame."""
+        return self.folder / FRAME
+
+    @property
+    def scene(self) -> Path:
+        """The graph of a look at the scene."""
+        return self.folder / SCENE
+
+    def require(self, modality: Modality) -> None:
+        """As `LoadedCheckpoint.require`."""
+        trained = self.contract.modalities
+        if modality not in trained:
+            raise CheckpointError(
+                f"exported model {self.name}: trained for {', '.join(map(str, trained))}; "
+                f"asked for {modality}"
+            )
+
+
+def contract_text(contract: Contract, merged_for: Modality | None) -> str:
+    """What `contract.json` and both graphs hold."""
+    data = {
+        "format": FORMAT,
+        "merged_for": merged_for.value if merged_for else "",
+        "contract": to_plain(contract),
+    }
+    return json.dumps(data, sort_keys=True)
+
+
+def read_exported(path: Path | str) -> ExportedModel:
+    """Reads the folder that `segrgbx-export` wrote.
+
+    Raises:
+        CheckpointError: when a file is missing, foreign, damaged or newer than this package.
+    """
+    folder = Path(path)
+    where = f"exported model {folder}"
+    for name in (CONTRACT, FRAME, SCENE):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{where}: has no {name}; backend onnx wants a folder that segrgbx-export wrote"
+            )
+    text = (folder / CONTRACT).read_text(encoding="utf-8")
+    try:
+        data = json.loads(text)
+        number = int(data["format"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: {CONTRACT} is damaged: {error}") from None
+    if number > FORMAT:
+        raise CheckpointError(
+            f"{where}: format {number} is newer than this package runs ({FORMAT}); update segrgbx"
+        )
+    try:
+        contract = from_mapping(Contract, data["contract"], where=where)
+        merged_for = Modality(data["merged_for"]) if data["merged_for"] else None
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: {CONTRACT} is damaged: {error}") from None
+    return ExportedModel(
+        name=folder.name,
+        folder=folder,
+        contract=contract,
+        label_space=LabelSpace.from_dict(contract.label_space),
+        hash=file_hash(folder / FRAME),
+        merged_for=merged_for,
+    )
+
+
+def check_graph(model: ExportedModel, path: Path, carried: Mapping[str, str]) -> None:
+    """Checks that a graph belongs to the contract beside it.
+
+    Raises:
+        CheckpointError: when it does not.
+    """
+    text = json.dumps(
+        json.loads((model.folder / CONTRACT).read_text(encoding="utf-8")), sort_keys=True
+    )
+    if carried.get(KEY) != text:
+        raise CheckpointError(
+            f"exported model {path}: was exported with another contract than {CONTRACT} beside it"
+        )

@@ -1,0 +1,175 @@
+"""ONNX Runtime as the engine of an exported model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segrgbx_core.batch import Batch
+from segrgbx_core.errors import ConfigError
+from segrgbx_core.exported import ExportedModel, check_graph
+from segrgbx_core.inference_options import OnnxConfig
+from segrgbx_core.modality import Modality
+from segrgbx_core.model import Scene
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+}
+_FALLBACKS = {"tensorrt": ("cuda", "cpu"), "cuda": ("cpu",), "rocm": ("cpu",)}
+"""Providers that take the operators which the chosen one does not know."""
+KV, QUERY = "prompt_kv_", "query_"
+"""Beginnings of the names of a scene's tensors; a number follows, counted from 1."""
+
+
+class OnnxEngine:
+    """Runs `scene.onnx` and `frame.onnx`; batches and answers lie in host memory.
+
+    Args:
+        model: the exported model.
+        config: provider and its options.
+        device: decides what provider `auto` stands for.
+        merge_for: the modality that will be asked for, or None; the graph's own choice holds.
+
+    Raises:
+        ConfigError: when ONNX Runtime or the provider is missing, or the graph does not serve
+            what is asked for.
+        CheckpointError: when a graph is not the one that the contract belongs to.
+    """
+
+    def __init__(
+        self,
+        model: ExportedModel,
+        config: OnnxConfig,
+        device: torch.device,
+        merge_for: Modality | None = None,
+    ) -> None:
+        if merge_for is not None and model.merged_for not in (None, merge_for):
+            raise ConfigError(
+                f"exported model {model.name}: serves {model.merged_for} alone, not {merge_for}; "
+                f"export with --modality {merge_for} or without --modality"
+            )
+        self.device = torch.device("cpu")
+        self.precision = "fp32"
+        self.merged_for = model.merged_for
+        provider = choose_provider(config.provider, device)
+        options = config.pairs()
+        if provider in ("cuda", "tensorrt", "rocm") and device.type == "cuda":
+            options.setdefault("device_id", str(device.index or 0))
+        self.name = f"onnxruntime {provider}"
+        self._frame = open_session(model.frame, provider, options)
+        self._scene = open_session(model.scene, provider, options)
+        for path, session in ((model.frame, self._frame), (model.scene, self._scene)):
+            check_graph(model, path, session.get_modelmeta().custom_metadata_map)
+        self._memory = model.frame.stat().st_size + model.scene.stat().st_size
+        self._scene_outputs = [output.name for output in self._scene.get_outputs()]
+        self._takes = {item.name for item in self._scene.get_inputs()}
+
+    @property
+    def memory(self) -> int:
+        """Bytes of both graphs with their weights."""
+        return self._memory
+
+    def scene(self, batch: Batch) -> Scene:
+        """See `Engine`."""
+        if not self._scene_outputs:
+            return Scene()
+        feeds = {**_images(batch), "modality": batch.modality.numpy()}
+        feeds = {name: array for name, array in feeds.items() if name in self._takes}
+        made = self._scene.run(self._scene_outputs, feeds)
+        parts = dict(zip(self._scene_outputs, map(torch.from_numpy, made), strict=True))
+        kv = [part.flatten(1, 2) for name, part in parts.items() if name.startswith(KV)]
+        queries = [part.flatten(0, 1) for name, part in parts.items() if name.startswith(QUERY)]
+        return Scene(tuple(kv), tuple(queries))
+
+    def logits(self, batch: Batch, scene: Scene) -> Tensor:
+        """See `Engine`."""
+        import onnxruntime as ort  # noqa: PLC0415  an optional library
+
+        options = ort.RunOptions()
+        # Labels on the input's grid are for others; here they would be made in vain.
+        options.add_run_config_entry("only_execute_path_to_fetches", "1")
+        feeds = {**_images(batch), **scene_feeds(scene)}
+        [logits] = self._frame.run(["logits"], feeds, options)
+        return torch.from_numpy(logits)
+
+
+def scene_feeds(scene: Scene) -> dict[str, np.ndarray[Any, Any]]:
+    """A scene as the frame graph takes it: RGB and X of every pair along an axis of their own."""
+    feeds = {
+        f"{KV}{index}": torch.unflatten(part, 1, (2, -1)).numpy()  # (blocks, 2, B, K, 2 D_i)
+        for index, part in enumerate(scene.prompt_kv, 1)
+    }
+    for index, part in enumerate(scene.queries, 1):
+        feeds[f"{QUERY}{index}"] = torch.unflatten(part, 0, (2, -1)).numpy()  # (2, B, D_4, h, w)
+    return feeds
+
+
+def choose_provider(name: str, device: torch.device) -> str:
+    """The provider that `auto` stands for, or `name` where ONNX Runtime has it.
+
+    Raises:
+        ConfigError: when it is not there.
+    """
+    ort = _runtime()
+    there = {key for key, full in _PROVIDERS.items() if full in ort.get_available_providers()}
+    if name == "auto":
+        return "cuda" if device.type == "cuda" and "cuda" in there else "cpu"
+    if name not in there:
+        raise ConfigError(
+            f"onnx.provider: '{name}' is not in the installed ONNX Runtime {ort.__version__}, "
+            f"which has {', '.join(sorted(there))}; install a build with {_PROVIDERS[name]}"
+        )
+    return name
+
+
+def open_session(
+    path: Path, provider: str = "cpu", options: dict[str, str] | None = None
+) -> InferenceSession:
+    """A graph ready to run, on as many CPU threads as torch uses.
+
+    Raises:
+        ConfigError: when the provider refuses its options or the graph.
+    """
+    ort = _runtime()
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    chosen: list[Any] = [(_PROVIDERS[provider], options or {})]
+    chosen += [_PROVIDERS[other] for other in _FALLBACKS.get(provider, ())]
+    try:
+        session = ort.InferenceSession(str(path), settings, providers=chosen)
+    except Exception as error:  # ONNX Runtime's own, which share no base but Exception
+        raise ConfigError(f"onnx: {provider} cannot run {path.name}: {error}") from None
+    if session.get_providers()[0] != _PROVIDERS[provider]:
+        raise ConfigError(
+            f"onnx.provider: {provider} could not start and ONNX Runtime would silently use "
+            f"{session.get_providers()[0]}; its libraries (CUDA, cuDNN, TensorRT) may be missing"
+        )
+    return session
+
+
+def _images(batch: Batch) -> dict[str, np.ndarray[Any, Any]]:
+    return {"rgb": batch.rgb_pixels.numpy(), "x": batch.x_pixels.numpy()}
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415  an optional library
+    except ImportError:
+        raise ConfigError(
+            "backend: onnx needs onnxruntime, which is not installed; "
+            "pip install 'segrgbx_ros[export]'"
+        ) from None
+    return onnxruntime
