@@ -21,6 +21,10 @@ except ImportError:  # the node runs without it and says so in its log
 
 OK, WARN, ERROR = 0, 1, 2
 _NS_PER_S = 1e9
+QUIET_S = 2.0
+"""An input without messages for this long is called silent."""
+_SHARE = 0.1
+"""Weight of the newest delay in the smoothed one."""
 _LOST_HINT = (
     "images above 512 KiB need the Fast DDS profile config/fastdds_large_images.xml in "
     "FASTDDS_DEFAULT_PROFILES_FILE, for the driver too"
@@ -53,46 +57,59 @@ class InputWatch:
         received: messages so far.
         encoding: of the newest message.
         last_ns: monotonic time of the newest message, 0 for none.
-        incompatible: policies on which publishers do not match.
+        incompatible: publishers whose quality of service does not match, one clause for each.
         lost: messages that the middleware reports as lost.
+        delay_ns: reception minus stamp, smoothed; None before the first message.
     """
 
     topic: str
     received: int = 0
     encoding: str = ""
     last_ns: int = 0
-    incompatible: set[str] = field(default_factory=set)
+    incompatible: list[str] = field(default_factory=list)
     lost: int = 0
+    delay_ns: float | None = None
     _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
 
-    def arrived(self, now_ns: int, encoding: str) -> None:
-        """Counts a message."""
+    def arrived(self, now_ns: int, encoding: str, delay_ns: int = 0) -> None:
+        """Counts a message.
+
+        Args:
+            now_ns: monotonic time.
+            encoding: of the message.
+            delay_ns: its reception minus its stamp.
+        """
         self.received += 1
         self.encoding = encoding
         self.last_ns = now_ns
         self._times.append(now_ns)
+        old = self.delay_ns
+        if old is None or abs(delay_ns - old) > _NS_PER_S:  # a looped recording starts anew
+            self.delay_ns = delay_ns
+        else:
+            self.delay_ns = old + _SHARE * (delay_ns - old)
 
     def rate_hz(self, now_ns: int) -> float:
-        """Messages per second over the last two seconds."""
-        recent = sum(1 for time_ns in self._times if now_ns - time_ns < 2 * _NS_PER_S)
+        """Messages per second of late."""
+        recent = sum(1 for time_ns in self._times if now_ns - time_ns < QUIET_S * _NS_PER_S)
         if recent < 2:
             return 0.0
         return (recent - 1) / ((self._times[-1] - self._times[-recent]) / _NS_PER_S)
 
     def silence(self, now_ns: int, num_publishers: int, twin: str = "") -> str:
-        """Why nothing arrives, empty when something did within two seconds.
+        """Why nothing arrives, empty when something did of late.
 
         Args:
             now_ns: monotonic time.
             num_publishers: that are known on the topic.
             twin: a topic of another transport that does have publishers, empty for none.
         """
-        if self.last_ns and now_ns - self.last_ns < 2 * _NS_PER_S:
+        if self.last_ns and now_ns - self.last_ns < QUIET_S * _NS_PER_S:
             return ""
         if self.incompatible:
             return (
-                f"'{self.topic}': QoS does not match ({', '.join(sorted(self.incompatible))}); "
-                "set qos.input_reliability: best_effort or change the publisher"
+                f"'{self.topic}': QoS does not match: {'; '.join(self.incompatible)}; set "
+                "qos.input_reliability: best_effort or change the publisher"
             )
         if num_publishers == 0:
             hint = f"; '{twin}' has one: set the transport" if twin else "; check the remapping"
@@ -103,39 +120,67 @@ class InputWatch:
 
 
 @dataclass
+class Recent:
+    """What became of a pair's messages since the report before.
+
+    Attributes:
+        pairs: made.
+        held: of them with an X that an earlier RGB had used and that is out of reach.
+        alone: of them without X.
+        dt_max_ns: largest distance of stamps.
+    """
+
+    pairs: int = 0
+    held: int = 0
+    alone: int = 0
+    dt_max_ns: int = 0
+
+
+@dataclass
 class PairWatch:
     """What became of the messages of one pair.
 
     Attributes:
         pair: its name.
         inputs: the watches of its topics by short name (rgb, x).
-        pairs: made since the report before.
         last_pair_ns: monotonic time of the newest pair; of activation before the first.
+        has_paired: True once there was one.
         bad: messages that could not be used, by cause.
         last_bad: sentence about the newest of them, empty again after an answer.
     """
 
     pair: str
     inputs: dict[str, InputWatch]
-    pairs: int = 0
     last_pair_ns: int = 0
+    has_paired: bool = False
     bad: Counter[str] = field(default_factory=Counter)
     last_bad: str = ""
+    _recent: Recent = field(default_factory=Recent)
 
-    def paired(self, now_ns: int) -> None:
-        """Counts a pair."""
-        self.pairs += 1
+    def skew_ms(self) -> float:
+        """How far X's stamps run ahead of RGB's, judged by when both arrive."""
+        rgb, x = (self.inputs[name].delay_ns for name in ("rgb", "x"))
+        return 0.0 if rgb is None or x is None else (rgb - x) / 1e6
+
+    def paired(self, now_ns: int, dt_ns: int | None, held: bool) -> None:
+        """Counts a pair; `dt_ns` is None where RGB goes alone."""
         self.last_pair_ns = now_ns
+        self.has_paired = True
+        self._recent.pairs += 1
+        self._recent.held += held
+        self._recent.alone += dt_ns is None
+        if dt_ns is not None and not held:
+            self._recent.dt_max_ns = max(self._recent.dt_max_ns, abs(dt_ns))
 
     def refused(self, cause: str, message: str) -> None:
         """Counts a message that could not be used."""
         self.bad[cause] += 1
         self.last_bad = message
 
-    def take_pairs(self) -> int:
-        """Pairs since the last call."""
-        count, self.pairs = self.pairs, 0
-        return count
+    def take_recent(self) -> Recent:
+        """What happened since the last call."""
+        recent, self._recent = self._recent, Recent()
+        return recent
 
 
 def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsConfig) -> Status:
@@ -147,11 +192,12 @@ def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsC
         limits: when to warn.
     """
     now_ns = time.monotonic_ns()
-    values: dict[str, Any] = {f"bad_{cause}": count for cause, count in watch.bad.items()}
+    # A copy in one step: the worker may add a cause at any time.
+    values: dict[str, Any] = {f"bad_{cause}": count for cause, count in list(watch.bad.items())}
     errors, warnings = list(silences), []
     for short, topic in watch.inputs.items():
         rate = topic.rate_hz(now_ns)
-        policies = ", ".join(sorted(topic.incompatible))
+        policies = "; ".join(topic.incompatible)
         values |= {
             f"{short}_topic": topic.topic,
             f"{short}_hz": f"{rate:.1f}",
@@ -162,7 +208,7 @@ def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsC
             f"{short}_incompatible_qos": policies,
         }
         if policies and not any(topic.topic in text for text in errors):
-            errors.append(f"'{topic.topic}': QoS of a publisher does not match ({policies})")
+            errors.append(f"'{topic.topic}': QoS of a publisher does not match: {policies}")
         elif topic.received > 1 and rate < limits.min_rate_hz and not errors:
             warnings.append(f"'{topic.topic}' at {rate:.1f} Hz, below {limits.min_rate_hz:g} Hz")
     if watch.last_bad:
@@ -174,30 +220,49 @@ def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsC
 
 
 def sync_status(
-    watch: PairWatch, counts: AlignCounts, inputs_ok: bool, max_dt_ms: float
+    watch: PairWatch,
+    counts: AlignCounts,
+    inputs_ok: bool,
+    max_dt_ms: float,
+    offset_ms: float = 0.0,
 ) -> Status:
     """State of the pairing of a pair.
 
     Args:
-        watch: of the pair; its new pairs are taken.
+        watch: of the pair; what is new in it is taken.
         counts: of its aligner, since activation.
         inputs_ok: False when an input is silent, which explains missing pairs.
         max_dt_ms: the limit that pairs keep.
+        offset_ms: how far X's stamps are known to run ahead.
     """
+    skew_ms = watch.skew_ms()
     dropped = {cause: count for cause, count in counts.dropped.items() if count}
     values: dict[str, Any] = {
         "pairs": counts.matched,
         "held": counts.held,
         "rgb_only": counts.rgb_only,
+        "jumps_back": counts.jumps,
         "dt_mean_ms": f"{counts.mean_dt_ms:.2f}",
         "dt_max_ms": f"{counts.max_abs_dt_ms:.2f}",
+        "arrival_skew_ms": f"{skew_ms:.1f}",
         **{f"dropped_{cause}": count for cause, count in dropped.items()},
     }
     name = f"{watch.pair} sync"
-    if watch.take_pairs():
-        if counts.max_abs_dt_ms > 0.8 * max_dt_ms:
-            text = f"stamps differ by up to {counts.max_abs_dt_ms:.1f} ms; limit {max_dt_ms:g} ms"
-            return Status(WARN, name, text, values)
+    recent = watch.take_recent()
+    if recent.held or recent.alone:
+        text = f"of {recent.pairs} pairs {recent.alone} without X, {recent.held} with an older X"
+        return Status(WARN, name, text, values)
+    if recent.dt_max_ns / 1e6 > 0.8 * max_dt_ms:
+        text = f"stamps differ by up to {recent.dt_max_ns / 1e6:.1f} ms; limit {max_dt_ms:g} ms"
+        return Status(WARN, name, text, values)
+    if recent.pairs and abs(skew_ms - offset_ms) > 2 * max_dt_ms:
+        text = (
+            f"stamps of X run {skew_ms:+.0f} ms ahead of RGB's, judged by arrival; unless one of "
+            f"them travels that much longer, set {watch.pair}.x_offset_ms"
+        )
+        return Status(WARN, name, text, values)
+    is_quiet = time.monotonic_ns() - watch.last_pair_ns > QUIET_S * _NS_PER_S
+    if recent.pairs or (watch.has_paired and not is_quiet):
         return Status(OK, name, "pairing", values)
     if not inputs_ok:
         return Status(ERROR, name, "no pairs: an input is silent", values)
@@ -211,9 +276,9 @@ def sync_status(
     return Status(ERROR, name, text, values)
 
 
-def output_status(topic: str, policies: Iterable[str]) -> Status:
-    """A subscriber that gets nothing because its quality of service does not match."""
-    text = f"'{topic}': QoS of a subscriber does not match ({', '.join(sorted(policies))})"
+def output_status(topic: str, clauses: Iterable[str]) -> Status:
+    """Subscribers that get nothing because their quality of service does not match."""
+    text = f"'{topic}': QoS of a subscriber does not match: {'; '.join(clauses)}"
     return Status(ERROR, f"{topic} output", text)
 
 

@@ -17,6 +17,7 @@ from segrgbx_core.encoders.event import EventMessage
 from segrgbx_core.errors import ConfigError
 from segrgbx_ros.config import NodeConfig, Reliability, Stream, XTransport
 from segrgbx_ros.diagnostics import InputWatch, PairWatch
+from segrgbx_ros.qos import publisher_mismatch
 
 Receive = Callable[[str, Stream, InputWatch, Any, int], None]
 
@@ -43,6 +44,7 @@ class Inputs:
         self._config = config
         self._receive = receive
         self._subscriptions: list[Subscription] = []
+        self._mismatched: dict[str, QoSProfile] = {}
         self.watches = {
             pair: PairWatch(
                 pair,
@@ -72,6 +74,7 @@ class Inputs:
         found = []
         for short, stream in self._config.streams(pair).items():
             watch = watches[short]
+            watch.incompatible = self._incompatible_publishers(watch)
             count = self._node.count_publishers(watch.topic)
             twin = "" if count else self._twin(pair, stream)
             found.append(watch.silence(now_ns, count, twin))
@@ -90,6 +93,14 @@ class Inputs:
         names = (base + suffix for suffix in suffixes)
         return next((name for name in names if self._node.count_publishers(name)), "")
 
+    def _incompatible_publishers(self, watch: InputWatch) -> list[str]:
+        """Publishers that offer less than is asked for; empty again once they are gone."""
+        if watch.topic not in self._mismatched:
+            return []
+        offers = self._node.get_publishers_info_by_topic(watch.topic)
+        asked = self._mismatched[watch.topic]
+        return [text for offer in offers if (text := publisher_mismatch(offer, asked))]
+
     def _subscribe(self, pair: str, stream: Stream, watch: InputWatch) -> None:
         is_events = stream is Stream.EVENTS
         kind = self._message_type(pair, stream)
@@ -105,7 +116,7 @@ class Inputs:
             ),
             qos,
             event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=lambda event: self._incompatible(watch, event),
+                incompatible_qos=lambda event: self._incompatible(watch, qos, event),
                 message_lost=lambda event: _lost(watch, event),
             ),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
@@ -120,14 +131,15 @@ class Inputs:
         is_raw = self._config.topic(pair, stream) == f"{pair}/{stream.value}"
         return Image if is_raw else CompressedImage
 
-    def _incompatible(self, watch: InputWatch, event: Any) -> None:
+    def _incompatible(self, watch: InputWatch, asked: QoSProfile, event: Any) -> None:
+        self._mismatched[watch.topic] = asked
+        clauses = self._incompatible_publishers(watch)
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        if policy not in watch.incompatible:
-            watch.incompatible.add(policy)
-            self._node.get_logger().error(
-                f"topic '{watch.topic}': a publisher offers another {policy} than is asked for; "
-                "its messages do not arrive (see qos.input_reliability)"
-            )
+        what = "; ".join(clauses) or f"a publisher offers another {policy} than is asked for"
+        self._node.get_logger().error(
+            f"topic '{watch.topic}': QoS does not match: {what}; its messages do not arrive "
+            "(see qos.input_reliability)"
+        )
 
 
 def check_message_types(config: NodeConfig) -> None:

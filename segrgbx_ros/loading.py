@@ -51,6 +51,14 @@ def load_segmenter(config: NodeConfig) -> Segmenter:
     return segmenter
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for errors that say that device or host have no memory left."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    # The host's allocator has no exception of its own.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def free_memory() -> None:
     """Gives the memory of a segmenter that nobody holds any more back to the device."""
     gc.collect()

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import (
-    QoSDurabilityPolicy,
-    QoSProfile,
-    QoSReliabilityPolicy,
-    qos_policy_name_from_kind,
-)
+from rclpy.qos import qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -24,6 +19,7 @@ from segrgbx_core.samples import Array, Prediction, RgbxSample
 from segrgbx_ros.config import OutputConfig
 from segrgbx_ros.label_map import label_map
 from segrgbx_ros.messages import fill_image
+from segrgbx_ros.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
 
 if TYPE_CHECKING:
     from segrgbx_core.inference import PublishedLabels  # torch ring: never imported from here
@@ -32,13 +28,6 @@ try:
     from vision_msgs.msg import LabelInfo, VisionClass
 except ImportError:  # not on PyPI; label_map says the same without it
     LabelInfo = None
-
-IMAGE_QOS = QoSProfile(depth=2, reliability=QoSReliabilityPolicy.RELIABLE)
-LATCHED_QOS = QoSProfile(
-    depth=1,
-    reliability=QoSReliabilityPolicy.RELIABLE,
-    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
-)
 
 
 def has_label_info() -> bool:
@@ -53,20 +42,14 @@ class PairOutputs:
         node: owns the publishers.
         pair: name that starts every topic.
         labels: names, colours and ids of the published labels.
-        incompatible: takes the policies on which subscribers do not match, by topic.
     """
 
-    def __init__(
-        self,
-        node: LifecycleNode,
-        pair: str,
-        labels: PublishedLabels,
-        incompatible: dict[str, set[str]],
-    ) -> None:
+    def __init__(self, node: LifecycleNode, pair: str, labels: PublishedLabels) -> None:
         self._node = node
         self._labels = labels
         self._palette = palette_array(labels.palette)
         self._latched: list[Any] = []
+        self._mismatched: set[str] = set()
         self._latched_topics = f"{pair}/label_map", f"{pair}/label_info"
         self._images = {
             name: node.create_lifecycle_publisher(
@@ -74,7 +57,7 @@ class PairOutputs:
                 f"{pair}/{name}",
                 IMAGE_QOS,
                 event_callbacks=PublisherEventCallbacks(
-                    incompatible_qos=partial(self._incompatible, f"{pair}/{name}", incompatible)
+                    incompatible_qos=partial(self._on_mismatch, name)
                 ),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
@@ -141,6 +124,17 @@ class PairOutputs:
             if is_on and self._images[name].get_subscription_count() > 0:
                 self._send(name, header, draw(), "rgb8")
 
+    def mismatches(self) -> dict[str, list[str]]:
+        """Subscribers whose quality of service does not match, one clause each, by topic."""
+        found = {}
+        for name in self._mismatched:
+            publisher = self._images[name]
+            topic = publisher.topic_name
+            asking = self._node.get_subscriptions_info_by_topic(topic)
+            clauses = [subscriber_mismatch(info, publisher.qos_profile) for info in asking]
+            found[topic] = [clause for clause in clauses if clause]
+        return {topic: clauses for topic, clauses in found.items() if clauses}
+
     def destroy(self) -> None:
         """Destroys all publishers."""
         for publisher in self._images.values():
@@ -150,15 +144,14 @@ class PairOutputs:
         self._images.clear()
         self._latched.clear()
 
-    def _incompatible(self, topic: str, found: dict[str, set[str]], event: Any) -> None:
+    def _on_mismatch(self, name: str, event: Any) -> None:
+        self._mismatched.add(name)
+        topic = self._images[name].topic_name
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        policies = found.setdefault(topic, set())
-        if policy not in policies:
-            policies.add(policy)
-            self._node.get_logger().error(
-                f"topic '{topic}': a subscriber asks for another {policy} than is offered; "
-                "it gets no messages"
-            )
+        what = "; ".join(self.mismatches().get(topic, ())) or f"{policy} differs"
+        self._node.get_logger().error(
+            f"topic '{topic}': QoS of a subscriber does not match: {what}; it gets no messages"
+        )
 
     def _send(self, name: str, header: Any, pixels: Array, encoding: str) -> None:
         if encoding == "rgb8" and pixels.ndim == 2:

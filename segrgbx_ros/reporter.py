@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
 
 from segrgbx_ros import diagnostics
 from segrgbx_ros.config import NodeConfig
-from segrgbx_ros.diagnostics import OK, WARN, PairWatch, Status, Throttle
+from segrgbx_ros.diagnostics import ERROR, OK, WARN, PairWatch, Status, Throttle
 from segrgbx_ros.inputs import Inputs
+from segrgbx_ros.outputs import PairOutputs
 from segrgbx_ros.pipeline import Pipeline
 from segrgbx_ros.worker import Worker
 
@@ -34,8 +36,8 @@ class Reporter:
 
     Attributes:
         inputs: the subscriptions while the node is active, else None.
+        outputs: the publishers by pair.
         is_enabled: False while inference is switched off.
-        incompatible: policies on which subscribers do not match, by output topic.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Reporter:
             self._publisher = node.create_publisher(kind, "/diagnostics", 10)
         self.inputs: Inputs | None = None
         self.is_enabled = True
-        self.incompatible: dict[str, set[str]] = {}
+        self.outputs: dict[str, PairOutputs] = {}
 
     def destroy(self) -> None:
         """Destroys the publisher."""
@@ -90,8 +92,9 @@ class Reporter:
             for watch in self.inputs.watches.values():
                 found += self._pair(watch, self.inputs, now_ns)
         found += [
-            diagnostics.output_status(topic, policies)
-            for topic, policies in self.incompatible.items()
+            diagnostics.output_status(topic, clauses)
+            for outputs in self.outputs.values()
+            for topic, clauses in outputs.mismatches().items()
         ]
         work = self._worker.report()
         self._failed.update(work.failed)
@@ -102,6 +105,11 @@ class Reporter:
         else:
             limits = self._config.diagnostics
             found.append(diagnostics.inference_status(work, seconds, self._failed, limits))
+            values = {**found[-1].values, "batch_max": self._worker.capacity}
+            found[-1] = replace(found[-1], values=values)
+            trouble = self._worker.trouble()
+            if trouble:
+                found[-1] = replace(found[-1], level=ERROR, message=trouble)
         found.append(diagnostics.device_status(self._segmenter))
         found.append(diagnostics.model_status(self._segmenter))
         return found
@@ -110,8 +118,13 @@ class Reporter:
         silences = inputs.silences(watch.pair, now_ns)
         state = diagnostics.input_status(watch, silences, self._config.diagnostics)
         counts = self._pipeline.counts(watch.pair)
+        config = self._pipeline.config
         sync = diagnostics.sync_status(
-            watch, counts, not silences, self._pipeline.config.sync.max_dt_ms
+            watch,
+            counts,
+            not silences,
+            config.sync.max_dt_ms,
+            config.pair(watch.pair).x_offset_ms,
         )
         if now_ns - watch.last_pair_ns > PATIENCE_NS:
             why = "; ".join(silences) or sync.message

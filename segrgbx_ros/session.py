@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
-from segrgbx_core.errors import EncodingError
+from segrgbx_core.errors import ConfigError, EncodingError
 from segrgbx_core.samples import Prediction, RgbxSample
 from segrgbx_ros import messages
 from segrgbx_ros.config import NodeConfig, Stream
@@ -19,7 +20,7 @@ from segrgbx_ros.messages import NS_PER_S
 from segrgbx_ros.outputs import PairOutputs
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
 from segrgbx_ros.reporter import Reporter
-from segrgbx_ros.worker import Worker
+from segrgbx_ros.worker import Memory, Worker
 
 if TYPE_CHECKING:
     from segrgbx_core.inference import Segmenter
@@ -67,13 +68,13 @@ class Session:
         self._warn = Throttle(lambda text: node.get_logger().warning(text))
         self._pipeline = Pipeline(config, segmenter.contract.encoding)
         self._worker = Worker(
-            segmenter, config.batch, len(config.pairs), self._deliver, self._refuse
+            segmenter, config.batch, len(config.pairs), self._deliver, self._refuse, _memory()
         )
         self._reporter = Reporter(node, config, segmenter, self._pipeline, self._worker)
         self._inputs: Inputs | None = None
-        self._outputs: dict[str, PairOutputs] = {}
+        self._outputs = self._reporter.outputs
         for pair in config.pairs:
-            outputs = PairOutputs(node, pair, segmenter.classes, self._reporter.incompatible)
+            outputs = PairOutputs(node, pair, segmenter.classes)
             outputs.publish_labels(config.label.min_confidence)
             self._outputs[pair] = outputs
         # Time-outs and reports run on the steady clock: a paused simulation must not stop them.
@@ -144,17 +145,21 @@ class Session:
     def _on_message(
         self, pair: str, stream: Stream, watch: InputWatch, message: Any, received_ns: int
     ) -> None:
-        now_ns = self._clock.at(received_ns)
-        watch.arrived(time.monotonic_ns(), messages.encoding_of(message))
+        now_ns, stamp_ns = self._clock.at(received_ns), messages.stamp_ns(message)
+        watch.arrived(time.monotonic_ns(), messages.encoding_of(message), now_ns - stamp_ns)
         if not self._reporter.is_enabled:
             return
-        if messages.stamp_ns(message) == 0:
+        if stamp_ns == 0:
             text = f"topic '{watch.topic}': stamp is zero; let the driver set header.stamp"
             self._refuse(pair, "zero_stamp", text)
         try:
             pairs = self._pipeline.push(pair, stream, message, now_ns)
         except EncodingError as error:  # of events, which are decoded at once
             self._refuse(pair, "message", str(error))
+            return
+        except Exception as error:  # no message may end the node
+            text = f"topic '{watch.topic}': {type(error).__name__}: {error}"
+            self._refuse(pair, "exception", f"{text}\n{traceback.format_exc()}")
             return
         watch.lost = max(watch.lost, self._pipeline.num_lost(pair))
         self._submit(pairs, now_ns)
@@ -178,7 +183,8 @@ class Session:
         if self._inputs is None:
             return
         for paired in pairs:
-            self._inputs.watches[paired.pair].paired(time.monotonic_ns())
+            watch = self._inputs.watches[paired.pair]
+            watch.paired(time.monotonic_ns(), paired.dt_ns, paired.held)
             self._worker.submit(paired)
         deadline_ns = self._pipeline.next_deadline_ns()
         if deadline_ns is not None and self._deadline.is_canceled():
@@ -203,24 +209,40 @@ def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
     """Loads the model and warms it up with every batch size that can come.
 
     Raises:
-        ConfigError: when an option does not fit the machine or the checkpoint.
+        ConfigError: when an option does not fit the machine or the checkpoint, or the model not
+            its memory.
         CheckpointError: when the checkpoint cannot be used.
     """
     # torch takes seconds to import; a node that waits to be configured should be there at once
-    from segrgbx_ros.loading import load_segmenter  # noqa: PLC0415
+    from segrgbx_ros import loading  # noqa: PLC0415
 
     check_message_types(config)
     start = time.monotonic()
-    segmenter = load_segmenter(config)
     modalities = [section.modality for _, section in config.sections()]
     largest = min(config.batch.max_size, len(modalities))
-    segmenter.warm_up((0, 0), modalities, range(1, largest + 1))
+    try:
+        segmenter = loading.load_segmenter(config)
+        segmenter.warm_up((0, 0), modalities, range(1, largest + 1))
+    except Exception as error:
+        if not loading.is_out_of_memory(error):
+            raise
+        text = str(error).split("\n", 1)[0]
+        raise ConfigError(
+            f"model.device: the memory of '{config.model.device}' does not suffice for "
+            f"{largest} pairs at once ({text}); lower batch.max_size or model.input_height"
+        ) from None
     node.get_logger().info(
         f"checkpoint {segmenter.checkpoint.name}, {len(segmenter.classes.names)} classes "
         f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
         f"ready after {time.monotonic() - start:.1f} s"
     )
     return segmenter
+
+
+def _memory() -> Memory:
+    from segrgbx_ros import loading  # noqa: PLC0415  torch: see ready
+
+    return Memory(loading.is_out_of_memory, loading.free_memory)
 
 
 def free_memory() -> None:

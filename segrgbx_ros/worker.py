@@ -5,13 +5,14 @@ No ROS here: whoever submits pairs also says what to do with answers and complai
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from segrgbx_core.errors import SegrgbxError
 from segrgbx_core.samples import Prediction, RgbxSample
@@ -29,6 +30,27 @@ class Predictor(Protocol):
 
 Deliver = Callable[[PairedMessages, RgbxSample, Prediction], None]
 Complain = Callable[[str, str, str], None]  # pair, cause, message
+
+OUT_OF_MEMORY = "out_of_memory"
+HUNG_S = 5.0
+"""A pass that has run for this long is reported."""
+
+
+def _is_memory_error(error: Exception) -> bool:
+    return isinstance(error, MemoryError)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the worker must know about the device's memory.
+
+    Attributes:
+        is_exhausted: True for errors that say that no memory is left.
+        release: gives cached memory back.
+    """
+
+    is_exhausted: Callable[[Exception], bool] = _is_memory_error
+    release: Callable[[], Any] = gc.collect
 
 
 @dataclass
@@ -70,6 +92,7 @@ class Worker:
         num_pairs: how many names there are.
         deliver: called in the worker's thread with every answer.
         complain: called in the thread with pair, cause and sentence when there is no answer.
+        memory: how errors of memory are told apart, and what helps.
     """
 
     def __init__(
@@ -79,12 +102,15 @@ class Worker:
         num_pairs: int,
         deliver: Deliver,
         complain: Complain,
+        memory: Memory | None = None,
     ) -> None:
         self._predictor = predictor
-        self._capacity = min(batch.max_size, num_pairs)
+        self._largest = self._capacity = min(batch.max_size, num_pairs)
         self._max_wait_s = batch.max_wait_ms / 1000
         self._deliver = deliver
         self._complain = complain
+        self._memory = memory or Memory()
+        self._began: float | None = None
         self._ready = threading.Condition()
         self._slots: dict[str, PairedMessages] = {}
         self._report = WorkReport()
@@ -104,6 +130,7 @@ class Worker:
         if self._thread is not None:
             self._thread.join()
         self._runs = True
+        self._capacity = self._largest
         self._thread = threading.Thread(target=self._run, name="segrgbx-worker", daemon=True)
         self._thread.start()
 
@@ -133,23 +160,57 @@ class Worker:
             report, self._report = self._report, WorkReport()
         return report
 
+    @property
+    def capacity(self) -> int:
+        """How many pairs share a pass at most; less after the memory did not suffice."""
+        return self._capacity
+
+    def trouble(self) -> str:
+        """What is wrong with the thread itself, empty when nothing is."""
+        if not self._runs:
+            return ""
+        if self._thread is None or not self._thread.is_alive():
+            return "the worker has ended; deactivate and activate the node"
+        began = self._began
+        busy_s = 0.0 if began is None else time.monotonic() - began
+        return f"a pass has been running for {busy_s:.0f} s" if busy_s > HUNG_S else ""
+
     def _run(self) -> None:
         while (batch := self._take()) is not None:
+            self._began = time.monotonic()
             self._attempt(batch)
+            self._began = None
 
     def _attempt(self, batch: list[PairedMessages]) -> None:
+        failure = self._failure(batch)
+        if failure is None:
+            return
+        cause, text = failure
+        if cause == OUT_OF_MEMORY:  # by now nothing holds what the pass had allocated
+            self._memory.release()
+            if len(batch) > 1:
+                self._capacity = len(batch) - 1
+                for paired in batch:
+                    self._attempt([paired])
+                return
+        self._fail(batch, cause, text)
+
+    def _failure(self, batch: list[PairedMessages]) -> tuple[str, str] | None:
         try:
             self._process(batch)
         except Exception as error:  # the outermost frame: the node outlives any failure of a pass
-            self._fail(batch, error)
+            text = f"{type(error).__name__}: {error}"
+            if self._memory.is_exhausted(error):
+                return OUT_OF_MEMORY, text
+            return "exception", f"{text}\n{traceback.format_exc()}"
+        return None
 
-    def _fail(self, batch: list[PairedMessages], error: Exception) -> None:
+    def _fail(self, batch: list[PairedMessages], cause: str, text: str) -> None:
         with self._ready:
-            self._report.failed["exception"] += len(batch)
+            self._report.failed[cause] += len(batch)
         if self._runs:
-            text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
             for paired in batch:
-                self._complain(paired.pair, "exception", text)
+                self._complain(paired.pair, cause, text)
 
     def _take(self) -> list[PairedMessages] | None:
         """The next batch in order of arrival, None when stopped."""

@@ -164,6 +164,50 @@ def test_a_node_that_waits_to_be_configured_ends_clean(run, number):
     assert "Traceback" not in process.output
 
 
+INACTIVE = """
+import sys
+from segrgbx_ros import node
+configure = node.SegmentationNode.on_configure
+def announced(self, state):
+    done = configure(self, state)
+    print("inactive now", flush=True)
+    return done
+node.SegmentationNode.on_configure = announced
+node.SegmentationNode.trigger_activate = lambda self: node.SUCCESS
+sys.exit(node.main(["node", *sys.argv[1:]]))
+"""
+
+
+def test_an_interrupt_while_inactive_ends_clean(run, checkpoint):
+    parameter = f"model.checkpoint:={checkpoint}"
+    process = run("-c", INACTIVE, "--ros-args", "-p", parameter)
+    process.wait_for("inactive now")
+    time.sleep(0.2)
+    assert process.end(signal.SIGINT) == 0, process.output
+    assert "Traceback" not in process.output
+
+
+BUSY = """
+import sys, time
+from segrgbx_ros import node, worker
+take = worker.Worker._take
+def busy(self):
+    print("in a pass", flush=True)
+    time.sleep(1.0)
+    return take(self)
+worker.Worker._take = busy
+sys.exit(node.main(["node", *sys.argv[1:]]))
+"""
+
+
+def test_an_interrupt_during_a_pass_waits_for_it_and_ends_clean(run, checkpoint):
+    process = run("-c", BUSY, "--ros-args", "-p", f"model.checkpoint:={checkpoint}")
+    process.wait_for("in a pass")
+    process.wait_for(READY)
+    assert process.end(signal.SIGINT) == 0, process.output
+    assert "Traceback" not in process.output
+
+
 SENDER = textwrap.dedent(
     """
     import time

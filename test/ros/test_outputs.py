@@ -87,7 +87,7 @@ def answer():
 
 def test_mask_goes_first_and_pictures_need_an_audience(answer):
     node = FakeNode()
-    pair = outputs.PairOutputs(node, "thermal", LABELS, {})
+    pair = outputs.PairOutputs(node, "thermal", LABELS)
     node.watched = {"thermal/mask_color", "thermal/overlay"}
     pair.publish(*answer, OutputConfig(publish_overlay=False))
     assert [topic for topic, _ in node.sent] == [
@@ -110,7 +110,7 @@ def test_label_info_is_published_where_vision_msgs_is_installed(monkeypatch):
     monkeypatch.setattr(outputs, "LabelInfo", LabelInfo)
     monkeypatch.setattr(outputs, "VisionClass", SimpleNamespace, raising=False)
     node = FakeNode()
-    outputs.PairOutputs(node, "thermal", LABELS, {}).publish_labels(0.25)
+    outputs.PairOutputs(node, "thermal", LABELS).publish_labels(0.25)
     sent = dict(node.sent)
     info = sent["thermal/label_info"]
     assert info.threshold == 0.25
@@ -151,8 +151,8 @@ def test_silence_has_a_reason():
     assert "no publisher; check the remapping" in topic.silence(now_ns, 0)
     assert "'/x/compressed' has one" in topic.silence(now_ns, 0, "/x/compressed")
     assert "Fast DDS profile" in topic.silence(now_ns, 1)
-    topic.incompatible.add("RELIABILITY")
-    assert "QoS does not match (RELIABILITY)" in topic.silence(now_ns, 1)
+    topic.incompatible.append("publisher '/camera' offers BEST_EFFORT")
+    assert "QoS does not match: publisher '/camera' offers" in topic.silence(now_ns, 1)
     topic = InputWatch("/x")
     topic.arrived(now_ns - 3 * 10**9, "mono8")
     assert topic.silence(now_ns, 1) == "'/x' has been silent for 3 s"
@@ -170,11 +170,12 @@ def test_pairing_explains_itself():
     status = sync_status(pair, counts, inputs_ok=True, max_dt_ms=50)
     assert "too_far 9" in status.message
     assert "+80.0 ms off, limit 50 ms; see thermal.x_offset_ms" in status.message
-    pair.paired(1)
-    assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == OK
-    counts.dt_abs_max_ns = 45_000_000
-    pair.paired(1)
-    assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == WARN
+    pair.paired(time.monotonic_ns(), 0, held=False)
+    for _ in range(2):
+        assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == OK
+    for dt_ns, held in ((45_000_000, False), (None, False), (200_000_000, True)):
+        pair.paired(1, dt_ns, held)
+        assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == WARN
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""Fixtures of the tests of the node; `node_rig` holds what they make."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Path of a tiny checkpoint with random weights."""
+    from segrgbx_core.checkpoint import random_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    random_checkpoint(path)
+    return str(path)
+
+
+@pytest.fixture
+def rig(checkpoint):
+    """Makes rigs; the node starts itself and reports ten times a second."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed")
+    from node_rig import Rig
+
+    rigs = []
+
+    def make(wait=True, remaps=(), **parameters):
+        defaults = {"model.checkpoint": checkpoint, "diagnostics.period_s": 0.1}
+        rigs.append(Rig({**defaults, **parameters}, remaps))
+        if wait:
+            rigs[-1].until(lambda: rigs[-1].report())
+        return rigs[-1]
+
+    yield make
+    for one in rigs:
+        one.close()

@@ -1,0 +1,143 @@
+"""The node under test with a tester beside it, over real DDS; shared by the tests of the node.
+
+Every rig has its own domain and namespace, so that neither tests nor neighbours hear each other.
+"""
+
+import itertools
+import os
+import time
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import GetState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from segrgbx_ros.messages import fill_image
+from segrgbx_ros.node import SegmentationNode
+
+_RIGS = itertools.count(os.getpid())
+LATCHED = QoSProfile(
+    depth=1,
+    reliability=QoSReliabilityPolicy.RELIABLE,
+    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+)
+BEST_EFFORT = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.RELIABLE)
+HEIGHT, WIDTH = 48, 64
+
+
+class Rig:
+    """The node under test and a tester beside it, in one context and one executor."""
+
+    def __init__(self, parameters, remaps=()):
+        number = next(_RIGS)
+        self.namespace = f"/rig{number}"
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=1 + number % 100)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.node = SegmentationNode(
+            context=self.context,
+            namespace=self.namespace,
+            cli_args=["--ros-args", *(word for remap in remaps for word in ("-r", remap))],
+            parameter_overrides=[
+                Parameter(name, value=value) for name, value in parameters.items()
+            ],
+        )
+        self.tester = rclpy.create_node("tester", context=self.context, namespace=self.namespace)
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.tester)
+        self.diagnostics = self.hear("/diagnostics", DiagnosticArray)
+        self._publishers = {}
+
+    def close(self):
+        self.node.release()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.tester.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def hear(self, topic, kind=Image, qos=RELIABLE):
+        heard = []
+        self.tester.create_subscription(kind, topic, heard.append, qos)
+        return heard
+
+    def say(self, topic, message, qos=RELIABLE):
+        if topic not in self._publishers:
+            publisher = self.tester.create_publisher(type(message), topic, qos)
+            self._publishers[topic] = publisher
+            self.until(lambda: publisher.get_subscription_count() > 0)
+        self._publishers[topic].publish(message)
+
+    def until(self, condition, seconds=10.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"nothing happened; last report: {self.report()}"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def pump(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def call(self, kind, name, **fields):
+        client = self.tester.create_client(kind, name)
+        self.until(client.service_is_ready)
+        future = client.call_async(kind.Request(**fields))
+        self.until(future.done)
+        self.tester.destroy_client(client)
+        return future.result()
+
+    def state(self):
+        return self.call(GetState, "segrgbx/get_state").current_state.label
+
+    def report(self):
+        if not self.diagnostics:
+            return {}
+        return {
+            status.name.removeprefix("segrgbx: "): (
+                status.level[0],
+                status.message,
+                {pair.key: pair.value for pair in status.values},
+            )
+            for status in self.diagnostics[-1].status
+        }
+
+    def says(self, name, text, level):
+        """True once a status has this level and says this."""
+        found = self.report().get(name)
+        return found is not None and found[0] == level and text in found[1]
+
+
+STAMPS = itertools.count(1)
+
+
+def header(message, stamp=None, frame="rgb_optical"):
+    stamp = next(STAMPS) if stamp is None else stamp
+    message.header.stamp.sec, message.header.stamp.nanosec = 1000 + stamp // 10, stamp % 10 * 10**8
+    message.header.frame_id = frame
+    return message
+
+
+def rgb_image(stamp, height=HEIGHT, width=WIDTH):
+    pixels = np.arange(height * width * 3, dtype=np.uint32).reshape(height, width, 3)
+    return header(fill_image(Image(), (pixels % 251).astype(np.uint8), "rgb8"), stamp)
+
+
+def x_image(stamp, pixels=None, encoding="16UC1"):
+    pixels = np.full((24, 30), 29315, np.uint16) if pixels is None else pixels
+    return header(fill_image(Image(), pixels, encoding), stamp, "x_optical")
+
+
+def ask(one, pair="thermal", rgb=None, x=None):
+    """Sends a pair with a stamp of its own; gives the RGB message."""
+    stamp = next(STAMPS)
+    rgb = rgb_image(stamp) if rgb is None else header(rgb, stamp)
+    x = x_image(stamp) if x is None else header(x, stamp, "x_optical")
+    one.say(f"{pair}/x/image", x)
+    one.say(f"{pair}/rgb/image", rgb)
+    return rgb
