@@ -23,7 +23,7 @@ from segrgbx_core.config import (
 from segrgbx_core.encoders import EncodingConfig, SensorConfig
 from segrgbx_core.errors import ConfigError, did_you_mean
 from segrgbx_core.modality import Modality
-from segrgbx_core.model import PRESETS, ModelConfig
+from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from training.augment import AugmentConfig
 from training.joint import Sampling
@@ -109,7 +109,7 @@ class SegmentationRun(Config):
 
     data: tuple[DataConfig, ...] = option(doc="data sets")
     run: RunConfig = option(doc="length, place and bookkeeping")
-    model: ModelConfig = option(ModelConfig(), doc="the segmentation model")
+    model: AnyModelConfig = option(ModelConfig(), doc="the segmentation model")
     init: str = option("", doc="checkpoint to start from (fine-tuning); empty for none")
     ma_clip: MaClipConfig = option(MaClipConfig(), doc="MA-CLIP's image tower")
     clip: ClipConfig = option(ClipConfig(), doc="how MA-CLIP serves training")
@@ -125,8 +125,8 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun
     """Reads a run file.
 
     Args:
-        path: YAML file. Its key `preset` names an entry of `PRESETS` that `model` then changes,
-            its key `tower` one of `CLIP_PRESETS` that `ma_clip` then changes.
+        path: YAML file. Its key `preset` names an entry of `ALL_PRESETS` that `model` then
+            changes, its key `tower` one of `CLIP_PRESETS` that `ma_clip` then changes.
         overrides: `a.b=value` each, above the file; list entries by number (`data.0.root`).
 
     Raises:
@@ -136,7 +136,7 @@ def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun
         SegmentationRun,
         path,
         overrides,
-        {"preset": ("model", PRESETS), "tower": ("ma_clip", CLIP_PRESETS)},
+        {"preset": ("model", ALL_PRESETS), "tower": ("ma_clip", CLIP_PRESETS)},
     )
 
 

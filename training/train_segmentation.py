@@ -23,7 +23,7 @@ from segrgbx_core.checkpoint import Contract, load_checkpoint, save_checkpoint
 from segrgbx_core.config import to_plain
 from segrgbx_core.errors import CheckpointError, ConfigError, SegrgbxError
 from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.model import SegRGBX, build_model
+from segrgbx_core.model import RgbxNetwork, build_model
 from segrgbx_core.model.adapter_files import load_adapters
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.ma_clip import ModalityAwareClip
@@ -66,7 +66,7 @@ class SegmentationObjective(nn.Module):
 
     def __init__(
         self,
-        model: SegRGBX,
+        model: RgbxNetwork,
         ma_clip: ModalityAwareClip,
         loss: SegmentationLoss,
         channels_last: bool,
@@ -92,8 +92,11 @@ class SegmentationObjective(nn.Module):
         modality = batch["modality"]
         if "rgb_embedding" in batch:
             embeddings = batch["rgb_embedding"], batch["x_embedding"]
-        else:
+        elif self.model.needs_embeddings:
             embeddings = self.ma_clip.to(rgb.device)(rgb, x, modality)
+        else:
+            unused = rgb.new_zeros(len(rgb), self.model.embed_dim)
+            embeddings = unused, unused
         points = self.loss.config.points
         if points == 0:
             logits, labels = self.model(rgb, x, *embeddings, modality), batch["labels"]
@@ -281,7 +284,7 @@ def _randomise_adapters(ma_clip: ModalityAwareClip) -> None:
             values.normal_(std=0.02)
 
 
-def load_weights(model: SegRGBX, path: str) -> None:
+def load_weights(model: RgbxNetwork, path: str) -> None:
     """Starts a model from a checkpoint's weights, strictly.
 
     Raises:
