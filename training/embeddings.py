@@ -82,7 +82,8 @@ def embed_frames(
     index = frames.reader.modality.index
     rows = []
     loader = DataLoader(frames, batch_size=batch_size, num_workers=workers)
-    with tqdm(total=len(frames), unit="frame", desc=f"embedding {frames.reader.native}") as bar:
+    label = f"embedding {frames.reader.native}"
+    with tqdm(total=len(frames), unit="frame", desc=label, leave=False) as bar:
         for item in loader:
             rgb, x = (item[name].flatten(0, 1).to(device) for name in ("rgb", "x"))
             modality = torch.full((len(rgb),), index, device=device)

@@ -149,6 +149,9 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, run_file, capsys):
     assert "data set 'x' is not known" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", sorted(Path("config/train").glob("*.yaml")), ids=lambda p: p.stem)
+STAGE_2 = [path for path in sorted(Path("config/train").glob("*.yaml")) if path.stem != "ma_clip"]
+
+
+@pytest.mark.parametrize("path", STAGE_2, ids=lambda p: p.stem)
 def test_shipped_run_files_load(path):
     assert read_run(path).run.steps > 0
