@@ -1,4 +1,8 @@
-"""Starts the node for one pair (or all pairs of a parameter file); RViz and a bag on request."""
+"""Starts the node for one pair or several; RViz and a recording on request.
+
+Several pairs are named with commas, `pair:=thermal,depth`; topics and transports then stand in the
+same order, `x_topic:=/thermal/image,/depth/image`, or once for all, `rgb_topic:=/camera/image`.
+"""
 
 import os
 from pathlib import Path
@@ -18,12 +22,14 @@ PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 
 # name: (default, description, parameter it sets unless empty; {pair} stands for the pair's name)
 ARGUMENTS = {
-    "pair": ("thermal", "pair that the topic and transport arguments belong to", ""),
+    "pair": ("thermal", "pair that topics and transports belong to; several with commas", ""),
     "namespace": ("segrgbx", "namespace of node and topics", ""),
-    "params_file": ("", "parameter file; empty: config/<pair>.yaml", ""),
+    "params_file": ("", "parameter file; empty: config/<pair>.yaml, or multi.yaml", ""),
     "rgb_topic": ("", "topic of the RGB image, without transport suffix", ""),
     "x_topic": ("", "topic of the X image, without transport suffix", ""),
     "events_topic": ("", "topic of the event stream", ""),
+    "rgb_camera_info_topic": ("", "CameraInfo of RGB, for registration and points", ""),
+    "x_camera_info_topic": ("", "CameraInfo of X, for registration", ""),
     "rgb_transport": ("", "raw or compressed", "{pair}.rgb_transport"),
     "x_transport": ("", "raw, compressed or compressedDepth", "{pair}.x_transport"),
     "checkpoint": ("", "path of the checkpoint", "model.checkpoint"),
@@ -44,6 +50,13 @@ ARGUMENTS = {
         "",
     ),
 }
+INPUTS = {
+    "rgb/image": "rgb_topic",
+    "x/image": "x_topic",
+    "x/events": "events_topic",
+    "rgb/camera_info": "rgb_camera_info_topic",
+    "x/camera_info": "x_camera_info_topic",
+}
 FLAGS = {"true": True, "false": False}
 
 
@@ -58,33 +71,35 @@ def generate_launch_description():
 
 def _actions(context):
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    pair = value["pair"]
+    pairs = value["pair"].split(",")
     if value["bag"] and not value["use_sim_time"]:
         value["use_sim_time"] = "true"
-    parameters = {
-        parameter.format(pair=pair): FLAGS.get(value[name].lower(), value[name])
-        for name, (_, _, parameter) in ARGUMENTS.items()
-        if parameter and value[name]
-    }
-    inputs = {
-        "rgb/image": value["rgb_topic"],
-        "x/image": value["x_topic"],
-        "x/events": value["events_topic"],
-    }
+    parameters = {"pairs": pairs} if len(pairs) > 1 and not value["params_file"] else {}
+    for name, (_, _, parameter) in ARGUMENTS.items():
+        for pair, text in zip(pairs, _for_each(name, value[name], pairs)):
+            if parameter and text:
+                parameters[parameter.format(pair=pair)] = FLAGS.get(text.lower(), text)
+    remappings = [
+        (f"{pair}/{name}", topic)
+        for name, argument in INPUTS.items()
+        for pair, topic in zip(pairs, _for_each(argument, value[argument], pairs))
+        if topic
+    ]
+    file = pairs[0] if len(pairs) == 1 else "multi"
     actions = [
         Node(
             package="segrgbx_ros",
             executable="segrgbx_node",
             name="segrgbx",
             namespace=value["namespace"],
-            parameters=[value["params_file"] or str(CONFIG / f"{pair}.yaml"), parameters],
-            remappings=[(f"{pair}/{name}", topic) for name, topic in inputs.items() if topic],
+            parameters=[value["params_file"] or str(CONFIG / f"{file}.yaml"), parameters],
+            remappings=remappings,
             arguments=["--ros-args", "--log-level", value["log_level"]],
             output="screen",
         )
     ]
     if value["rviz"].lower() == "true":
-        actions.append(_rviz(value, inputs))
+        actions.append(_rviz(value, pairs[0], dict(remappings)))
     if value["bag"]:
         play = ["ros2", "bag", "play", value["bag"], "--clock"]
         actions.append(ExecuteProcess(cmd=play, output="screen"))
@@ -93,15 +108,26 @@ def _actions(context):
     return actions
 
 
-def _rviz(value, inputs):
-    """RViz's file names the topics of one pair; remapping shows any other."""
-    home = f"/{value['namespace']}/{value['pair']}".replace("//", "/")
+def _for_each(argument, text, pairs):
+    """One value per pair: a single one holds for all."""
+    values = text.split(",")
+    if len(values) not in (1, len(pairs)):
+        raise RuntimeError(
+            f"{argument}: {len(values)} values for {len(pairs)} pairs ({', '.join(pairs)}); "
+            "give one for all, or one for each"
+        )
+    return values * len(pairs) if len(values) == 1 else values
+
+
+def _rviz(value, pair, remapped):
+    """RViz's file names the topics of one pair; remapping shows the first one asked for."""
+    home = f"/{value['namespace']}/{pair}".replace("//", "/")
     remappings = {
         f"/segrgbx/thermal/{name}": f"{home}/{name}"
         for name in ("overlay", "mask_color", "confidence", "x/preview", "rgb/image")
     }
-    if inputs["rgb/image"]:
-        remappings["/segrgbx/thermal/rgb/image"] = inputs["rgb/image"]
+    if f"{pair}/rgb/image" in remapped:
+        remappings["/segrgbx/thermal/rgb/image"] = remapped[f"{pair}/rgb/image"]
     return Node(
         package="rviz2",
         executable="rviz2",

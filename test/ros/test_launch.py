@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from segrgbx_core.modality import MODALITIES
-from segrgbx_ros.config import node_config
+from segrgbx_ros.config import node_config, read_node_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -144,6 +144,40 @@ def test_the_profile_is_set_where_it_helps(stand_ins, monkeypatch, environment, 
         assert name == "FASTDDS_DEFAULT_PROFILES_FILE"
         assert Path(path).is_file()
         assert name not in os.environ, "set for the children, not for launch itself"
+
+
+def test_several_pairs_take_lists_or_one_value_for_all(stand_ins):
+    node = only(
+        actions(pair="thermal,depth", rgb_topic="/cam", x_topic="/t,/d", x_transport="compressed"),
+        "Node",
+    )
+    file, parameters = node.parameters
+    assert Path(file).name == "multi.yaml"
+    config = read_node_yaml(file, parameters)
+    assert config.pairs == ("thermal", "depth")
+    assert [section.x_transport.value for _, section in config.sections()] == ["compressed"] * 2
+    assert node.remappings == [
+        ("thermal/rgb/image", "/cam"),
+        ("depth/rgb/image", "/cam"),
+        ("thermal/x/image", "/t"),
+        ("depth/x/image", "/d"),
+    ]
+    with pytest.raises(RuntimeError, match="x_topic: 3 values for 2 pairs"):
+        actions(pair="thermal,depth", x_topic="/a,/b,/c")
+
+
+def test_several_modalities_have_a_wrapper_too(stand_ins):
+    (include,) = described("multi.launch.py")
+    pairs = dict(include.launch_arguments)["pair"]
+    assert tuple(pairs.split(",")) == read_node_yaml(ROOT / "config" / "multi.yaml").pairs
+
+
+def test_a_replay_asks_for_the_recording(stand_ins):
+    bag, rviz, include = described("bag_replay.launch.py")
+    assert bag.args == ("bag",)
+    assert not hasattr(bag, "default_value"), "without a default it is required"
+    assert (rviz.args, rviz.default_value) == (("rviz",), "true")
+    assert Path(include.args[0].args[0]) == LAUNCH / "segrgbx.launch.py"
 
 
 @pytest.mark.parametrize("name", [str(modality) for modality in MODALITIES])
