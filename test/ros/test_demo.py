@@ -77,7 +77,7 @@ def test_demo_scores_what_the_live_node_answers(files, capsys, no_profile):
     assert "person" in metrics["per_class_iou"]
     assert 0 < metrics["latency_ms_p50"] <= metrics["latency_ms_p95"]
     assert metrics["checkpoint"] == "tiny.safetensors"
-    assert metrics["label_space"]["name"] == "unified"
+    assert metrics["label_space"] == "unified"
     assert metrics["synthetic"] is False  # not the shipped recording
     assert metrics["rate"] == 1.0
     masks = sorted(out.glob("mask_*.png"))
