@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,7 @@ class SegmentationTask:
 
     def __init__(self, config: SegmentationRun) -> None:
         self.config = config
+        self._commit = git_commit()  # now: the checkout may change while the run goes on
         self.label_space = synthetic_label_space()
         self.readers = [
             open_reader(data.reader, data.root, data.train_split, data.modality, data.options)
@@ -167,7 +169,7 @@ class SegmentationTask:
 
     def contract(self, step: int, scores: Mapping[str, float]) -> Contract:
         """What a checkpoint of this run promises."""
-        config = self.config
+        config, clip = self.config, self.config.clip
         return Contract(
             model=config.model,
             ma_clip=config.ma_clip,
@@ -177,26 +179,27 @@ class SegmentationTask:
             modalities=tuple(dict.fromkeys(data.modality for data in config.data)),
             native_spaces=tuple(dict.fromkeys(reader.native for reader in self.readers)),
             provenance={
-                "run": to_plain(config),
-                "commit": git_commit(),
+                "run": without_places(to_plain(config)),
+                "commit": self._commit,
                 "torch": torch.__version__,
                 "steps": step,
                 "scores": dict(scores),
-                "ma_clip_weights": config.clip.checkpoint or config.clip.weights or "random",
-                "ma_clip_adapters": config.clip.adapters,
+                "ma_clip_weights": Path(clip.checkpoint or clip.weights or "random").name,
+                "ma_clip_adapters": Path(clip.adapters).name,
             },
         )
 
     def score(self, path: Path) -> dict[str, float]:
         """Mean IoU on every val split in its own classes; `score` is the mean of them."""
-        scores = {}
-        for data in self.config.data:
+        scores: dict[str, float] = {}
+        for position, data in enumerate(self.config.data):
             reader = open_reader(
                 data.reader, data.root, data.val_split, data.modality, data.options
             )
             limit = self.config.run.score_samples
             report = evaluate(path, reader, sensors=self.config.sensor, limit=limit)
-            scores[f"{data.reader}_{data.modality}"] = report.miou
+            name = f"{data.reader}_{data.modality}"
+            scores[f"{name}_{position}" if name in scores else name] = report.miou
         scores["score"] = sum(scores.values()) / len(scores)
         return scores
 
@@ -233,6 +236,16 @@ class SegmentationTask:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(embeddings, path)
         return embeddings
+
+
+def without_places(plain: Any) -> Any:
+    """Plain values with absolute paths cut to their last part: checkpoints travel, disks do not."""
+    if isinstance(plain, dict):
+        return {name: without_places(value) for name, value in plain.items()}
+    if isinstance(plain, list):
+        return [without_places(value) for value in plain]
+    is_place = isinstance(plain, str) and Path(plain).is_absolute()
+    return Path(plain).name if is_place else plain
 
 
 def build_ma_clip(config: SegmentationRun) -> ModalityAwareClip:

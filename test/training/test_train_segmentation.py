@@ -113,6 +113,8 @@ def test_checkpoint_carries_the_whole_contract(tmp_path, run_file):
     assert contract.provenance["scores"]["score"] >= 0
     assert contract.provenance["ma_clip_weights"] == "random"
     assert contract.provenance["run"]["optimizer"]["learning_rate"] == 0.003
+    assert contract.provenance["run"]["run"]["out"] == "a"
+    assert str(tmp_path) not in json.dumps(contract.provenance)
 
 
 def test_embeddings_of_whole_frames_follow_the_variant(tmp_path, run_file):
