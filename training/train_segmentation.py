@@ -239,7 +239,7 @@ class SegmentationTask:
 
 
 def without_places(plain: Any) -> Any:
-    """Plain values with absolute paths cut to their last part: checkpoints travel, disks do not."""
+    """Plain values, absolute paths cut to their last part: checkpoints travel, disks do not."""
     if isinstance(plain, dict):
         return {name: without_places(value) for name, value in plain.items()}
     if isinstance(plain, list):
