@@ -349,7 +349,6 @@ def train(config: MaClipRun, precomputes: bool = False) -> Path:
         if precomputes and state.is_main_process:
             load_adapters(out / BEST, task.ma_clip)
             precompute(config, task.ma_clip.to(task.device))
-        state.wait_for_everyone()
     return out / BEST
 
 

@@ -1,6 +1,9 @@
 """Stage 1 at tiny size: rendered records, captions, adapters, and on into stage 2."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ pytestmark = pytest.mark.clip
 pytest.importorskip("open_clip")
 pytest.importorskip("peft")
 
+ROOT = Path(__file__).resolve().parents[2]
 THERMAL, EVENT = Modality.THERMAL, Modality.EVENT
 SIZE = 32
 RUN = {
@@ -170,6 +174,24 @@ def load_pool(out, folder=BEST):
     load_clip_weights(ma_clip, out / "tower.safetensors")
     load_adapters(out / folder, ma_clip)
     return {modality: adapter_tensors(ma_clip.tower, modality) for modality in (THERMAL, EVENT)}
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(run_file, trained, tmp_path):
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("-m", "training.train_ma_clip", str(run_file), "--precompute"),
+        *("--set", f"run.out={tmp_path}"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    ours, theirs = load_pool(tmp_path, "last"), load_pool(trained, "last")
+    for modality in (THERMAL, EVENT):
+        for name, value in ours[modality].items():
+            torch.testing.assert_close(value, theirs[modality][name], atol=1e-4, rtol=1e-3)
+    assert len(list((tmp_path / "embeddings").iterdir())) == 4
+    assert len(json.loads((tmp_path / "environment.json").read_text())) == 1
 
 
 def test_only_its_own_modality_moves_an_adapter(run_file, tmp_path):
