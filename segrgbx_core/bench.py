@@ -2,7 +2,8 @@
 
 `--count` needs no weights and no time: parameters and multiply-adds, Table IV of the paper beside
 them. `--latency` runs `Segmenter.predict` on made-up sensor data and times its stages; without a
-checkpoint the weights are random, which changes labels but not times.
+checkpoint the weights are random, which changes labels but not times. `--compare` times SegRGB-X
+and the baselines in turns, see `segrgbx_core.compare`.
 """
 
 from __future__ import annotations
@@ -13,20 +14,27 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from segrgbx_core.checkpoint import default_contract, load_checkpoint, random_weights
+from segrgbx_core.checkpoint import (
+    default_contract,
+    default_tower,
+    load_checkpoint,
+    random_weights,
+)
+from segrgbx_core.compare import MODELS, CompareSetting, compare, table
 from segrgbx_core.config import from_mapping
 from segrgbx_core.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures, total_cost
 from segrgbx_core.errors import ConfigError, SegrgbxError, did_you_mean
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.labels import unified_label_space
 from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.model import PRESETS
+from segrgbx_core.model import ALL_PRESETS, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS
 from segrgbx_core.samples import Array, Events, RgbxSample
 
@@ -40,8 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report["count"] = _count(chosen)
         if chosen.latency:
             report["latency"] = _latency(chosen)
+        if chosen.compare:
+            report["compare"] = _compare(chosen)
         if len(report) == 2:
-            raise ConfigError("nothing to do; give --count, --structures or --latency")
+            raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
         if chosen.json:
             Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     except (SegrgbxError, OSError) as error:
@@ -116,15 +126,14 @@ _RAW: dict[Modality, tuple[tuple[int, ...], type[np.generic], int, int]] = {
 
 
 def _count(chosen: argparse.Namespace) -> dict[str, Any]:
-    model, ma_clip = PRESETS[chosen.preset], CLIP_PRESETS[_tower(chosen)]
+    model, ma_clip = ALL_PRESETS[chosen.preset], CLIP_PRESETS[_tower(chosen)]
     size = chosen.input_size or (512, 512)
     classes = chosen.classes or unified_label_space().num_classes
     parts = count_cost(model, ma_clip, classes, size)
     total, folded = total_cost(parts), total_cost(count_cost(model, ma_clip, classes, size, True))
-    print(
-        f"\nSegRGB-X {chosen.preset} with {_tower(chosen)}, "
-        f"{size[1]}x{size[0]}, {classes} classes\n"
-    )
+    is_ours = isinstance(model, ModelConfig)
+    title = f"SegRGB-X {chosen.preset} with {_tower(chosen)}" if is_ours else chosen.preset
+    print(f"\n{title}, {size[1]}x{size[0]}, {classes} classes\n")
     rows = [[name, *_cells(cost)] for name, cost in parts.items()]
     _print_table(
         ["part", "M parameters", "GMACs", "GMACs, paper's way"], [*rows, ["total", *_cells(total)]]
@@ -139,6 +148,8 @@ def _count(chosen: argparse.Namespace) -> dict[str, Any]:
         "parts": {name: _plain(cost) for name, cost in parts.items()},
     }
     if chosen.structures:
+        if not isinstance(model, ModelConfig):
+            raise ConfigError(f"--structures: {chosen.preset} has no DSRM; choose a SegRGB-X")
         structures = count_structures(model, ma_clip, classes, size)
         print("\nDSRM structures (Table IV)\n")
         header = ["structure", "M parameters", "GMACs", "GMACs, paper's way"]
@@ -190,12 +201,44 @@ def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"setting": setting, "stages": stages, "memory_bytes": segmenter.memory}
 
 
+def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
+    modalities = [Modality(name) for name in chosen.modality or ["thermal"]]
+    size = chosen.input_size or (512, 512)
+    options = {"device": chosen.device, "precision": chosen.precision}
+    setting = CompareSetting(
+        sample=made_up_sample(modalities[0], *size),
+        preset=chosen.preset,
+        tower=_tower(chosen),
+        size=size,
+        config=from_mapping(InferenceConfig, {**options, "cuda_graph": chosen.cuda_graph}),
+        refresh_every=chosen.refresh_every,
+        rounds=chosen.repeats,
+        warm_up=chosen.warm_up,
+        only=tuple(chosen.only or ()),
+    )
+    report = compare(setting)
+    described = ", ".join(f"{name} {value}" for name, value in report["setting"].items())
+    print(f"\n{described}\n")
+    _print_table(*table(report))
+    print()
+    for name, ratio in report["ratios"].items():
+        print(f"{name}: {ratio:.2f}, in CPU time {report['cpu_ratios'][name]:.2f}")
+    if chosen.chart:
+        try:
+            chart = import_module("segrgbx_core.compare_chart")
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--chart: {error.name} is not installed") from None
+        chart.draw(report, chosen.chart)
+    return report
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segrgbx-bench", description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--count", action="store_true", help="parameters and multiply-adds")
     parser.add_argument("--structures", action="store_true", help="and of every DSRM structure")
     parser.add_argument("--latency", action="store_true", help="time of every stage")
-    parser.add_argument("--preset", default="b2", choices=sorted(PRESETS))
+    parser.add_argument("--compare", action="store_true", help="models of a size, side by side")
+    parser.add_argument("--preset", default="b2", choices=sorted(ALL_PRESETS))
     parser.add_argument("--tower", default="", help=f"MA-CLIP: {', '.join(sorted(CLIP_PRESETS))}")
     parser.add_argument(
         "--classes", type=int, default=0, help="default: the unified label space's"
@@ -218,6 +261,13 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--no-merge", action="store_true", help="keep the LoRA pool unmerged")
     latency.add_argument("--repeats", type=int, default=30)
     latency.add_argument("--warm-up", type=int, default=5)
+    side = parser.add_argument_group("compare", "uses the options of latency, too")
+    side.add_argument("--only", action="append", choices=list(MODELS), help="not all models")
+    side.add_argument(
+        "--refresh-every", type=int, default=10, help="frames that keep a scene (10)"
+    )
+    side.add_argument("--cuda-graph", action="store_true", help="in the fast style, on a GPU")
+    side.add_argument("--chart", default="", help="image file for a bar chart")
     return parser
 
 
@@ -229,7 +279,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _tower(chosen: argparse.Namespace) -> str:
-    name = chosen.tower or ("tiny" if chosen.preset == "tiny" else "vit_b16")
+    name = chosen.tower or default_tower(chosen.preset)
     if name not in CLIP_PRESETS:
         raise ConfigError(f"--tower: '{name}' is not known{did_you_mean(name, CLIP_PRESETS)}")
     return name
