@@ -221,6 +221,8 @@ class Loop:
                 f"step {step}: loss is {terms['loss']}; lower optimizer.learning_rate or set "
                 f"optimizer.clip_norm"
             )
+        if not self.accelerator.is_main_process:
+            return
         rate = learning_rate(self.config, step, self.run.steps)
         pace = window.seconds_per_step()
         left = (self.run.steps - self.progress.step) * pace

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -234,7 +235,9 @@ class SegmentationTask:
         ma_clip = self.ma_clip.to("cuda" if on_gpu else "cpu")
         embeddings = embed_frames(frames, ma_clip, config.run.workers)
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(embeddings, path)
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # every rank makes its own
+        torch.save(embeddings, partial)
+        partial.replace(path)
         return embeddings
 
 
