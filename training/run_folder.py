@@ -88,6 +88,16 @@ def git_commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def without_places(plain: Any) -> Any:
+    """Plain values, absolute paths cut to their last part: checkpoints travel, disks do not."""
+    if isinstance(plain, dict):
+        return {name: without_places(value) for name, value in plain.items()}
+    if isinstance(plain, list):
+        return [without_places(value) for value in plain]
+    is_place = isinstance(plain, str) and Path(plain).is_absolute()
+    return Path(plain).name if is_place else plain
+
+
 def _add_start(path: Path) -> None:
     starts: list[dict[str, Any]] = []
     if path.exists():

@@ -55,7 +55,7 @@ from training.pairs import (
     require_divisible,
 )
 from training.retrieval import recall_at, separation
-from training.run_folder import git_commit, run_folder
+from training.run_folder import git_commit, run_folder, without_places
 from training.text_tower import frozen_parts
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Trial:
     """A validation split with what scoring needs, read once.
 
     Attributes:
-        name: `<data set>_<modality>`.
+        name: `<data set>_<modality>`, numbered where a run has it twice.
         split: frames and captions.
         frames: the frames that are scored.
         captions: their caption ids.
@@ -149,6 +149,7 @@ class MaClipTask:
 
     def __init__(self, config: MaClipRun) -> None:
         self.config = config
+        self._commit = git_commit()  # now: the checkout may change while the run goes on
         captions = read_captions(config.captions)
         train, val = (
             [
@@ -177,7 +178,11 @@ class MaClipTask:
         plan = plan_pairs([split.reader for split in train], config)
         rows = [self.table.embeddings[self.table.rows(split.captions)] for split in train]
         self.dataset = PairDataset(train, rows, plan, self.preparation, config)
-        self.trials = [self._trial(split) for split in val]
+        names = [f"{split.reader.native}_{split.reader.modality}" for split in val]
+        self.trials = [
+            self._trial(split, name if names.count(name) == 1 else f"{name}_{position}")
+            for position, (split, name) in enumerate(zip(val, names, strict=True))
+        ]
 
     def batches(self, first_step: int, rank: int, world: int) -> Iterator[Batch]:
         """Batches of this rank from a step on."""
@@ -206,8 +211,8 @@ class MaClipTask:
             if folder.name == BEST and own < float(self._best()[modality.index]):
                 continue
             facts = {
-                "run": to_plain(self.config),
-                "commit": git_commit(),
+                "run": without_places(to_plain(self.config)),
+                "commit": self._commit,
                 "step": step,
                 "scores": dict(scores),
             }
@@ -273,7 +278,7 @@ class MaClipTask:
         best: Tensor = self.objective.get_buffer("best")
         return best
 
-    def _trial(self, split: CaptionedSplit) -> Trial:
+    def _trial(self, split: CaptionedSplit, name: str) -> Trial:
         size, limit = len(split.reader), self.config.run.score_samples
         chosen = np.unique(np.linspace(0, size - 1, min(size, limit or size)).astype(int))
         frames = WholeFrames(
@@ -283,7 +288,6 @@ class MaClipTask:
             (Variant.PLAIN,),
             chosen.tolist(),
         )
-        name = f"{split.reader.native}_{split.reader.modality}"
         return Trial(name, split, frames, split.captions[torch.from_numpy(chosen)])
 
 

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +50,7 @@ from training.joint import (
 )
 from training.loop import Batch, Loop
 from training.losses import ClassWeights, SegmentationLoss, inverse_root_weights, sample_points
-from training.run_folder import git_commit, run_folder
+from training.run_folder import git_commit, run_folder, without_places
 
 log = logging.getLogger(__name__)
 
@@ -239,16 +238,6 @@ class SegmentationTask:
         torch.save(embeddings, partial)
         partial.replace(path)
         return embeddings
-
-
-def without_places(plain: Any) -> Any:
-    """Plain values, absolute paths cut to their last part: checkpoints travel, disks do not."""
-    if isinstance(plain, dict):
-        return {name: without_places(value) for name, value in plain.items()}
-    if isinstance(plain, list):
-        return [without_places(value) for value in plain]
-    is_place = isinstance(plain, str) and Path(plain).is_absolute()
-    return Path(plain).name if is_place else plain
 
 
 def build_ma_clip(config: SegmentationRun) -> ModalityAwareClip:
