@@ -36,8 +36,8 @@ from training.captioners import (
     Picture,
     build_captioner,
 )
-from training.datasets import Reader, open_reader
-from training.ma_clip_run import MaClipRun, read_ma_clip_run
+from training.datasets import Reader
+from training.ma_clip_run import MaClipRun, open_split, read_ma_clip_run
 
 log = logging.getLogger(__name__)
 
@@ -335,7 +335,7 @@ def _tokenizer() -> SimpleTokenizer:
 def caption_run(run: MaClipRun, config: CaptionerConfig, limit: int = 0) -> dict[str, Caption]:
     """Captions all data sets of a run, both splits."""
     readers = [
-        open_reader(data.reader, data.root, split, data.modality)
+        open_split(data, split)
         for data in run.data
         for split in dict.fromkeys((data.train_split, data.val_split))
     ]

@@ -13,6 +13,7 @@ from segrgbx_core.errors import ConfigError
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from training.config import DataConfig, RunConfig, read_tree
 from training.contrastive import ContrastiveConfig
+from training.datasets import Reader, open_reader
 from training.joint import Sampling
 from training.schedule import Decay, OptimizerConfig
 
@@ -126,3 +127,8 @@ def read_ma_clip_run(path: Path | str, overrides: Sequence[str] = ()) -> MaClipR
     if not run.ma_clip.lora_rank:
         raise ConfigError(f"{path}: ma_clip.lora_rank is 0; there is nothing to train")
     return run
+
+
+def open_split(data: DataConfig, split: str) -> Reader:
+    """One split of a data set of a run."""
+    return open_reader(data.reader, data.root, split, data.modality, data.options)

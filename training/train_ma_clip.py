@@ -32,9 +32,7 @@ from segrgbx_core.model.adapter_files import load_adapters, save_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from training.augment import AugmentConfig, Variant
 from training.captions import read_captions
-from training.config import DataConfig
 from training.contrastive import ContrastiveLoss
-from training.datasets import Reader, open_reader
 from training.embeddings import (
     WholeFrames,
     embed_frames,
@@ -45,7 +43,7 @@ from training.embeddings import (
 from training.joint import Preparation, StepSampler
 from training.loop import Batch, Loop
 from training.lora import TrainingPool
-from training.ma_clip_run import MaClipRun, read_ma_clip_run
+from training.ma_clip_run import MaClipRun, open_split, read_ma_clip_run
 from training.pairs import (
     CaptionedSplit,
     PairDataset,
@@ -294,11 +292,6 @@ class MaClipTask:
 def own_score(scores: Mapping[str, float], modality: Modality) -> float:
     """What a modality's adapter is judged by; 0 where nothing was scored."""
     return scores.get(f"{modality}_r1", 0.0)
-
-
-def open_split(data: DataConfig, split: str) -> Reader:
-    """One split of a data set of a run."""
-    return open_reader(data.reader, data.root, split, data.modality, data.options)
 
 
 def preparation_of(config: MaClipRun) -> Preparation:
