@@ -92,7 +92,7 @@ class Contender:
         frames: frames per turn, so that every turn holds as many looks at the scene.
         run: segments the pair once.
         parameters_m: parameters in millions, MA-CLIP included where it is used.
-        gmacs: multiply-adds in 1e9 of a frame that looks at the scene.
+        gmacs: multiply-adds in 1e9 of a frame, MA-CLIP's shared among those that keep a scene.
     """
 
     title: str
@@ -179,10 +179,11 @@ def _contender(key: str, setting: CompareSetting, batch: Batch) -> Contender:
     contract = loaded.contract
     classes = loaded.label_space.num_classes
     is_fast = "_fast" in key
-    cost = total_cost(
-        count_cost(contract.model, contract.ma_clip, classes, setting.size, folded=is_fast)
-    )
+    parts = count_cost(contract.model, contract.ma_clip, classes, setting.size, folded=is_fast)
+    cost = total_cost(parts)
     frames = setting.refresh_every if key == "segrgbx_fast" else 1
+    clip = sum(part.gmacs for name, part in parts.items() if name.startswith("MA-CLIP"))
+    gmacs = cost.gmacs - clip * (1 - 1 / frames)
     modality = setting.sample.modality
     if is_fast:
         engine = make_engine(loaded, setting.config, merge_for=modality)
@@ -191,7 +192,7 @@ def _contender(key: str, setting: CompareSetting, batch: Batch) -> Contender:
         if key == "segrgbx_merged":
             loaded.ma_clip.merge(modality)
         run = _plain(loaded, batch)
-    return Contender(MODELS[key], frames, run, cost.parameters_m, cost.gmacs)
+    return Contender(MODELS[key], frames, run, cost.parameters_m, gmacs)
 
 
 def _plain(loaded: LoadedCheckpoint, batch: Batch) -> Run:

@@ -28,6 +28,8 @@ def test_every_model_is_measured_and_every_ratio_given():
         assert 0 < model["min_ms"] <= model["median_ms"]
         assert model["frames"] == (2 if key == "segrgbx_fast" else 1)
         assert model["paper_ms"] is None  # the paper's figures are of another size
+    gmacs = {key: model["gmacs"] for key, model in report["models"].items()}
+    assert gmacs["segrgbx_fast"] < gmacs["segrgbx_fast_every_frame"] < gmacs["segrgbx_merged"]
     medians = {key: model["median_ms"] for key, model in report["models"].items()}
     assert report["ratios"]["ours_vs_cmx"] == medians["segrgbx_fast"] / medians["cmx_fast"]
     header, rows = table(report)
