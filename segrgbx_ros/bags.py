@@ -34,6 +34,7 @@ from segrgbx_core.errors import DataError, SegrgbxError
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 STRING = "std_msgs/msg/String"

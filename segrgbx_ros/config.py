@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,191 +17,62 @@ from pydantic import create_model, model_validator
 from segrgbx_core.align import AlignConfig
 from segrgbx_core.config import Config, from_mapping, option, read_mapping
 from segrgbx_core.encoders import SensorConfig
+from segrgbx_core.encoders.polarization import PolarizationLayout
 from segrgbx_core.errors import ConfigError
-from segrgbx_core.inference_options import InferenceConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import XForm
+from segrgbx_ros.options import (
+    ANGLES,
+    BatchConfig,
+    ConfidenceEncoding,
+    DiagnosticsConfig,
+    LabelConfig,
+    MaskEncoding,
+    ModelOptions,
+    OutputConfig,
+    PairConfig,
+    QosConfig,
+    RateConfig,
+    Registration,
+    Reliability,
+    RgbTransport,
+    Stream,
+    XSource,
+    XTransport,
+)
+
+__all__ = [
+    "ANGLES",
+    "NODE_NAME",
+    "BatchConfig",
+    "ConfidenceEncoding",
+    "DiagnosticsConfig",
+    "LabelConfig",
+    "MaskEncoding",
+    "ModelOptions",
+    "NodeConfig",
+    "OutputConfig",
+    "PairConfig",
+    "QosConfig",
+    "RateConfig",
+    "Registration",
+    "Reliability",
+    "RgbTransport",
+    "Stream",
+    "XSource",
+    "XTransport",
+    "flatten",
+    "is_foreign",
+    "node_config",
+    "node_config_type",
+    "read_node_yaml",
+]
 
 NODE_NAME = "segrgbx"
 MAX_PAIRS = 8
 _PAIR_NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Parameters that rclpy itself declares; they are no options of this tree.
 _FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides")
-
-
-class Stream(str, Enum):
-    """Which input of a pair a message belongs to. The value is the topic below the pair's name."""
-
-    RGB = "rgb/image"
-    X = "x/image"
-    EVENTS = "x/events"
-
-
-class RgbTransport(str, Enum):
-    """How RGB images travel."""
-
-    RAW = "raw"
-    COMPRESSED = "compressed"
-
-
-class XTransport(str, Enum):
-    """How X images travel. The value is also the suffix of the topic, but for raw."""
-
-    RAW = "raw"
-    COMPRESSED = "compressed"
-    COMPRESSED_DEPTH = "compressedDepth"
-
-
-class XSource(str, Enum):
-    """What X arrives as."""
-
-    AUTO = "auto"
-    IMAGE = "image"
-    EVENTS = "events"
-
-
-class Reliability(str, Enum):
-    """What the input subscriptions ask of their publishers."""
-
-    BEST_EFFORT = "best_effort"
-    RELIABLE = "reliable"
-
-
-class PairConfig(Config):
-    """One RGB-X pair: which sensor its X is and how its messages arrive."""
-
-    modality: Modality = option(
-        doc="which sensor X is; a pair named after a modality need not say it"
-    )
-    rgb_transport: RgbTransport = option(RgbTransport.RAW, doc="transport of the RGB topic")
-    x_transport: XTransport = option(XTransport.RAW, doc="transport of the X topic")
-    x_source: XSource = option(
-        XSource.AUTO, doc="images or an event stream; auto: events for raw X of modality event"
-    )
-    x_offset_ms: float = option(
-        0.0,
-        doc="stamp of X minus stamp of RGB for one instant; the constant skew of the two clocks",
-        unit="ms",
-        low=-1000,
-        high=1000,
-        dynamic=True,
-    )
-    x_encoding: str = option(
-        "", doc="encoding of X where the driver names a wrong one; empty: as in the message"
-    )
-    x_form: XForm = option(
-        XForm.RAW, doc="raw: what the driver publishes; image: an already drawn 8-bit picture of X"
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> PairConfig:
-        if self.x_transport is XTransport.COMPRESSED_DEPTH and self.modality is not Modality.DEPTH:
-            raise ValueError(
-                f"x_transport 'compressedDepth' carries depth only, not {self.modality}"
-            )
-        if self.x_source is XSource.EVENTS and self.x_stream is not Stream.EVENTS:
-            raise ValueError(
-                f"x_source 'events' is for raw X of modality event, not for {self.modality} "
-                f"with x_form '{self.x_form.value}'"
-            )
-        if self.x_source is XSource.IMAGE and self.x_stream is Stream.EVENTS:
-            raise ValueError("images of events are drawn pictures; set x_form: image")
-        return self
-
-    @property
-    def x_stream(self) -> Stream:
-        """Where X comes from: images, or an event stream."""
-        is_stream = self.modality is Modality.EVENT and self.x_form is XForm.RAW
-        return Stream.EVENTS if is_stream else Stream.X
-
-
-class ModelOptions(InferenceConfig):
-    """Which checkpoint runs, where and how."""
-
-    checkpoint: str = option("", doc="path of the checkpoint (.safetensors)")
-    allow_random_weights: bool = option(
-        False,
-        doc="without a checkpoint, run an untrained network: for dry runs, labels mean nothing",
-    )
-
-
-class BatchConfig(Config):
-    """How pairs that are ready at about the same time share one forward pass."""
-
-    max_size: int = option(4, doc="pairs in one forward pass", low=1, high=16)
-    max_wait_ms: float = option(
-        5.0,
-        doc="how long a ready pair waits for others before it runs",
-        unit="ms",
-        low=0,
-        high=100,
-    )
-
-
-class LabelConfig(Config):
-    """Which labels are published."""
-
-    space: str = option(
-        "unified", doc="label space: unified, or a data set's own that the checkpoint knows"
-    )
-    min_confidence: float = option(
-        0.0,
-        doc="pixels whose class is less probable than this become unlabeled (255)",
-        low=0,
-        high=1,
-    )
-
-
-class OutputConfig(Config):
-    """Which topics besides the mask are published, and how they look."""
-
-    publish_confidence: bool = option(True, doc="publish the confidence image", dynamic=True)
-    publish_color: bool = option(
-        True, doc="publish mask_color while someone subscribes", dynamic=True
-    )
-    publish_overlay: bool = option(
-        True, doc="publish overlay while someone subscribes", dynamic=True
-    )
-    publish_preview: bool = option(
-        True,
-        doc="publish x/preview (X as the model sees it) while someone subscribes",
-        dynamic=True,
-    )
-    overlay_alpha: float = option(
-        0.5, doc="weight of the label colours in the overlay", low=0, high=1, dynamic=True
-    )
-
-
-class QosConfig(Config):
-    """Quality of service of the inputs; outputs are reliable, which suits every subscriber."""
-
-    input_reliability: Reliability = option(
-        Reliability.BEST_EFFORT,
-        doc="best_effort matches every publisher; reliable resends lost images",
-    )
-    input_depth: int = option(10, doc="messages kept per input topic", low=1, high=100)
-
-
-class DiagnosticsConfig(Config):
-    """When /diagnostics warns."""
-
-    enabled: bool = option(True, doc="publish /diagnostics")
-    period_s: float = option(1.0, doc="time between two reports", unit="s", low=0.1, high=60)
-    min_rate_hz: float = option(
-        5.0, doc="input rate below which an input is reported as slow", unit="Hz", low=0, high=1000
-    )
-    max_latency_ms: float = option(
-        200.0,
-        doc="RGB arrival to publication above which inference is reported as slow",
-        unit="ms",
-        low=0,
-    )
-    max_drop_ratio: float = option(
-        0.5,
-        doc="share of pairs replaced by newer ones above which inference is reported as slow",
-        low=0,
-        high=1,
-    )
 
 
 class NodeConfig(Config):
@@ -217,11 +87,29 @@ class NodeConfig(Config):
     model: ModelOptions = ModelOptions()
     batch: BatchConfig = BatchConfig()
     sync: AlignConfig = AlignConfig()
+    rate: RateConfig = RateConfig()
     label: LabelConfig = LabelConfig()
     output: OutputConfig = OutputConfig()
     qos: QosConfig = QosConfig()
     sensor: SensorConfig = SensorConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> NodeConfig:
+        if self.label.unlabeled_id > 255 and self.output.mask_encoding is MaskEncoding.MONO8:
+            raise ValueError(
+                f"label.unlabeled_id: {self.label.unlabeled_id} does not fit into mono8; set "
+                "output.mask_encoding: mono16"
+            )
+        for name, section in self.sections():
+            if section.x_source is not XSource.ANGLES:
+                continue
+            if self.sensor.polarization.layout is not PolarizationLayout.CHANNELS4:
+                raise ValueError(
+                    f"{name}.x_source: angles arrive as four channels; set "
+                    "sensor.polarization.layout: channels4"
+                )
+        return self
 
     def pair(self, name: str) -> PairConfig:
         """The section of one pair."""
@@ -233,8 +121,18 @@ class NodeConfig(Config):
         return ((name, self.pair(name)) for name in self.pairs)
 
     def streams(self, pair: str) -> dict[str, Stream]:
-        """The two inputs of a pair by short name."""
-        return {"rgb": Stream.RGB, "x": self.pair(pair).x_stream}
+        """The inputs of a pair that are paired by stamp, by short name."""
+        return {"rgb": Stream.RGB, **self.pair(pair).x_streams}
+
+    def info_streams(self, pair: str) -> tuple[Stream, ...]:
+        """The calibrations that a pair asks for."""
+        section = self.pair(pair)
+        if section.registration is Registration.CAMERA_INFO:
+            return Stream.RGB_INFO, Stream.X_INFO
+        has_points = section.modality is Modality.DEPTH and section.x_form is XForm.RAW
+        if has_points or self.output.small_width:
+            return (Stream.RGB_INFO,)
+        return ()
 
     def topic(self, pair: str, stream: Stream) -> str:
         """Relative topic of one input of a pair, with the suffix of its transport."""
@@ -242,7 +140,8 @@ class NodeConfig(Config):
         transport: str = section.x_transport.value
         if stream is Stream.RGB:
             transport = section.rgb_transport.value
-        suffix = "" if transport == "raw" or stream is Stream.EVENTS else f"/{transport}"
+        is_plain = stream in (Stream.EVENTS, Stream.RGB_INFO, Stream.X_INFO)
+        suffix = "" if transport == "raw" or is_plain else f"/{transport}"
         return f"{pair}/{stream.value}{suffix}"
 
 

@@ -1,17 +1,18 @@
-"""Named reasons: watches that count what arrives, and statuses that say what is wrong with it."""
+"""Named reasons: statuses that say what is wrong with what the watches have counted."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from segrgbx_core.align import AlignCounts
+from segrgbx_ros import watches
 from segrgbx_ros.config import DiagnosticsConfig
+from segrgbx_ros.watches import PairWatch
 from segrgbx_ros.worker import WorkReport
 
 try:
@@ -20,15 +21,8 @@ except ImportError:  # the node runs without it and says so in its log
     DiagnosticArray = None
 
 OK, WARN, ERROR = 0, 1, 2
-_NS_PER_S = 1e9
-QUIET_S = 2.0
-"""An input without messages for this long is called silent."""
-_SHARE = 0.1
-"""Weight of the newest delay in the smoothed one."""
-_LOST_HINT = (
-    "images above 512 KiB need the Fast DDS profile config/fastdds_large_images.xml in "
-    "FASTDDS_DEFAULT_PROFILES_FILE, for the driver too"
-)
+FROZEN = 3
+"""Repeated pictures in a row from which on a camera is called frozen."""
 
 
 @dataclass(frozen=True)
@@ -48,142 +42,11 @@ class Status:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class InputWatch:
-    """What one input topic delivered.
-
-    Attributes:
-        topic: resolved name.
-        received: messages so far.
-        encoding: of the newest message.
-        last_ns: monotonic time of the newest message, 0 for none.
-        incompatible: publishers whose quality of service does not match, one clause for each.
-        lost: messages that the middleware reports as lost.
-        delay_ns: reception minus stamp, smoothed; None before the first message.
-    """
-
-    topic: str
-    received: int = 0
-    encoding: str = ""
-    last_ns: int = 0
-    incompatible: list[str] = field(default_factory=list)
-    lost: int = 0
-    delay_ns: float | None = None
-    _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
-
-    def arrived(self, now_ns: int, encoding: str, delay_ns: int = 0) -> None:
-        """Counts a message.
-
-        Args:
-            now_ns: monotonic time.
-            encoding: of the message.
-            delay_ns: its reception minus its stamp.
-        """
-        self.received += 1
-        self.encoding = encoding
-        self.last_ns = now_ns
-        self._times.append(now_ns)
-        old = self.delay_ns
-        if old is None or abs(delay_ns - old) > _NS_PER_S:  # a looped recording starts anew
-            self.delay_ns = delay_ns
-        else:
-            self.delay_ns = old + _SHARE * (delay_ns - old)
-
-    def rate_hz(self, now_ns: int) -> float:
-        """Messages per second of late."""
-        recent = sum(1 for time_ns in self._times if now_ns - time_ns < QUIET_S * _NS_PER_S)
-        if recent < 2:
-            return 0.0
-        return (recent - 1) / ((self._times[-1] - self._times[-recent]) / _NS_PER_S)
-
-    def silence(self, now_ns: int, num_publishers: int, twin: str = "") -> str:
-        """Why nothing arrives, empty when something did of late.
-
-        Args:
-            now_ns: monotonic time.
-            num_publishers: that are known on the topic.
-            twin: a topic of another transport that does have publishers, empty for none.
-        """
-        if self.last_ns and now_ns - self.last_ns < QUIET_S * _NS_PER_S:
-            return ""
-        if self.incompatible:
-            return (
-                f"'{self.topic}': QoS does not match: {'; '.join(self.incompatible)}; set "
-                "qos.input_reliability: best_effort or change the publisher"
-            )
-        if num_publishers == 0:
-            hint = f"; '{twin}' has one: set the transport" if twin else "; check the remapping"
-            return f"'{self.topic}' has no publisher{hint}"
-        if not self.received:
-            return f"'{self.topic}' has a publisher but nothing arrives; {_LOST_HINT}"
-        return f"'{self.topic}' has been silent for {(now_ns - self.last_ns) / _NS_PER_S:.0f} s"
-
-
-@dataclass
-class Recent:
-    """What became of a pair's messages since the report before.
-
-    Attributes:
-        pairs: made.
-        held: of them with an X that an earlier RGB had used and that is out of reach.
-        alone: of them without X.
-        dt_max_ns: largest distance of stamps.
-    """
-
-    pairs: int = 0
-    held: int = 0
-    alone: int = 0
-    dt_max_ns: int = 0
-
-
-@dataclass
-class PairWatch:
-    """What became of the messages of one pair.
-
-    Attributes:
-        pair: its name.
-        inputs: the watches of its topics by short name (rgb, x).
-        last_pair_ns: monotonic time of the newest pair; of activation before the first.
-        has_paired: True once there was one.
-        bad: messages that could not be used, by cause.
-        last_bad: sentence about the newest of them, empty again after an answer.
-    """
-
-    pair: str
-    inputs: dict[str, InputWatch]
-    last_pair_ns: int = 0
-    has_paired: bool = False
-    bad: Counter[str] = field(default_factory=Counter)
-    last_bad: str = ""
-    _recent: Recent = field(default_factory=Recent)
-
-    def skew_ms(self) -> float:
-        """How far X's stamps run ahead of RGB's, judged by when both arrive."""
-        rgb, x = (self.inputs[name].delay_ns for name in ("rgb", "x"))
-        return 0.0 if rgb is None or x is None else (rgb - x) / 1e6
-
-    def paired(self, now_ns: int, dt_ns: int | None, held: bool) -> None:
-        """Counts a pair; `dt_ns` is None where RGB goes alone."""
-        self.last_pair_ns = now_ns
-        self.has_paired = True
-        self._recent.pairs += 1
-        self._recent.held += held
-        self._recent.alone += dt_ns is None
-        if dt_ns is not None and not held:
-            self._recent.dt_max_ns = max(self._recent.dt_max_ns, abs(dt_ns))
-
-    def refused(self, cause: str, message: str) -> None:
-        """Counts a message that could not be used."""
-        self.bad[cause] += 1
-        self.last_bad = message
-
-    def take_recent(self) -> Recent:
-        """What happened since the last call."""
-        recent, self._recent = self._recent, Recent()
-        return recent
-
-
-def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsConfig) -> Status:
+def input_status(
+    watch: PairWatch,
+    silences: Iterable[str],
+    limits: DiagnosticsConfig,
+) -> Status:
     """State of the inputs of a pair.
 
     Args:
@@ -207,6 +70,15 @@ def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsC
             f"{short}_lost": topic.lost,
             f"{short}_incompatible_qos": policies,
         }
+        if topic.freeze is not None:
+            values[f"{short}_repeated"] = topic.freeze.repeats
+            if (row := topic.freeze.take_longest()) >= FROZEN:
+                warnings.append(
+                    f"'{topic.topic}' repeated one picture {row} times: the camera calibrates "
+                    "itself (flat-field correction) or its driver is stuck"
+                )
+        if watch.is_depth and (note := _depth_note(topic.encoding)):
+            warnings.append(f"'{topic.topic}': {note}")
         if policies and not any(topic.topic in text for text in errors):
             errors.append(f"'{topic.topic}': QoS of a publisher does not match: {policies}")
         elif topic.received > 1 and rate < limits.min_rate_hz and not errors:
@@ -217,6 +89,14 @@ def input_status(watch: PairWatch, silences: Iterable[str], limits: DiagnosticsC
     return Status(
         level, f"{watch.pair} input", "; ".join(errors or warnings) or "receiving", values
     )
+
+
+def _depth_note(encoding: str) -> str:
+    if encoding == "mono16":
+        return "mono16 is no depth encoding; taken as 16UC1, counts of sensor.depth.unit_16u"
+    if encoding.startswith("32FC1; compressedDepth"):
+        return "compressedDepth of 32FC1 loses what is beyond its depth_max, 10 m by default"
+    return ""
 
 
 def sync_status(
@@ -245,6 +125,7 @@ def sync_status(
         "dt_mean_ms": f"{counts.mean_dt_ms:.2f}",
         "dt_max_ms": f"{counts.max_abs_dt_ms:.2f}",
         "arrival_skew_ms": f"{skew_ms:.1f}",
+        "rate_limited": watch.limited,
         **{f"dropped_{cause}": count for cause, count in dropped.items()},
     }
     name = f"{watch.pair} sync"
@@ -261,7 +142,7 @@ def sync_status(
             f"them travels that much longer, set {watch.pair}.x_offset_ms"
         )
         return Status(WARN, name, text, values)
-    is_quiet = time.monotonic_ns() - watch.last_pair_ns > QUIET_S * _NS_PER_S
+    is_quiet = time.monotonic_ns() - watch.last_pair_ns > watches.QUIET_S * watches.NS_PER_S
     if recent.pairs or (watch.has_paired and not is_quiet):
         return Status(OK, name, "pairing", values)
     if not inputs_ok:
@@ -327,13 +208,22 @@ def model_status(segmenter: Any) -> Status:
     return Status(OK, "model", "loaded", values)
 
 
-def device_status(segmenter: Any) -> Status:
-    """Where the model runs."""
+def device_status(segmenter: Any, memory: Mapping[str, float]) -> Status:
+    """Where the model runs, and how much memory is left there.
+
+    Args:
+        segmenter: the loaded model.
+        memory: figures in MB; `mem_free_mb` and `mem_total_mb` on a GPU.
+    """
     values = {
         "name": segmenter.device_name,
         "precision": segmenter.precision,
         "memory_mb": f"{segmenter.memory / 2**20:.0f}",
+        **{name: f"{value:.0f}" for name, value in memory.items()},
     }
+    free, total = memory.get("mem_free_mb", 1.0), memory.get("mem_total_mb", 1.0)
+    if free < 0.1 * total:
+        return Status(WARN, "device", f"{free:.0f} MB of {total:.0f} MB are free", values)
     return Status(OK, "device", segmenter.device_name, values)
 
 
@@ -357,25 +247,3 @@ def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], sta
 def message_type() -> Any | None:
     """diagnostic_msgs/DiagnosticArray, None where it is not installed."""
     return DiagnosticArray
-
-
-class Throttle:
-    """Lets one message per key through in a while, and says how many were held back."""
-
-    def __init__(self, log: Callable[[str], Any], period_s: float = 5.0) -> None:
-        self._log = log
-        self._period_ns = round(period_s * _NS_PER_S)
-        self._last: dict[str, int] = {}
-        self._held: Counter[str] = Counter()
-
-    def __call__(self, key: str, message: str) -> None:
-        """Logs, or counts, a message of this key."""
-        now_ns = time.monotonic_ns()
-        last = self._last.get(key)
-        if last is not None and now_ns - last < self._period_ns:
-            self._held[key] += 1
-            return
-        self._last[key] = now_ns
-        more = f" ({self._held[key]} more since the last)" if self._held[key] else ""
-        self._held[key] = 0
-        self._log(message + more)

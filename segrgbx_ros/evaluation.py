@@ -214,7 +214,7 @@ class _Run:
             modality=self.config.pair(pair).modality.value,
             topics={name: routes.topic(pair, stream) for name, stream in streams.items()},
             rgb=tally.received[Stream.RGB],
-            x=tally.received[streams["x"]],
+            x=min(tally.received[one] for one in self.config.pair(pair).x_streams.values()),
             paired=tally.paired,
             held=tally.held,
             rgb_only=tally.rgb_only,

@@ -11,15 +11,17 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segrgbx_core.encoders.event import EventMessage
 from segrgbx_core.errors import ConfigError
+from segrgbx_core.modality import Modality
 from segrgbx_ros.config import NodeConfig, Reliability, Stream, XTransport
-from segrgbx_ros.diagnostics import InputWatch, PairWatch
 from segrgbx_ros.qos import publisher_mismatch
+from segrgbx_ros.watches import FreezeWatch, InputWatch, PairWatch
 
 Receive = Callable[[str, Stream, InputWatch, Any, int], None]
+ReceiveInfo = Callable[[str, Stream, Any], None]
 
 EVENT_DEPTH = 1000
 """Event messages that may queue: none of them must be lost, and they come every few ms."""
@@ -37,21 +39,28 @@ class Inputs:
         config: pairs, transports and quality of service.
         receive: called with pair, stream, watch, message and when the middleware received it, in
             ns of the wall clock.
+        receive_info: called with pair, stream and calibration.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig, receive: Receive) -> None:
+    def __init__(
+        self, node: LifecycleNode, config: NodeConfig, receive: Receive, receive_info: ReceiveInfo
+    ) -> None:
         self._node = node
         self._config = config
         self._receive = receive
+        self._receive_info = receive_info
         self._subscriptions: list[Subscription] = []
         self._mismatched: dict[str, QoSProfile] = {}
         self.watches = {
             pair: PairWatch(
                 pair,
                 {
-                    short: InputWatch(self._resolve(pair, stream))
+                    short: InputWatch(
+                        self._resolve(pair, stream), freeze=_freeze_watch(config, pair, stream)
+                    )
                     for short, stream in config.streams(pair).items()
                 },
+                is_depth=config.pair(pair).modality is Modality.DEPTH,
             )
             for pair in config.pairs
         }
@@ -61,6 +70,8 @@ class Inputs:
         for pair in self._config.pairs:
             for short, stream in self._config.streams(pair).items():
                 self._subscribe(pair, stream, self.watches[pair].inputs[short])
+            for stream in self._config.info_streams(pair):
+                self._subscribe_info(pair, stream)
 
     def destroy(self) -> None:
         """Stops to listen."""
@@ -125,6 +136,17 @@ class Inputs:
         watch.topic = subscription.topic_name
         self._subscriptions.append(subscription)
 
+    def _subscribe_info(self, pair: str, stream: Stream) -> None:
+        qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+        subscription = self._node.create_subscription(
+            CameraInfo,
+            self._resolve(pair, stream),
+            lambda info: self._receive_info(pair, stream, info),
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._subscriptions.append(subscription)
+
     def _message_type(self, pair: str, stream: Stream) -> Any:
         if stream is Stream.EVENTS:
             return event_message_type(self._config)
@@ -172,6 +194,11 @@ def event_message_type(config: NodeConfig) -> Any:
         raise ConfigError(
             f"message type {name} is not installed; install the ROS package '{package}'"
         ) from None
+
+
+def _freeze_watch(config: NodeConfig, pair: str, stream: Stream) -> FreezeWatch | None:
+    is_thermal = config.pair(pair).modality is Modality.THERMAL
+    return FreezeWatch() if is_thermal and stream is Stream.X else None
 
 
 def _lost(watch: InputWatch, event: Any) -> None:

@@ -6,6 +6,7 @@ Imports torch, which takes seconds: import this module only when a model is want
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import torch
@@ -49,6 +50,21 @@ def load_segmenter(config: NodeConfig) -> Segmenter:
     for modality in sorted(modalities):
         segmenter.require(modality)
     return segmenter
+
+
+def memory_facts(segmenter: Segmenter) -> dict[str, float]:
+    """Memory in MB: of the process, and of the GPU where there is one."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    facts = {"rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+    if segmenter.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(segmenter.device)
+        facts |= {
+            "mem_allocated_mb": torch.cuda.memory_allocated(segmenter.device) / 2**20,
+            "mem_reserved_mb": torch.cuda.memory_reserved(segmenter.device) / 2**20,
+            "mem_free_mb": free / 2**20,
+            "mem_total_mb": total / 2**20,
+        }
+    return facts
 
 
 def is_out_of_memory(error: BaseException) -> bool:

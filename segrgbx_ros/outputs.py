@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import String
 
 from segrgbx_core import overlay
-from segrgbx_core.labels import palette_array
-from segrgbx_core.samples import Array, Prediction, RgbxSample
-from segrgbx_ros.config import OutputConfig
+from segrgbx_core.errors import EncodingError
+from segrgbx_core.labels import VOID, palette_array
+from segrgbx_core.modality import Modality
+from segrgbx_core.samples import Array, Events, Prediction, RgbxSample, XForm
+from segrgbx_ros.config import ConfidenceEncoding, MaskEncoding, NodeConfig, OutputConfig, Stream
+from segrgbx_ros.geometry import fill_scaled_info, pinhole
 from segrgbx_ros.label_map import label_map
 from segrgbx_ros.messages import fill_image
+from segrgbx_ros.points import fill_cloud, labelled_points, metres
 from segrgbx_ros.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
 
 if TYPE_CHECKING:
@@ -28,6 +35,10 @@ try:
     from vision_msgs.msg import LabelInfo, VisionClass
 except ImportError:  # not on PyPI; label_map says the same without it
     LabelInfo = None
+
+
+IMAGES = ("mask", "confidence", "mask_color", "overlay", "x/preview")
+"""Image topics that every pair has."""
 
 
 def has_label_info() -> bool:
@@ -42,32 +53,32 @@ class PairOutputs:
         node: owns the publishers.
         pair: name that starts every topic.
         labels: names, colours and ids of the published labels.
+        config: which topics exist.
     """
 
-    def __init__(self, node: LifecycleNode, pair: str, labels: PublishedLabels) -> None:
+    def __init__(
+        self, node: LifecycleNode, pair: str, labels: PublishedLabels, config: NodeConfig
+    ) -> None:
         self._node = node
-        self._labels = labels
+        self._pair = pair
+        self._labels = replace(labels, unlabeled_id=config.label.unlabeled_id)
+        self._unit_16u = config.sensor.depth.unit_16u
         self._palette = palette_array(labels.palette)
         self._latched: list[Any] = []
         self._mismatched: set[str] = set()
-        self._latched_topics = f"{pair}/label_map", f"{pair}/label_info"
-        self._images = {
-            name: node.create_lifecycle_publisher(
-                Image,
-                f"{pair}/{name}",
-                IMAGE_QOS,
-                event_callbacks=PublisherEventCallbacks(
-                    incompatible_qos=partial(self._on_mismatch, name)
-                ),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            for name in ("mask", "confidence", "mask_color", "overlay", "x/preview")
-        }
+        kinds: dict[str, Any] = dict.fromkeys(IMAGES, Image)
+        kinds["overlay/compressed"] = CompressedImage
+        if config.output.small_width:
+            kinds |= {"mask_small": Image, "confidence_small": Image, "camera_info": CameraInfo}
+        section = config.pair(pair)
+        if section.x_form is XForm.RAW and section.modality is Modality.DEPTH:
+            kinds["points"] = PointCloud2
+        self._publishers = {name: self._publisher(name, kind) for name, kind in kinds.items()}
 
     @property
     def topics(self) -> list[str]:
-        """Resolved names of the image topics, the mask first."""
-        return [publisher.topic_name for publisher in self._images.values()]
+        """Resolved names of the topics, the mask first."""
+        return [publisher.topic_name for publisher in self._publishers.values()]
 
     def publish_labels(self, threshold: float) -> None:
         """Publishes what the ids mean, once, for whoever comes later too.
@@ -75,8 +86,8 @@ class PairOutputs:
         Args:
             threshold: confidence below which pixels are unlabeled, in [0, 1].
         """
-        map_topic, info_topic = self._latched_topics
-        described = self._node.create_publisher(String, map_topic, LATCHED_QOS)
+        create = self._node.create_publisher
+        described = create(String, f"{self._pair}/label_map", LATCHED_QOS)
         self._latched.append(described)
         described.publish(String(data=label_map(self._labels)))
         if LabelInfo is None:
@@ -87,48 +98,48 @@ class PairOutputs:
             VisionClass(class_id=int(index), class_name=name)
             for index, name in zip(self._labels.ids, self._labels.names, strict=True)
         ]
-        publisher = self._node.create_publisher(LabelInfo, info_topic, LATCHED_QOS)
+        publisher = create(LabelInfo, f"{self._pair}/label_info", LATCHED_QOS)
         self._latched.append(publisher)
         publisher.publish(info)
 
     def publish(
-        self, header: Any, sample: RgbxSample, prediction: Prediction, options: OutputConfig
+        self,
+        header: Any,
+        sample: RgbxSample,
+        prediction: Prediction,
+        options: OutputConfig,
+        rgb_info: Any = None,
     ) -> None:
-        """Publishes one answer: mask and confidence first, pictures only if somebody looks.
+        """Publishes one answer: mask and confidence first, the rest only if somebody looks.
 
         Args:
             header: of the RGB message; goes out unchanged.
             sample: what was asked.
             prediction: what was answered.
             options: which topics are on.
+            rgb_info: calibration of RGB, None where none has come.
         """
-        self._send("mask", header, prediction.labels, "mono8")
+        labels, mask_encoding = self._ids(prediction.labels, options), options.mask_encoding.value
+        self._send("mask", header, labels, mask_encoding)
         if options.publish_confidence:
-            self._send("confidence", header, prediction.confidence, "mono8")
-        pictures: list[tuple[bool, str, Callable[[], Array]]] = [
-            (
-                options.publish_color,
-                "mask_color",
-                lambda: overlay.colourise(prediction.labels, self._palette),
-            ),
-            (
-                options.publish_overlay,
-                "overlay",
-                lambda: overlay.blend(
-                    sample.rgb, prediction.labels, self._palette, options.overlay_alpha
-                ),
-            ),
-            (options.publish_preview, "x/preview", lambda: overlay.preview(prediction.x_image)),
-        ]
-        for is_on, name, draw in pictures:
-            if is_on and self._images[name].get_subscription_count() > 0:
-                self._send(name, header, draw(), "rgb8")
+            self._send_confidence("confidence", header, prediction.confidence, options)
+        if self._is_heard("mask_small", "confidence_small", "camera_info"):
+            self._publish_small(header, labels, prediction.confidence, options, rgb_info)
+        if options.publish_points and rgb_info is not None and self._is_heard("points"):
+            self._publish_points(header, sample, labels, prediction.confidence, rgb_info)
+        if options.publish_color and self._is_heard("mask_color"):
+            colours = overlay.colourise(prediction.labels, self._palette)
+            self._send("mask_color", header, colours, "rgb8")
+        if options.publish_overlay and self._is_heard("overlay", "overlay/compressed"):
+            self._publish_overlay(header, sample, prediction.labels, options)
+        if options.publish_preview and self._is_heard("x/preview"):
+            self._send("x/preview", header, overlay.preview(prediction.x_image), "rgb8")
 
     def mismatches(self) -> dict[str, list[str]]:
         """Subscribers whose quality of service does not match, one clause each, by topic."""
         found = {}
         for name in self._mismatched:
-            publisher = self._images[name]
+            publisher = self._publishers[name]
             topic = publisher.topic_name
             asking = self._node.get_subscriptions_info_by_topic(topic)
             clauses = [subscriber_mismatch(info, publisher.qos_profile) for info in asking]
@@ -137,25 +148,106 @@ class PairOutputs:
 
     def destroy(self) -> None:
         """Destroys all publishers."""
-        for publisher in self._images.values():
+        for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         for publisher in self._latched:
             self._node.destroy_publisher(publisher)
-        self._images.clear()
+        self._publishers.clear()
+        self._mismatched.clear()
         self._latched.clear()
+
+    def _publisher(self, name: str, kind: Any) -> Any:
+        return self._node.create_lifecycle_publisher(
+            kind,
+            f"{self._pair}/{name}",
+            IMAGE_QOS,
+            event_callbacks=PublisherEventCallbacks(
+                incompatible_qos=partial(self._on_mismatch, name)
+            ),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
 
     def _on_mismatch(self, name: str, event: Any) -> None:
         self._mismatched.add(name)
-        topic = self._images[name].topic_name
+        topic = self._publishers[name].topic_name
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         what = "; ".join(self.mismatches().get(topic, ())) or f"{policy} differs"
         self._node.get_logger().error(
             f"topic '{topic}': QoS of a subscriber does not match: {what}; it gets no messages"
         )
 
+    def _is_heard(self, *names: str) -> bool:
+        found = (self._publishers.get(name) for name in names)
+        return any(one is not None and one.get_subscription_count() > 0 for one in found)
+
+    def _ids(self, labels: Array, options: OutputConfig) -> Array:
+        """The ids as they are published."""
+        unlabeled = self._labels.unlabeled_id
+        if options.mask_encoding is MaskEncoding.MONO16:
+            labels = labels.astype(np.uint16)
+        return (
+            labels
+            if unlabeled == VOID
+            else np.where(labels == VOID, unlabeled, labels).astype(labels.dtype)
+        )
+
+    def _publish_small(
+        self, header: Any, labels: Array, confidence: Array, options: OutputConfig, rgb_info: Any
+    ) -> None:
+        height, width = labels.shape
+        small = (options.small_width, max(1, round(height * options.small_width / width)))
+        # Nearest for both, so that a confidence is that of its label.
+        labels, confidence = (
+            cv2.resize(image, small, interpolation=cv2.INTER_NEAREST_EXACT)
+            for image in (labels, confidence)
+        )
+        self._send("mask_small", header, labels, options.mask_encoding.value)
+        self._send_confidence("confidence_small", header, confidence, options)
+        if rgb_info is not None:
+            scaled = fill_scaled_info(CameraInfo(), rgb_info, small[1], small[0])
+            scaled.header = header
+            self._publishers["camera_info"].publish(scaled)
+
+    def _publish_points(
+        self, header: Any, sample: RgbxSample, labels: Array, confidence: Array, rgb_info: Any
+    ) -> None:
+        if isinstance(sample.x, Events) or sample.x_form is not XForm.RAW:
+            return  # RGB went alone
+        try:
+            camera = pinhole(rgb_info, *labels.shape)
+        except EncodingError as error:
+            text = f"topic '{self._pair}/{Stream.RGB_INFO.value}': {error}; no points"
+            self._node.get_logger().warning(text, throttle_duration_sec=5.0)
+            return
+        depth_m = metres(sample.x, self._unit_16u)
+        points = labelled_points(depth_m, camera, sample.rgb, labels, confidence)
+        cloud = fill_cloud(PointCloud2(), PointField, points)
+        cloud.header = header
+        self._publishers["points"].publish(cloud)
+
+    def _publish_overlay(
+        self, header: Any, sample: RgbxSample, labels: Array, options: OutputConfig
+    ) -> None:
+        picture = overlay.blend(sample.rgb, labels, self._palette, options.overlay_alpha)
+        if self._is_heard("overlay"):
+            self._send("overlay", header, picture, "rgb8")
+        if self._is_heard("overlay/compressed"):
+            quality = [cv2.IMWRITE_JPEG_QUALITY, options.overlay_jpeg_quality]
+            _, coded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+            data = array("B")
+            data.frombytes(coded.tobytes())
+            message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+            message.data = data
+            self._publishers["overlay/compressed"].publish(message)
+
+    def _send_confidence(
+        self, name: str, header: Any, confidence: Array, options: OutputConfig
+    ) -> None:
+        if options.confidence_encoding is ConfidenceEncoding.FLOAT:
+            confidence = confidence.astype(np.float32) / np.float32(255)
+        self._send(name, header, confidence, options.confidence_encoding.value)
+
     def _send(self, name: str, header: Any, pixels: Array, encoding: str) -> None:
-        if encoding == "rgb8" and pixels.ndim == 2:
-            encoding = "mono8"
         message = fill_image(Image(), pixels, encoding)
         message.header = header
-        self._images[name].publish(message)
+        self._publishers[name].publish(message)

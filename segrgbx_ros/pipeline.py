@@ -19,8 +19,10 @@ from segrgbx_core.errors import EncodingError
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, Events, RgbxSample, XForm
 from segrgbx_ros import messages
-from segrgbx_ros.config import NodeConfig, PairConfig, Stream
+from segrgbx_ros.angles import AngleSets
+from segrgbx_ros.config import ANGLES, NodeConfig, PairConfig, Stream, XSource
 from segrgbx_ros.event_stream import EventStream
+from segrgbx_ros.registration import Registrar
 
 __all__ = ["PairedMessages", "Pipeline", "Stream"]
 
@@ -56,13 +58,14 @@ class PairedMessages:
         rgb_topic: where `rgb` came from, for error messages.
         x_topic: where `x` came from.
         rgb: the RGB message; its header is the header of every answer.
-        x: the X message, or the events of the window that ends at RGB's stamp (on the clock of X);
-            None where the policy lets RGB go alone.
+        x: the X message, four of them (one per polarizer angle), or the events of the window that
+            ends at RGB's stamp (on the clock of X); None where the policy lets RGB go alone.
         stamp_ns: RGB's stamp in ns.
         x_stamp_ns: X's stamp in ns, None without X.
         dt_ns: stamp of X minus stamp of RGB minus the pair's offset, in ns, None without X.
         held: True where X was already used with an earlier RGB.
         arrived_ns: the `now_ns` that RGB was pushed with.
+        registrar: puts X onto RGB's grid.
     """
 
     pair: str
@@ -76,6 +79,7 @@ class PairedMessages:
     dt_ns: int | None
     held: bool
     arrived_ns: int
+    registrar: Registrar
 
     def sample(self) -> RgbxSample:
         """Decodes both messages.
@@ -88,7 +92,7 @@ class PairedMessages:
         except EncodingError as error:
             raise EncodingError(f"topic '{self.rgb_topic}': {error}") from None
         x, form = self._x(rgb)
-        return RgbxSample(
+        sample = RgbxSample(
             rgb=rgb,
             x=x,
             modality=self.options.modality,
@@ -96,6 +100,12 @@ class PairedMessages:
             frame_id=str(self.rgb.header.frame_id),
             x_form=form,
         )
+        if self.x is None:
+            return sample
+        try:
+            return self.registrar.register(sample)
+        except EncodingError as error:
+            raise EncodingError(f"pair '{self.pair}': {error}") from None
 
     def _x(self, rgb: Array) -> tuple[Array | Events, XForm]:
         if (
@@ -105,18 +115,30 @@ class PairedMessages:
         if isinstance(self.x, Events):
             times = self.x.t_ns - _offset_ns(self.options)
             return replace(self.x, t_ns=times), XForm.RAW
-        modality, form = self.options.modality, self.options.x_form
-        allowed = _PICTURE if form is XForm.IMAGE else _RAW[modality]
         try:
-            pixels = messages.any_array(
-                self.x,
-                self.options.x_encoding,
-                allowed=allowed,
-                mosaic=modality is Modality.POLARIZATION and form is XForm.RAW,
-            )
+            if isinstance(self.x, tuple):
+                planes = [self._pixels(message) for message in self.x]
+                return _stacked(planes), self.options.x_form
+            return self._pixels(self.x), self.options.x_form
         except EncodingError as error:
-            raise EncodingError(f"topic '{self.x_topic}' ({modality}): {error}") from None
-        return pixels, form
+            place = f"topic '{self.x_topic}' ({self.options.modality})"
+            raise EncodingError(f"{place}: {error}") from None
+
+    def _pixels(self, message: Any) -> Array:
+        modality, form = self.options.modality, self.options.x_form
+        return messages.any_array(
+            message,
+            self.options.x_encoding,
+            allowed=_PICTURE if form is XForm.IMAGE else _RAW[modality],
+            mosaic=modality is Modality.POLARIZATION and form is XForm.RAW,
+        )
+
+
+def _stacked(planes: list[Array]) -> Array:
+    shapes = {plane.shape for plane in planes}
+    if len(shapes) > 1 or planes[0].ndim != 2:
+        raise EncodingError(f"images of one exposure have shapes {sorted(shapes)}; use grey ones")
+    return np.stack(planes, axis=-1)
 
 
 class Pipeline:
@@ -135,6 +157,12 @@ class Pipeline:
             for name, section in config.sections()
             if section.x_stream is Stream.EVENTS
         }
+        self._angles = {
+            name: AngleSets()
+            for name, section in config.sections()
+            if section.x_source is XSource.ANGLES
+        }
+        self._infos: dict[tuple[str, Stream], Any] = {}
 
     @property
     def config(self) -> NodeConfig:
@@ -160,8 +188,15 @@ class Pipeline:
         """
         if stream is Stream.EVENTS:
             return self._push_events(pair, message, now_ns)
-        aligner = self._aligners[pair]
-        stamp, received = messages.stamp_ns(message), _Received(message, now_ns)
+        if stream in (Stream.RGB_INFO, Stream.X_INFO):
+            self._infos[pair, stream] = message
+            return []
+        aligner, stamp = self._aligners[pair], messages.stamp_ns(message)
+        if stream in ANGLES.values():
+            message = self._angles[pair].take(stream, stamp, message)
+            if message is None:
+                return []
+        received = _Received(message, now_ns)
         if stream is Stream.RGB:
             return self._paired(pair, aligner.push_rgb(stamp, received, now_ns))
         return self._paired(pair, aligner.push_x(stamp, received, now_ns))
@@ -188,13 +223,21 @@ class Pipeline:
             aligner.clear()
         for events in self._events.values():
             events.reset()
+        for angles in self._angles.values():
+            angles.clear()
+
+    def info(self, pair: str, stream: Stream) -> Any | None:
+        """The newest calibration that came on a topic, None before the first."""
+        return self._infos.get((pair, stream))
 
     def counts(self, pair: str) -> AlignCounts:
         """What became of the messages of a pair so far."""
         return self._aligners[pair].counts
 
     def num_lost(self, pair: str) -> int:
-        """Event packets of a pair that are missing between those that came."""
+        """Event packets missing between those that came, or exposures that lack an angle."""
+        if pair in self._angles:
+            return self._angles[pair].num_incomplete
         events = self._events.get(pair)
         return 0 if events is None else events.num_lost
 
@@ -225,13 +268,21 @@ class Pipeline:
         return self._paired(pair, matches)
 
     def _paired(self, pair: str, matches: Iterable[Match[_Received, Any]]) -> list[PairedMessages]:
-        config = self._config
+        config, section = self._config, self._config.pair(pair)
+        registrar = Registrar(
+            pair,
+            section,
+            self._encoding,
+            config.sensor,
+            self.info(pair, Stream.RGB_INFO),
+            self.info(pair, Stream.X_INFO),
+        )
         return [
             PairedMessages(
                 pair=pair,
-                options=config.pair(pair),
+                options=section,
                 rgb_topic=config.topic(pair, Stream.RGB),
-                x_topic=config.topic(pair, config.pair(pair).x_stream),
+                x_topic=config.topic(pair, next(iter(section.x_streams.values()))),
                 rgb=match.rgb.message,
                 x=match.x.message if isinstance(match.x, _Received) else match.x,
                 stamp_ns=match.rgb_stamp_ns,
@@ -239,6 +290,7 @@ class Pipeline:
                 dt_ns=match.dt_ns,
                 held=match.held,
                 arrived_ns=match.rgb.now_ns,
+                registrar=registrar,
             )
             for match in matches
         ]

@@ -11,10 +11,11 @@ from rclpy.lifecycle import LifecycleNode
 
 from segrgbx_ros import diagnostics
 from segrgbx_ros.config import NodeConfig
-from segrgbx_ros.diagnostics import ERROR, OK, WARN, PairWatch, Status, Throttle
+from segrgbx_ros.diagnostics import ERROR, OK, WARN, Status
 from segrgbx_ros.inputs import Inputs
 from segrgbx_ros.outputs import PairOutputs
 from segrgbx_ros.pipeline import Pipeline
+from segrgbx_ros.watches import PairWatch, Throttle
 from segrgbx_ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Reporter:
         self._segmenter = segmenter
         self._pipeline = pipeline
         self._worker = worker
+        from segrgbx_ros.loading import memory_facts  # noqa: PLC0415  torch is loaded by now
+
+        self._memory = memory_facts
         self._failed: Counter[str] = Counter()
         self._since_ns = time.monotonic_ns()
         self._waiting = Throttle(lambda text: node.get_logger().warning(text))
@@ -110,7 +114,7 @@ class Reporter:
             trouble = self._worker.trouble()
             if trouble:
                 found[-1] = replace(found[-1], level=ERROR, message=trouble)
-        found.append(diagnostics.device_status(self._segmenter))
+        found.append(diagnostics.device_status(self._segmenter, self._memory(self._segmenter)))
         found.append(diagnostics.model_status(self._segmenter))
         return found
 

@@ -14,16 +14,17 @@ from segrgbx_core.errors import ConfigError, EncodingError
 from segrgbx_core.samples import Prediction, RgbxSample
 from segrgbx_ros import messages
 from segrgbx_ros.config import NodeConfig, Stream
-from segrgbx_ros.diagnostics import InputWatch, Throttle
+from segrgbx_ros.debug import DebugOutputs
 from segrgbx_ros.inputs import Inputs, check_message_types
 from segrgbx_ros.messages import NS_PER_S
 from segrgbx_ros.outputs import PairOutputs
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
 from segrgbx_ros.reporter import Reporter
+from segrgbx_ros.watches import InputWatch, Throttle
 from segrgbx_ros.worker import Memory, Worker
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import Segmenter
+    from segrgbx_core.inference import PublishedLabels, Segmenter
 
 _FIRST_PERIOD_S = 1.0
 _LONGEST_QUEUE_NS = 5 * NS_PER_S
@@ -49,6 +50,25 @@ class ArrivalClock:
         return self._newest_ns
 
 
+class RateLimit:
+    """Lets through at most so many pairs a second, judged by stamps."""
+
+    def __init__(self) -> None:
+        self._due_ns: dict[str, int] = {}
+
+    def allows(self, pair: str, stamp_ns: int, max_hz: float) -> bool:
+        """True when this one may be answered; 0 Hz means no limit."""
+        if max_hz <= 0:
+            return True
+        period_ns = round(NS_PER_S / max_hz)
+        due_ns = self._due_ns.get(pair, stamp_ns)
+        late_ns = stamp_ns - due_ns
+        if -2 * period_ns < late_ns < -period_ns // 20:  # further back, time has jumped
+            return False
+        self._due_ns[pair] = (due_ns if abs(late_ns) < period_ns else stamp_ns) + period_ns
+        return True
+
+
 class Session:
     """One configured node at work.
 
@@ -71,10 +91,12 @@ class Session:
             segmenter, config.batch, len(config.pairs), self._deliver, self._refuse, _memory()
         )
         self._reporter = Reporter(node, config, segmenter, self._pipeline, self._worker)
+        self._debug = DebugOutputs(node, config.output.publish_debug)
+        self._limit = RateLimit()
         self._inputs: Inputs | None = None
         self._outputs = self._reporter.outputs
         for pair in config.pairs:
-            outputs = PairOutputs(node, pair, segmenter.classes)
+            outputs = PairOutputs(node, pair, segmenter.classes, config)
             outputs.publish_labels(config.label.min_confidence)
             self._outputs[pair] = outputs
         # Time-outs and reports run on the steady clock: a paused simulation must not stop them.
@@ -94,7 +116,7 @@ class Session:
 
     def start(self) -> None:
         """Starts the worker, then listens; logs where."""
-        inputs = Inputs(self._node, self._config, self._on_message)
+        inputs = Inputs(self._node, self._config, self._on_message, self._on_info)
         for watch in inputs.watches.values():
             watch.last_pair_ns = time.monotonic_ns()
         self._inputs = self._reporter.inputs = inputs
@@ -125,12 +147,14 @@ class Session:
         for outputs in self._outputs.values():
             outputs.destroy()
         self._outputs.clear()
+        self._debug.switch(False)
         self._reporter.destroy()
 
     def configure(self, config: NodeConfig) -> None:
         """Takes changed values of dynamic options."""
         self._config = config
         self._pipeline.configure(config)
+        self._debug.switch(config.output.publish_debug)
 
     def enable(self, is_enabled: bool) -> None:
         """Switches inference on or off; subscriptions stay."""
@@ -147,6 +171,8 @@ class Session:
     ) -> None:
         now_ns, stamp_ns = self._clock.at(received_ns), messages.stamp_ns(message)
         watch.arrived(time.monotonic_ns(), messages.encoding_of(message), now_ns - stamp_ns)
+        if watch.freeze is not None:
+            watch.freeze.take(message.data, stamp_ns)
         if not self._reporter.is_enabled:
             return
         if stamp_ns == 0:
@@ -163,6 +189,9 @@ class Session:
             return
         watch.lost = max(watch.lost, self._pipeline.num_lost(pair))
         self._submit(pairs, now_ns)
+
+    def _on_info(self, pair: str, stream: Stream, info: Any) -> None:
+        self._pipeline.push(pair, stream, info, 0)
 
     def _on_deadline(self) -> None:
         self._deadline.cancel()
@@ -185,14 +214,20 @@ class Session:
         for paired in pairs:
             watch = self._inputs.watches[paired.pair]
             watch.paired(time.monotonic_ns(), paired.dt_ns, paired.held)
-            self._worker.submit(paired)
+            if self._limit.allows(paired.pair, paired.stamp_ns, self._config.rate.max_hz):
+                self._worker.submit(paired)
+            else:
+                watch.limited += 1
         deadline_ns = self._pipeline.next_deadline_ns()
         if deadline_ns is not None and self._deadline.is_canceled():
             self._arm(deadline_ns - now_ns)
 
     def _deliver(self, paired: PairedMessages, sample: RgbxSample, answer: Prediction) -> None:
         """In the worker's thread."""
-        self._outputs[paired.pair].publish(paired.rgb.header, sample, answer, self._config.output)
+        self._outputs[paired.pair].publish(
+            paired.rgb.header, sample, answer, self._config.output, paired.registrar.rgb_info
+        )
+        self._debug.publish(paired, answer)
         inputs = self._inputs
         if inputs is not None:
             inputs.watches[paired.pair].last_bad = ""
@@ -231,12 +266,28 @@ def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
             f"model.device: the memory of '{config.model.device}' does not suffice for "
             f"{largest} pairs at once ({text}); lower batch.max_size or model.input_height"
         ) from None
+    check_unlabeled(config, segmenter.classes)
     node.get_logger().info(
         f"checkpoint {segmenter.checkpoint.name}, {len(segmenter.classes.names)} classes "
         f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
         f"ready after {time.monotonic() - start:.1f} s"
     )
     return segmenter
+
+
+def check_unlabeled(config: NodeConfig, labels: PublishedLabels) -> None:
+    """Nothing, when the id of pixels without an answer is no class's.
+
+    Raises:
+        ConfigError: naming the class.
+    """
+    taken = dict(zip(labels.ids, labels.names, strict=True))
+    unlabeled = config.label.unlabeled_id
+    if unlabeled in taken:
+        raise ConfigError(
+            f"label.unlabeled_id: {unlabeled} is the id of '{taken[unlabeled]}'; use one above "
+            f"{max(taken)}"
+        )
 
 
 def _memory() -> Memory:

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 
 from segrgbx_core.align import OnMissingX
 from segrgbx_core.errors import ConfigError, DataError, did_you_mean
-from segrgbx_ros.bags import COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, Bag
-from segrgbx_ros.config import NodeConfig, Stream
+from segrgbx_ros.bags import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, Bag
+from segrgbx_ros.config import ANGLES, NodeConfig, Registration, Stream
 from segrgbx_ros.event_arrays import TYPES as ARRAY_TYPES
 
 EVENT_TYPES = (EVENT_PACKET, *ARRAY_TYPES)
 _TRANSPORTS = {
     Stream.RGB: ("raw", "compressed"),
     Stream.X: ("raw", "compressed", "compressedDepth"),
+    **dict.fromkeys(ANGLES.values(), ("raw", "compressed")),
 }
-_FIELDS = {Stream.RGB: "rgb_transport", Stream.X: "x_transport"}
+_FIELDS = {
+    Stream.RGB: "rgb_transport",
+    Stream.X: "x_transport",
+    **dict.fromkeys(ANGLES.values(), "x_transport"),
+}
+_INFOS = (Stream.RGB_INFO, Stream.X_INFO)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def find_routes(
     wanted = {
         (pair, stream): _remapped(config, pair, stream, unused)
         for pair in names
-        for stream in config.streams(pair).values()
+        for stream in (*config.streams(pair).values(), *_infos(config, pair))
     }
     if unused:
         known = [config.topic(pair, stream) for pair, stream in wanted]
@@ -109,6 +115,12 @@ def recorded_transports(bag: Bag, config: NodeConfig, pair: str) -> dict[str, st
                 chosen[f"{pair}.{_FIELDS[stream]}"] = transport
                 break
     return chosen
+
+
+def _infos(config: NodeConfig, pair: str) -> tuple[Stream, ...]:
+    """Calibrations without which nothing can be segmented; clouds are the live node's matter."""
+    needs = config.pair(pair).registration is Registration.CAMERA_INFO
+    return config.info_streams(pair) if needs else ()
 
 
 def _needs_x(config: NodeConfig) -> bool:
@@ -154,6 +166,9 @@ def _namespace(bag: Bag, names: Iterable[str], namespace: str | None) -> tuple[s
 
 def _check(bag: Bag, config: NodeConfig, pair: str, stream: Stream, topic: str) -> None:
     """Raises with the cure when the topic is missing or of another type than its transport."""
+    if stream in _INFOS:
+        bag.require(topic, [CAMERA_INFO], hint=f"name it with --remap, or set {pair}.registration")
+        return
     if stream is Stream.EVENTS:
         hint = f"name it with --remap, or set {pair}.x_form=image for drawn pictures"
         bag.require(topic, EVENT_TYPES, hint=hint)

@@ -21,7 +21,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from segrgbx_core.inference import InferenceConfig, Segmenter  # noqa: E402
 from segrgbx_core.modality import Modality  # noqa: E402
 from segrgbx_core.samples import RgbxSample  # noqa: E402
-from segrgbx_ros import diagnostics  # noqa: E402
+from segrgbx_ros import watches  # noqa: E402
 from segrgbx_ros.messages import fill_image, image_array  # noqa: E402
 
 MS = 1_000_000
@@ -149,7 +149,7 @@ class Vehicle:
 
 @pytest.fixture
 def drive(rig, answers, monkeypatch):
-    monkeypatch.setattr(diagnostics, "QUIET_S", 0.4)
+    monkeypatch.setattr(watches, "QUIET_S", 0.4)
     size = {"model.input_height": SIDE, "model.input_width": SIDE}
     return lambda **parameters: Vehicle(rig, answers, **size, **parameters)
 

@@ -3,6 +3,7 @@
 import json
 import time
 from array import array
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,37 +13,32 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
 from builtin_interfaces.msg import Time  # noqa: E402
+from sensor_msgs.msg import CameraInfo  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from segrgbx_core.align import AlignCounts  # noqa: E402
+from segrgbx_core.inference import PublishedLabels  # noqa: E402
 from segrgbx_core.modality import Modality  # noqa: E402
 from segrgbx_core.samples import Prediction, RgbxSample  # noqa: E402
 from segrgbx_ros import outputs  # noqa: E402
-from segrgbx_ros.config import DiagnosticsConfig, OutputConfig  # noqa: E402
+from segrgbx_ros.config import DiagnosticsConfig, OutputConfig, node_config  # noqa: E402
 from segrgbx_ros.diagnostics import (  # noqa: E402
     ERROR,
     OK,
     WARN,
-    InputWatch,
-    PairWatch,
     Status,
-    Throttle,
     inference_status,
     input_status,
     sync_status,
     to_message,
 )
-from segrgbx_ros.session import ArrivalClock  # noqa: E402
+from segrgbx_ros.messages import compressed_array, image_array  # noqa: E402
+from segrgbx_ros.session import ArrivalClock, RateLimit  # noqa: E402
+from segrgbx_ros.watches import FreezeWatch, InputWatch, PairWatch, Throttle  # noqa: E402
 from segrgbx_ros.worker import WorkReport  # noqa: E402
 
-LABELS = SimpleNamespace(
-    space="two",
-    names=("road", "car"),
-    palette=((1, 2, 3), (4, 5, 6)),
-    hash="abc",
-    unlabeled_id=255,
-    ids=(0, 1),
-)
+LABELS = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc")
+CONFIG = node_config({"pairs": ["thermal", "depth"]})
 
 
 class FakeNode:
@@ -87,7 +83,7 @@ def answer():
 
 def test_mask_goes_first_and_pictures_need_an_audience(answer):
     node = FakeNode()
-    pair = outputs.PairOutputs(node, "thermal", LABELS)
+    pair = outputs.PairOutputs(node, "thermal", LABELS, CONFIG)
     node.watched = {"thermal/mask_color", "thermal/overlay"}
     pair.publish(*answer, OutputConfig(publish_overlay=False))
     assert [topic for topic, _ in node.sent] == [
@@ -102,6 +98,75 @@ def test_mask_goes_first_and_pictures_need_an_audience(answer):
     assert colours[0, :3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
 
 
+def small(**output):
+    return node_config({"pairs": ["depth"], "label": {"unlabeled_id": 99}, "output": output})
+
+
+def test_small_images_wide_ids_and_float_confidence(answer):
+    config = small(small_width=3, mask_encoding="mono16", confidence_encoding="32FC1")
+    node = FakeNode()
+    node.watched = {"depth/confidence_small", "depth/overlay/compressed"}
+    info = CameraInfo(height=4, width=6, k=[8.0, 0, 3, 0, 8, 2, 0, 0, 1])
+    outputs.PairOutputs(node, "depth", LABELS, config).publish(*answer, config.output, info)
+    sent = dict(node.sent)
+    assert [topic.removeprefix("depth/") for topic in sent] == [
+        "mask",
+        "confidence",
+        "mask_small",
+        "confidence_small",
+        "camera_info",
+        "overlay/compressed",
+    ]
+    mask = image_array(sent["depth/mask"])
+    assert (sent["depth/mask"].encoding, mask.dtype) == ("mono16", np.uint16)
+    assert mask[0].tolist() == [0, 1, 99, 0, 1, 99]
+    small_mask = image_array(sent["depth/mask_small"])
+    assert small_mask.shape == (2, 3)
+    assert set(small_mask.ravel()) <= {0, 1, 99}
+    confidence = image_array(sent["depth/confidence_small"])
+    assert confidence.dtype == np.float32
+    assert confidence[0, 0] == pytest.approx(200 / 255)
+    scaled = sent["depth/camera_info"]
+    assert (scaled.height, scaled.width, scaled.header) == (2, 3, answer[0])
+    assert list(scaled.k) == [4, 0, 1.5, 0, 4, 1, 0, 0, 1]
+    picture = compressed_array(sent["depth/overlay/compressed"])
+    assert picture.shape == (4, 6, 3)
+
+
+def test_points_lie_where_the_pixels_look(answer):
+    header, sample, prediction = answer
+    depth = np.full((2, 3), 2000, np.uint16)
+    depth[0, 0] = 0
+    sample = replace(sample, x=depth, modality=Modality.DEPTH)
+    node = FakeNode()
+    node.watched = {"depth/points"}
+    config = small()
+    pair = outputs.PairOutputs(node, "depth", LABELS, config)
+    pair.publish(header, sample, prediction, config.output, None)
+    assert "depth/points" not in dict(node.sent), "without a calibration there is no cloud"
+    info = CameraInfo(height=4, width=6, k=[8.0, 0, 3, 0, 8, 2, 0, 0, 1])
+    pair.publish(header, sample, prediction, config.output, info)
+    cloud = dict(node.sent)["depth/points"]
+    assert (cloud.height, cloud.width, cloud.header) == (4, 6, header)
+    kinds = {2: "u1", 4: "u2", 7: "f4"}
+    dtype = np.dtype(
+        {
+            "names": [field.name for field in cloud.fields],
+            "formats": [kinds[field.datatype] for field in cloud.fields],
+            "offsets": [field.offset for field in cloud.fields],
+            "itemsize": cloud.point_step,
+        }
+    )
+    points = np.frombuffer(cloud.data, dtype).reshape(4, 6)
+    assert np.isnan(points["x"][:2, :2]).all()
+    assert points["z"][3, 5] == 2
+    assert (points["x"][3, 5], points["y"][3, 5]) == ((5 - 3) / 8 * 2, (3 - 2) / 8 * 2)
+    assert points["label"][0].tolist() == [0, 1, 99, 0, 1, 99]
+    assert set(points["confidence"].ravel()) == {200}
+    colour = points["rgb"].copy().view(np.uint32)[0, 0]
+    assert colour == 100 << 16 | 100 << 8 | 100
+
+
 def test_label_info_is_published_where_vision_msgs_is_installed(monkeypatch):
     class LabelInfo(SimpleNamespace):
         def __init__(self, threshold):
@@ -110,7 +175,7 @@ def test_label_info_is_published_where_vision_msgs_is_installed(monkeypatch):
     monkeypatch.setattr(outputs, "LabelInfo", LabelInfo)
     monkeypatch.setattr(outputs, "VisionClass", SimpleNamespace, raising=False)
     node = FakeNode()
-    outputs.PairOutputs(node, "thermal", LABELS).publish_labels(0.25)
+    outputs.PairOutputs(node, "thermal", LABELS, CONFIG).publish_labels(0.25)
     sent = dict(node.sent)
     info = sent["thermal/label_info"]
     assert info.threshold == 0.25
@@ -206,6 +271,40 @@ def test_statuses_become_messages():
     (status,) = message.status
     assert (status.level, status.name, status.hardware_id) == (b"\x01", "segrgbx: model", "cpu")
     assert [(pair.key, pair.value) for pair in status.values] == [("classes", "3")]
+
+
+def test_a_camera_that_repeats_its_picture_is_named():
+    pair = watch()
+    freeze = pair.inputs["x"].freeze = FreezeWatch()
+    pictures = [np.full(50, value, np.uint8) for value in (1, 2, 2, 2, 2, 3)]
+    for number, picture in enumerate(pictures):
+        freeze.take(picture, number + 1)
+        freeze.take(picture, number + 1)  # a duplicate is no new picture
+    status = input_status(pair, [], LIMITS)
+    assert status.level == WARN
+    assert "repeated one picture 3 times" in status.message
+    assert status.values["x_repeated"] == 3
+    assert input_status(pair, [], LIMITS).level == OK
+
+
+def test_depth_encodings_that_lose_something_are_named():
+    pair = watch()
+    pair.is_depth = True
+    for encoding in ("mono16", "32FC1; compressedDepth png"):
+        pair.inputs["x"].encoding = encoding
+        assert input_status(pair, [], LIMITS).level == WARN
+    pair.inputs["x"].encoding = "16UC1"
+    assert input_status(pair, [], LIMITS).level == OK
+
+
+def test_the_rate_is_limited_by_stamps():
+    limit = RateLimit()
+    ms = 1_000_000
+    taken = [n for n in range(60) if limit.allows("a", n * 33 * ms, 10.0)]
+    assert len(taken) == pytest.approx(60 * 0.033 * 10, abs=1)
+    assert limit.allows("b", 0, 10.0), "each pair has its own"
+    assert limit.allows("a", 5 * ms, 10.0), "time has jumped back"
+    assert all(limit.allows("a", n, 0.0) for n in range(3))
 
 
 def test_repeated_warnings_are_held_back_and_counted():

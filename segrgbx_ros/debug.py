@@ -1,0 +1,54 @@
+"""Durations as topics, for whoever looks for lost milliseconds: `~/debug/<stage>_ms`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Float64
+
+from segrgbx_core.samples import Prediction
+from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
+
+STAGES = ("encode", "input", "clip", "model", "decode", "total", "sync_dt")
+"""Stages of a pass, arrival of RGB to now, and the distance of the stamps."""
+
+
+class DebugOutputs:
+    """The debug topics of a node; none exist while they are switched off.
+
+    Args:
+        node: owns the publishers.
+        is_on: whether they exist from the start.
+    """
+
+    def __init__(self, node: LifecycleNode, is_on: bool) -> None:
+        self._node = node
+        self._publishers: dict[str, Any] = {}
+        self.switch(is_on)
+
+    def switch(self, is_on: bool) -> None:
+        """Makes or destroys the topics."""
+        if is_on and not self._publishers:
+            self._publishers = {
+                stage: self._node.create_publisher(Float64, f"~/debug/{stage}_ms", 1)
+                for stage in STAGES
+            }
+        elif not is_on:
+            publishers, self._publishers = self._publishers, {}
+            for publisher in publishers.values():
+                self._node.destroy_publisher(publisher)
+
+    def publish(self, paired: PairedMessages, answer: Prediction) -> None:
+        """Publishes the durations of one answer; in the worker's thread."""
+        publishers = self._publishers
+        if not publishers:
+            return
+        durations = dict(answer.timings_ms)
+        durations["total"] = (time.time_ns() - paired.arrived_ns) / NS_PER_MS
+        if paired.dt_ns is not None:
+            durations["sync_dt"] = paired.dt_ns / NS_PER_MS
+        for stage, publisher in publishers.items():
+            if stage in durations:
+                publisher.publish(Float64(data=float(durations[stage])))

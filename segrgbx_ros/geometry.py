@@ -1,0 +1,211 @@
+"""Camera geometry: X onto RGB's grid, calibrations of resized images. NumPy and OpenCV only.
+
+Images are rectified: lens distortion is not modelled. Pixel (0, 0) is the centre of the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.errors import EncodingError
+from segrgbx_core.samples import Array, Events
+
+Matrix = NDArray[np.float64]
+_NEAREST_M = 1e-3
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """A rectified camera.
+
+    Attributes:
+        fx: focal length in px.
+        fy: focal length in px.
+        cx: column of the optical axis.
+        cy: row of the optical axis.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    @property
+    def matrix(self) -> Matrix:
+        """Camera matrix (3, 3)."""
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
+
+    def scaled(self, sx: float, sy: float) -> Pinhole:
+        """The camera of an image resized by these factors, without a half-pixel term.
+
+        As image_proc does it, so that consumers agree.
+        """
+        return Pinhole(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy)
+
+
+def pinhole(info: Any, height: int, width: int) -> Pinhole:
+    """The camera that a sensor_msgs/CameraInfo describes, at the resolution of an image.
+
+    Args:
+        info: of rclpy or rosbags; `p` counts for rectified images, `k` where `p` is not set.
+        height: rows of the image at hand.
+        width: columns of the image at hand.
+
+    Raises:
+        EncodingError: when the camera is not calibrated.
+    """
+    k, p = (getattr(info, name, None) for name in ("k", "p"))
+    values = [float(value) for value in (p if p is not None else [0.0] * 12)]
+    if not values[0]:
+        plain = [float(value) for value in (k if k is not None else [0.0] * 9)]
+        values = [*plain[:3], 0.0, *plain[3:6], 0.0]
+    if not (values[0] > 0 and values[5] > 0):
+        raise EncodingError("camera_info: focal length is 0; calibrate the camera")
+    roi = info.roi
+    camera = Pinhole(values[0], values[5], values[2] - roi.x_offset, values[6] - roi.y_offset)
+    full_width = int(roi.width) or int(info.width)
+    full_height = int(roi.height) or int(info.height)
+    if not (full_width and full_height):
+        raise EncodingError("camera_info: size is 0; the driver must set height and width")
+    return camera.scaled(width / full_width, height / full_height)
+
+
+def pose(extrinsics: Sequence[float]) -> tuple[Matrix, Matrix]:
+    """Rotation (3, 3) and translation (3,) that take points of X's frame to RGB's.
+
+    Args:
+        extrinsics: x y z in metres, then the quaternion x y z w.
+    """
+    x, y, z, w = np.asarray(extrinsics[3:], np.float64) / np.linalg.norm(extrinsics[3:])
+    rotation = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    return rotation, np.asarray(extrinsics[:3], np.float64)
+
+
+def plane_homography(
+    rgb: Pinhole, x: Pinhole, rotation: Matrix, translation: Matrix, plane_m: float
+) -> Matrix:
+    """Pixel of X to pixel of RGB for points at depth `plane_m` of X; 0 is infinitely far."""
+    motion = rotation.copy()
+    if plane_m > 0:
+        motion[:, 2] += translation / plane_m
+    return np.asarray(rgb.matrix @ motion @ np.linalg.inv(x.matrix))
+
+
+def warp(image: Array, homography: Matrix, height: int, width: int, linear: bool) -> Array:
+    """An image on another grid; pixels that it does not reach are 0.
+
+    Args:
+        image: (h, w) or (h, w, C).
+        homography: pixel of the image to pixel of the result.
+        height: rows of the result.
+        width: columns of the result.
+        linear: False where values must not be mixed.
+    """
+    flags = cv2.INTER_LINEAR if linear else cv2.INTER_NEAREST
+    return cv2.warpPerspective(
+        np.ascontiguousarray(image), homography, (width, height), None, flags
+    )
+
+
+def warp_events(events: Events, homography: Matrix, height: int, width: int) -> Events:
+    """Events on another grid; those that fall outside are gone."""
+    points = homography @ np.stack([events.x, events.y, np.ones(len(events))]).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns, rows = np.rint(points[:2] / points[2])
+    inside = (points[2] > 0) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return replace(
+        events,
+        x=columns[inside].astype(np.uint16),
+        y=rows[inside].astype(np.uint16),
+        t_ns=events.t_ns[inside],
+        p=events.p[inside],
+        width=width,
+        height=height,
+    )
+
+
+def register_depth(
+    depth_m: NDArray[np.float32],
+    x: Pinhole,
+    rgb: Pinhole,
+    rotation: Matrix,
+    translation: Matrix,
+    size: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Depth as RGB's camera would measure it: every point moved, the nearest one wins.
+
+    Args:
+        depth_m: (h, w) in metres; what is not finite or not positive is no measurement.
+        x: camera of the depth image.
+        rgb: camera of the result.
+        rotation: of X's frame in RGB's.
+        translation: of X's frame in RGB's, in metres.
+        size: rows and columns of the result.
+
+    Returns:
+        float32 in metres, NaN where no point falls.
+    """
+    repeat = max(1, int(np.ceil(max(rgb.fx / x.fx, rgb.fy / x.fy))))
+    if repeat > 1:  # a finer grid would be left full of holes
+        shape = (depth_m.shape[1] * repeat, depth_m.shape[0] * repeat)
+        depth_m = cv2.resize(depth_m, shape, interpolation=cv2.INTER_NEAREST)
+        # The repeated pixels lie around the middle of the one they come from.
+        cx, cy = ((centre + 0.5) * repeat - 0.5 for centre in (x.cx, x.cy))
+        x = Pinhole(x.fx * repeat, x.fy * repeat, cx, cy)
+    rows, columns = np.nonzero(np.isfinite(depth_m) & (depth_m > _NEAREST_M))
+    z = depth_m[rows, columns]
+    rays = np.stack([(columns - x.cx) / x.fx, (rows - x.cy) / x.fy, np.ones(len(z))])
+    points = rotation @ (rays * z) + translation[:, None]
+    points = points[:, points[2] > _NEAREST_M]
+    u = np.rint(points[0] / points[2] * rgb.fx + rgb.cx).astype(np.int64)
+    v = np.rint(points[1] / points[2] * rgb.fy + rgb.cy).astype(np.int64)
+    height, width = size
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    nearest = np.full(height * width, np.inf, np.float32)
+    values = points[2, inside].astype(np.float32)
+    np.minimum.at(nearest, v[inside] * width + u[inside], values)
+    nearest[np.isinf(nearest)] = np.nan
+    return nearest.reshape(size)
+
+
+def fill_scaled_info(message: Any, info: Any, height: int, width: int) -> Any:
+    """Fills a sensor_msgs/CameraInfo for an image that was resized; the header is left alone.
+
+    Args:
+        message: to be filled and returned.
+        info: calibration of the image before.
+        height: rows of the resized image.
+        width: columns of the resized image.
+    """
+    sx, sy = width / max(1, info.width), height / max(1, info.height)
+    message.height, message.width = height, width
+    message.distortion_model = info.distortion_model
+    message.d, message.r = list(info.d), list(info.r)
+    k, p = [float(value) for value in info.k], [float(value) for value in info.p]
+    for index in (0, 2):
+        k[index] *= sx
+    for index in (4, 5):
+        k[index] *= sy
+    for index in (0, 2, 3):
+        p[index] *= sx
+    for index in (5, 6):
+        p[index] *= sy
+    message.k, message.p = k, p
+    message.binning_x, message.binning_y = info.binning_x, info.binning_y
+    message.roi.x_offset = round(info.roi.x_offset * sx)
+    message.roi.y_offset = round(info.roi.y_offset * sy)
+    message.roi.width, message.roi.height = round(info.roi.width * sx), round(info.roi.height * sy)
+    message.roi.do_rectify = info.roi.do_rectify
+    return message

@@ -1,0 +1,304 @@
+"""The sections of the options of node and replay; `config` makes one tree of them."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+from pydantic import model_validator
+
+from segrgbx_core.config import Config, option
+from segrgbx_core.inference_options import InferenceConfig
+from segrgbx_core.modality import Modality
+from segrgbx_core.samples import XForm
+
+
+class Stream(str, Enum):
+    """Which input of a pair a message belongs to. The value is the topic below the pair's name."""
+
+    RGB = "rgb/image"
+    X = "x/image"
+    EVENTS = "x/events"
+    I0 = "x/i0"
+    I45 = "x/i45"
+    I90 = "x/i90"
+    I135 = "x/i135"
+    RGB_INFO = "rgb/camera_info"
+    X_INFO = "x/camera_info"
+
+
+ANGLES = {"i0": Stream.I0, "i45": Stream.I45, "i90": Stream.I90, "i135": Stream.I135}
+"""The four images of a polarization camera that publishes one topic per angle."""
+
+
+class RgbTransport(str, Enum):
+    """How RGB images travel."""
+
+    RAW = "raw"
+    COMPRESSED = "compressed"
+
+
+class XTransport(str, Enum):
+    """How X images travel. The value is also the suffix of the topic, but for raw."""
+
+    RAW = "raw"
+    COMPRESSED = "compressed"
+    COMPRESSED_DEPTH = "compressedDepth"
+
+
+class XSource(str, Enum):
+    """What X arrives as."""
+
+    AUTO = "auto"
+    IMAGE = "image"
+    EVENTS = "events"
+    ANGLES = "angles"
+
+
+class Registration(str, Enum):
+    """How the pixels of X get onto RGB's grid."""
+
+    NONE = "none"
+    HOMOGRAPHY = "homography"
+    CAMERA_INFO = "camera_info"
+
+
+class MaskEncoding(str, Enum):
+    """Encoding of the mask."""
+
+    MONO8 = "mono8"
+    MONO16 = "mono16"
+
+
+class ConfidenceEncoding(str, Enum):
+    """Encoding of the confidence image."""
+
+    MONO8 = "mono8"
+    FLOAT = "32FC1"
+
+
+class Reliability(str, Enum):
+    """What the input subscriptions ask of their publishers."""
+
+    BEST_EFFORT = "best_effort"
+    RELIABLE = "reliable"
+
+
+class PairConfig(Config):
+    """One RGB-X pair: which sensor its X is and how its messages arrive."""
+
+    modality: Modality = option(
+        doc="which sensor X is; a pair named after a modality need not say it"
+    )
+    rgb_transport: RgbTransport = option(RgbTransport.RAW, doc="transport of the RGB topic")
+    x_transport: XTransport = option(XTransport.RAW, doc="transport of the X topic")
+    x_source: XSource = option(
+        XSource.AUTO,
+        doc="image, events (raw event camera) or angles (polarization on x/i0, x/i45, x/i90, "
+        "x/i135); auto: events for raw X of modality event, else image",
+    )
+    x_offset_ms: float = option(
+        0.0,
+        doc="stamp of X minus stamp of RGB for one instant; the constant skew of the two clocks",
+        unit="ms",
+        low=-1000,
+        high=1000,
+        dynamic=True,
+    )
+    x_encoding: str = option(
+        "", doc="encoding of X where the driver names a wrong one; empty: as in the message"
+    )
+    x_form: XForm = option(
+        XForm.RAW, doc="raw: what the driver publishes; image: an already drawn 8-bit picture of X"
+    )
+    registration: Registration = option(
+        Registration.NONE,
+        doc="how X gets onto RGB's grid: none where both show the same field of view, a fixed "
+        "homography, or the calibration of both cameras (rectified images)",
+    )
+    homography: tuple[float, float, float, float, float, float, float, float, float] = option(
+        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        doc="pixel of X to pixel of RGB, row by row (registration: homography)",
+    )
+    extrinsics: tuple[float, float, float, float, float, float, float] = option(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        doc="pose of X's optical frame in RGB's: x y z in metres, then the quaternion x y z w "
+        "(registration: camera_info); what TF calls the transform from RGB's frame to X's",
+    )
+    plane_m: float = option(
+        0.0,
+        doc="distance of the plane on which X lies (registration: camera_info, but for depth, "
+        "which brings its own); 0: infinitely far",
+        unit="m",
+        low=0,
+        high=10000,
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PairConfig:
+        if self.x_transport is XTransport.COMPRESSED_DEPTH and self.modality is not Modality.DEPTH:
+            raise ValueError(
+                f"x_transport 'compressedDepth' carries depth only, not {self.modality}"
+            )
+        if self.x_source is XSource.EVENTS and self.x_stream is not Stream.EVENTS:
+            raise ValueError(
+                f"x_source 'events' is for raw X of modality event, not for {self.modality} "
+                f"with x_form '{self.x_form.value}'"
+            )
+        if self.x_source is XSource.IMAGE and self.x_stream is Stream.EVENTS:
+            raise ValueError("images of events are drawn pictures; set x_form: image")
+        if self.x_source is XSource.ANGLES and (
+            self.modality is not Modality.POLARIZATION or self.x_form is not XForm.RAW
+        ):
+            raise ValueError("x_source 'angles' is for raw X of modality polarization")
+        if abs(np.linalg.det(np.reshape(self.homography, (3, 3)))) < 1e-12:
+            raise ValueError("homography cannot be inverted; its determinant is 0")
+        if abs(np.linalg.norm(self.extrinsics[3:]) - 1) > 1e-3:
+            raise ValueError("extrinsics end with a quaternion x y z w, whose length is 1")
+        return self
+
+    @property
+    def x_stream(self) -> Stream:
+        """Where X comes from: images, or an event stream."""
+        is_stream = self.modality is Modality.EVENT and self.x_form is XForm.RAW
+        return Stream.EVENTS if is_stream else Stream.X
+
+    @property
+    def x_streams(self) -> dict[str, Stream]:
+        """The topics that make X, by short name."""
+        return dict(ANGLES) if self.x_source is XSource.ANGLES else {"x": self.x_stream}
+
+
+class ModelOptions(InferenceConfig):
+    """Which checkpoint runs, where and how."""
+
+    checkpoint: str = option("", doc="path of the checkpoint (.safetensors)")
+    allow_random_weights: bool = option(
+        False,
+        doc="without a checkpoint, run an untrained network: for dry runs, labels mean nothing",
+    )
+
+
+class BatchConfig(Config):
+    """How pairs that are ready at about the same time share one forward pass."""
+
+    max_size: int = option(4, doc="pairs in one forward pass", low=1, high=16)
+    max_wait_ms: float = option(
+        5.0,
+        doc="how long a ready pair waits for others before it runs",
+        unit="ms",
+        low=0,
+        high=100,
+    )
+
+
+class LabelConfig(Config):
+    """Which labels are published."""
+
+    space: str = option(
+        "unified", doc="label space: unified, or a data set's own that the checkpoint knows"
+    )
+    min_confidence: float = option(
+        0.0,
+        doc="pixels whose class is less probable than this become unlabeled",
+        low=0,
+        high=1,
+    )
+    unlabeled_id: int = option(
+        255,
+        doc="id of pixels without an answer in the published masks; none of the classes' ids",
+        low=0,
+        high=65535,
+    )
+
+
+class OutputConfig(Config):
+    """Which topics besides the mask are published, and how they look."""
+
+    publish_confidence: bool = option(True, doc="publish the confidence image", dynamic=True)
+    publish_color: bool = option(
+        True, doc="publish mask_color while someone subscribes", dynamic=True
+    )
+    publish_overlay: bool = option(
+        True, doc="publish overlay while someone subscribes", dynamic=True
+    )
+    publish_preview: bool = option(
+        True,
+        doc="publish x/preview (X as the model sees it) while someone subscribes",
+        dynamic=True,
+    )
+    overlay_alpha: float = option(
+        0.5, doc="weight of the label colours in the overlay", low=0, high=1, dynamic=True
+    )
+    overlay_jpeg_quality: int = option(
+        80, doc="JPEG quality of overlay/compressed", low=1, high=100, dynamic=True
+    )
+    publish_points: bool = option(
+        True,
+        doc="publish points, the labelled cloud of a depth pair, while someone subscribes; needs "
+        "rgb/camera_info",
+        dynamic=True,
+    )
+    publish_debug: bool = option(
+        False, doc="publish ~/debug/<stage>_ms, one duration per pass and stage", dynamic=True
+    )
+    small_width: int = option(
+        0,
+        doc="width of mask_small and confidence_small, for costmaps; 0: none",
+        unit="px",
+        low=0,
+        high=2048,
+    )
+    mask_encoding: MaskEncoding = option(
+        MaskEncoding.MONO8, doc="encoding of the masks; Nav2 reads mono8 only"
+    )
+    confidence_encoding: ConfidenceEncoding = option(
+        ConfidenceEncoding.MONO8,
+        doc="encoding of the confidence images: mono8 (0 to 255) or 32FC1 (0 to 1, in steps of "
+        "1/255)",
+    )
+
+
+class RateConfig(Config):
+    """How often a pair is answered."""
+
+    max_hz: float = option(
+        0.0,
+        doc="most answers per second and pair, by RGB's stamps; 0: as fast as the device can",
+        unit="Hz",
+        low=0,
+        high=240,
+        dynamic=True,
+    )
+
+
+class QosConfig(Config):
+    """Quality of service of the inputs; outputs are reliable, which suits every subscriber."""
+
+    input_reliability: Reliability = option(
+        Reliability.BEST_EFFORT,
+        doc="best_effort matches every publisher; reliable resends lost images",
+    )
+    input_depth: int = option(10, doc="messages kept per input topic", low=1, high=100)
+
+
+class DiagnosticsConfig(Config):
+    """When /diagnostics warns."""
+
+    enabled: bool = option(True, doc="publish /diagnostics")
+    period_s: float = option(1.0, doc="time between two reports", unit="s", low=0.1, high=60)
+    min_rate_hz: float = option(
+        5.0, doc="input rate below which an input is reported as slow", unit="Hz", low=0, high=1000
+    )
+    max_latency_ms: float = option(
+        200.0,
+        doc="RGB arrival to publication above which inference is reported as slow",
+        unit="ms",
+        low=0,
+    )
+    max_drop_ratio: float = option(
+        0.5,
+        doc="share of pairs replaced by newer ones above which inference is reported as slow",
+        low=0,
+        high=1,
+    )
