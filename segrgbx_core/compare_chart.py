@@ -30,9 +30,13 @@ def draw(report: dict[str, Any], path: Path | str) -> None:
     rows = range(len(models))
     axes.barh(rows, medians, color=colours)
     axes.plot(tails, rows, "k|", markersize=10, label="p95 of single frames")
-    for row, median in zip(rows, medians, strict=True):
+    for row, median, tail in zip(rows, medians, tails, strict=True):
         axes.annotate(
-            f"{median:.1f}", (median, row), xytext=(4, 0), textcoords="offset points", va="center"
+            f"{median:.1f}",
+            (max(median, tail), row),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
         )
     axes.set_yticks(list(rows), titles)
     axes.invert_yaxis()
@@ -40,6 +44,6 @@ def draw(report: dict[str, Any], path: Path | str) -> None:
     axes.set_xlabel("ms per frame, median")
     place = f"{setting['input']}, {setting['device']}"
     axes.set_title(f"{setting['preset']}, {place}, random weights", fontsize=10)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    figure.legend(loc="outside lower right", frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
