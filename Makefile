@@ -29,8 +29,10 @@ $(READY): setup.py requirements.txt
 demo: $(READY)  ## play the shipped recording through the live node; results in demo_out/
 	$(BIN)/python -m segrgbx_ros.demo --modality $(MODALITY) --out $(OUT)
 
+# Tests that talk over DDS run alone: they watch the clock, and neighbours would steal their time.
 test: $(READY)  ## run the whole CPU test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not ros" --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -m ros
 
 quick: $(READY)  ## lint and the tests that need neither torch nor ROS
 	$(BIN)/ruff check .

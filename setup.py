@@ -67,6 +67,7 @@ setup(
             "pytest>=7.4",
             "pytest-timeout>=2.2",
             "pytest-cov>=4.1",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "types-PyYAML",
             "types-tqdm",

@@ -1,6 +1,7 @@
 """Fixtures and guards that every test shares."""
 
 import ipaddress
+import os
 import socket
 from pathlib import Path
 
@@ -15,6 +16,9 @@ else:
     # The same examples in every run: a change is not blamed for what it did not do.
     settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
     settings.load_profile("repeatable")
+
+# Tensors in tests are tiny: more threads than one cost more than they give. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT.parent / "shared" / "samples"
