@@ -30,13 +30,15 @@ def draw(report: dict[str, Any], path: Path | str) -> None:
     rows = range(len(models))
     axes.barh(rows, medians, color=colours)
     axes.plot(tails, rows, "k|", markersize=10, label="p95 of single frames")
-    for row, median, tail in zip(rows, medians, tails, strict=True):
+    for row, median in zip(rows, medians, strict=True):
         axes.annotate(
             f"{median:.1f}",
-            (max(median, tail), row),
+            (0, row),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
+            color="white",
+            fontweight="bold",
         )
     axes.set_yticks(list(rows), titles)
     axes.invert_yaxis()
