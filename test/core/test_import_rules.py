@@ -30,14 +30,20 @@ PICTURE_LIBRARIES = {"cv2", "PIL"}
 MAY_USE_PICTURES = {"images", "encoders", "overlay"}
 
 ROS_FREE = {
+    "angles",
     "compressed_depth",
     "config",
     "event_arrays",
     "event_packets",
     "event_stream",
     "event_words",
+    "geometry",
     "messages",
+    "options",
     "pipeline",
+    "points",
+    "registration",
+    "watches",
 }
 ROS_LIBRARIES = {
     "rclpy",
@@ -53,17 +59,22 @@ ROS_LIBRARIES = {
     "vision_msgs",
 }
 MAY_USE_ROS = {
+    "debug",
     "demo",
     "diagnostics",
+    "feeder",
     "inputs",
     "live",
     "node",
     "outputs",
+    "overhead",
     "params",
     "player",
+    "qos",
     "reporter",
     "roundtrip",
     "session",
+    "soak",
 }
 TRAINING_LIBRARIES = {"open_clip", "peft", "transformers", "accelerate", "sklearn"}
 
