@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 PACKAGE = "segrgbx_ros"
+# Writing ONNX files and running them; a robot that only runs them needs onnxruntime alone.
+EXPORT = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"]
 
 
 def version() -> str:
@@ -60,6 +62,7 @@ setup(
             "transformers>=4.46",
         ],
         "synth": ["embreex>=4.4"],
+        "export": EXPORT,
         "dev": [
             "hypothesis>=6.90",
             "import-linter>=2.0",
@@ -71,6 +74,7 @@ setup(
             "ruff>=0.6",
             "types-PyYAML",
             "types-tqdm",
+            *EXPORT,
         ],
     },
     tests_require=["pytest"],
@@ -85,6 +89,7 @@ setup(
             "segrgbx-node = segrgbx_ros.node:main",
             "segrgbx-replay = segrgbx_ros.replay:main",
             "segrgbx-bench = segrgbx_core.bench:main",
+            "segrgbx-export = segrgbx_core.export:main",
         ],
     },
 )

@@ -78,6 +78,8 @@ class EagerEngine:
         for layer in self.model.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.to(memory_format=self._layout)
+        if device.type == "cpu" and precision == "bf16":
+            keep_patches_exact(self.model)
         if merge_for is not None:
             self.ma_clip.merge(merge_for, keep_base=False)
         # The frozen tower is cast once; SegRGB-X keeps float32 weights and runs under autocast,
@@ -110,6 +112,36 @@ class EagerEngine:
             rgb = batch.rgb.contiguous(memory_format=self._layout)
             x = batch.x.contiguous(memory_format=self._layout)
             return self._coarse_logits(rgb, x, scene)
+
+
+class ExactLayer(nn.Module):
+    """A layer that stays in float32 under autocast."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        """As the layer's."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.layer(features.float())
+
+
+def keep_patches_exact(model: nn.Module) -> None:
+    """Keeps convolutions over separate patches in float32.
+
+    On CPUs with bfloat16 instructions oneDNN answers nonsense to some of them: with torch 2.15,
+    4x4 and 8x8 patches of 16 or 24 channels are off by more than their standard deviation. They
+    are a small part of the work.
+    """
+    patches = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride != (1, 1)
+    ]
+    for name in patches:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, ExactLayer(model.get_submodule(name)))
 
 
 def _compiled(function: CoarseLogits) -> CoarseLogits:

@@ -1,8 +1,10 @@
-"""An exported model: a folder with two ONNX graphs and the contract that they keep.
+"""An exported model: a folder with ONNX graphs and the contract that they keep.
 
-`frame.onnx` turns a pair of images and its scene into labels; `scene.onnx` makes the scene.
-`contract.json` says what a checkpoint's contract says and what the export chose; both graphs carry
-the same text in their metadata. docs/deployment.md lists inputs and outputs.
+`scene.onnx` makes the scene of a pair of images. `frame.onnx` turns images and scene into labels,
+for hosts of any kind; `logits.onnx` is the same network up to its logits, which this package turns
+into labels of any label space on the grid of RGB. `contract.json` says what a checkpoint's
+contract says and what the export chose; the graphs carry the same text in their metadata.
+docs/deployment.md lists inputs and outputs.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from segrgbx_core.tensor_files import file_hash
 FORMAT = 1
 """Newest format of exported graphs that this package runs."""
 KEY = "segrgbx"
-FRAME, SCENE, CONTRACT = "frame.onnx", "scene.onnx", "contract.json"
+FRAME, LOGITS, SCENE = "frame.onnx", "logits.onnx", "scene.onnx"
+CONTRACT = "contract.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,7 @@ class ExportedModel:
         folder: where the graphs lie.
         contract: what the checkpoint promised.
         label_space: the contract's label space.
-        hash: SHA-256 of the frame graph, hexadecimal.
+        hash: SHA-256 of `logits.onnx`, hexadecimal.
         merged_for: the one modality that MA-CLIP serves, or None for all.
     """
 
@@ -46,9 +49,9 @@ class ExportedModel:
     merged_for: Modality | None
 
     @property
-    def frame(self) -> Path:
+    def logits(self) -> Path:
         """The graph of every frame."""
-        return self.folder / FRAME
+        return self.folder / LOGITS
 
     @property
     def scene(self) -> Path:
@@ -83,7 +86,7 @@ def read_exported(path: Path | str) -> ExportedModel:
     """
     folder = Path(path)
     where = f"exported model {folder}"
-    for name in (CONTRACT, FRAME, SCENE):
+    for name in (CONTRACT, LOGITS, SCENE):
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{where}: has no {name}; backend onnx wants a folder that segrgbx-export wrote"
@@ -108,7 +111,7 @@ def read_exported(path: Path | str) -> ExportedModel:
         folder=folder,
         contract=contract,
         label_space=LabelSpace.from_dict(contract.label_space),
-        hash=file_hash(folder / FRAME),
+        hash=file_hash(folder / LOGITS),
         merged_for=merged_for,
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from segrgbx_core.batch import InputConfig, ResizeMode, make_batch
 from segrgbx_core.checkpoint import Contract, LoadedCheckpoint, load_checkpoint, random_weights
 from segrgbx_core.decode import decode_logits
+from segrgbx_core.devices import flushed_denormals
 from segrgbx_core.encoders import SensorConfig, encode
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
@@ -206,9 +207,10 @@ class Segmenter:
         encode_ms = (time.perf_counter() - start) * 1e3
         looks = self._looks(samples, x_images, streams) if streams else None
         modalities = [sample.modality for sample in samples]
-        answers, ages, timings = self._segment(
-            [sample.rgb for sample in samples], x_images, modalities, looks
-        )
+        with flushed_denormals():
+            answers, ages, timings = self._segment(
+                [sample.rgb for sample in samples], x_images, modalities, looks
+            )
         timings = {"encode": encode_ms, **timings}
         return [
             Prediction(
@@ -250,7 +252,8 @@ class Segmenter:
         x = np.zeros((height, width, 3), np.float32)
         for size in batch_sizes:
             mixture = [chosen[index % len(chosen)] for index in range(size)]
-            self._segment([rgb] * size, [x] * size, mixture)
+            with flushed_denormals():
+                self._segment([rgb] * size, [x] * size, mixture)
 
     @torch.inference_mode()
     def _segment(

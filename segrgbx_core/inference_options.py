@@ -32,7 +32,11 @@ class SceneConfig(Config):
     """
 
     refresh_every: int = option(
-        1, doc="frames of a stream per look at the scene; 1: every frame, exact", low=1, high=1000
+        5,
+        doc="frames of a live stream per look at the scene; 1: every frame, exact, as replay and "
+        "evaluation always are",
+        low=1,
+        high=1000,
     )
     max_age_ms: float = option(
         1000.0,

@@ -33,7 +33,7 @@ KV, QUERY = "prompt_kv_", "query_"
 
 
 class OnnxEngine:
-    """Runs `scene.onnx` and `frame.onnx`; batches and answers lie in host memory.
+    """Runs `scene.onnx` and `logits.onnx`; batches and answers lie in host memory.
 
     Args:
         model: the exported model.
@@ -67,11 +67,11 @@ class OnnxEngine:
         if provider in ("cuda", "tensorrt", "rocm") and device.type == "cuda":
             options.setdefault("device_id", str(device.index or 0))
         self.name = f"onnxruntime {provider}"
-        self._frame = open_session(model.frame, provider, options)
+        self._logits = open_session(model.logits, provider, options)
         self._scene = open_session(model.scene, provider, options)
-        for path, session in ((model.frame, self._frame), (model.scene, self._scene)):
+        for path, session in ((model.logits, self._logits), (model.scene, self._scene)):
             check_graph(model, path, session.get_modelmeta().custom_metadata_map)
-        self._memory = model.frame.stat().st_size + model.scene.stat().st_size
+        self._memory = model.logits.stat().st_size + model.scene.stat().st_size
         self._scene_outputs = [output.name for output in self._scene.get_outputs()]
         self._takes = {item.name for item in self._scene.get_inputs()}
 
@@ -84,9 +84,9 @@ class OnnxEngine:
         """See `Engine`."""
         if not self._scene_outputs:
             return Scene()
-        feeds = {**_images(batch), "modality": batch.modality.numpy()}
-        feeds = {name: array for name, array in feeds.items() if name in self._takes}
-        made = self._scene.run(self._scene_outputs, feeds)
+        given = {**_images(batch), "modality": batch.modality.numpy()}
+        given = {name: array for name, array in given.items() if name in self._takes}
+        made = self._scene.run(self._scene_outputs, given)
         parts = dict(zip(self._scene_outputs, map(torch.from_numpy, made), strict=True))
         kv = [part.flatten(1, 2) for name, part in parts.items() if name.startswith(KV)]
         queries = [part.flatten(0, 1) for name, part in parts.items() if name.startswith(QUERY)]
@@ -94,25 +94,19 @@ class OnnxEngine:
 
     def logits(self, batch: Batch, scene: Scene) -> Tensor:
         """See `Engine`."""
-        import onnxruntime as ort  # noqa: PLC0415  an optional library
-
-        options = ort.RunOptions()
-        # Labels on the input's grid are for others; here they would be made in vain.
-        options.add_run_config_entry("only_execute_path_to_fetches", "1")
-        feeds = {**_images(batch), **scene_feeds(scene)}
-        [logits] = self._frame.run(["logits"], feeds, options)
+        [logits] = self._logits.run(["logits"], feeds(batch, scene))
         return torch.from_numpy(logits)
 
 
-def scene_feeds(scene: Scene) -> dict[str, np.ndarray[Any, Any]]:
-    """A scene as the frame graph takes it: RGB and X of every pair along an axis of their own."""
-    feeds = {
+def feeds(batch: Batch, scene: Scene) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs of the frame's graph; in a scene, RGB and X get an axis of their own."""
+    parts = {
         f"{KV}{index}": torch.unflatten(part, 1, (2, -1)).numpy()  # (blocks, 2, B, K, 2 D_i)
         for index, part in enumerate(scene.prompt_kv, 1)
     }
     for index, part in enumerate(scene.queries, 1):
-        feeds[f"{QUERY}{index}"] = torch.unflatten(part, 0, (2, -1)).numpy()  # (2, B, D_4, h, w)
-    return feeds
+        parts[f"{QUERY}{index}"] = torch.unflatten(part, 0, (2, -1)).numpy()  # (2, B, D_4, h, w)
+    return {**_images(batch), **parts}
 
 
 def choose_provider(name: str, device: torch.device) -> str:

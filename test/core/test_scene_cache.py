@@ -64,8 +64,8 @@ def test_a_look_every_so_many_frames():
     assert sources == [0, 0, 0, 1, 1, 1, 2]
 
 
-def test_every_frame_is_looked_at_by_default():
-    ages, sources = run(SceneConfig(), frames(0, 10, 20))
+def test_every_frame_may_be_looked_at():
+    ages, sources = run(SceneConfig(refresh_every=1), frames(0, 10, 20))
     assert ages == [0, 0, 0]
     assert sources == [0, 1, 2]
 
