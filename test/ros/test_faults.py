@@ -5,6 +5,7 @@ second at 30 Hz) masks that equal, bit for bit, what the model answers to that v
 """
 
 import json
+import re
 import time
 
 import numpy as np
@@ -141,7 +142,8 @@ class Vehicle:
 
     def says(self, name, text, level):
         found = self.rig.report().get(name)
-        return found is not None and found[0] >= level and text in found[1]
+        pattern = text if isinstance(text, re.Pattern) else re.compile(re.escape(text))
+        return found is not None and found[0] >= level and pattern.search(found[1]) is not None
 
     def values(self, name):
         return self.rig.report()[name][2]
@@ -167,8 +169,8 @@ def test_a_stream_dies_and_returns(drive, dead, other):
 @pytest.mark.parametrize("policy", ["rgb_only", "hold_last"])
 def test_fallbacks_are_named_while_x_is_gone(drive, policy):
     one = drive(**{"sync.on_missing_x": policy, "sync.max_hold_ms": 2000.0})
-    words = "1 without X" if policy == "rgb_only" else "with an older X"
-    one.until_says("thermal sync", words, 1, x=False)
+    words = "without X" if policy == "rgb_only" else "with an older X"
+    one.until_says("thermal sync", re.compile(f"[1-9]\\d* {words}"), 1, x=False)
     heard = len(one.confidences)
     one.run(5, x=False)
     assert len(one.confidences) > heard
@@ -223,7 +225,9 @@ def test_time_jumps(drive, jump_ns):
 
 def test_a_looped_recording(drive):
     one = drive()
+    one.run(20)  # long enough for its end to be a jump back
     for _ in range(3):
+        one.rig.pump(0.3)
         one._next = 0
         before = int(one.values("thermal sync")["pairs"])
         one.run(20)
