@@ -12,16 +12,15 @@ import argparse
 import json
 import platform
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from segrgbx_core.checkpoint import (
+    LoadedCheckpoint,
     default_contract,
     default_tower,
     load_checkpoint,
@@ -31,17 +30,36 @@ from segrgbx_core.compare import MODELS, CompareSetting, compare, table
 from segrgbx_core.config import from_mapping
 from segrgbx_core.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures, total_cost
 from segrgbx_core.errors import ConfigError, SegrgbxError, did_you_mean
+from segrgbx_core.exported import read_exported
 from segrgbx_core.inference import InferenceConfig, Segmenter
+from segrgbx_core.inference_options import Backend
 from segrgbx_core.labels import unified_label_space
+from segrgbx_core.latency import (
+    made_up_sample,
+    measure,
+    measure_batches,
+    measure_in_turns,
+    variants,
+    with_changes,
+)
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.model import ALL_PRESETS, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS
-from segrgbx_core.samples import Array, Events, RgbxSample
+from segrgbx_core.samples import RgbxSample
+
+_shown: list[str] = []
+
+
+def show(text: str) -> None:
+    """Prints a line and keeps it for `--markdown`."""
+    print(text)
+    _shown.append(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when done, 2 after a mistake that the user can cure."""
     chosen = _parser().parse_args(arguments)
+    _shown.clear()
     try:
         report: dict[str, Any] = {"preset": chosen.preset, "tower": _tower(chosen)}
         if chosen.count or chosen.structures:
@@ -54,75 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
         if chosen.json:
             Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        if chosen.markdown:
+            Path(chosen.markdown).write_text("\n".join(_shown) + "\n", encoding="utf-8")
     except (SegrgbxError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def measure(
-    segmenter: Segmenter, samples: Sequence[RgbxSample], repeats: int, warm_up: int
-) -> dict[str, dict[str, float]]:
-    """Times `predict` on one batch again and again.
-
-    Args:
-        segmenter: what is measured.
-        samples: the batch; the same in every repeat.
-        repeats: measured calls.
-        warm_up: calls before them, not measured.
-
-    Returns:
-        median, p95 and fastest in ms of every stage, and of `total`: the wall time of a call,
-        which ends with labels in host memory.
-    """
-    for _ in range(warm_up):
-        segmenter.predict(samples)
-    laps: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        start = time.perf_counter()
-        predictions = segmenter.predict(samples)
-        total = (time.perf_counter() - start) * 1e3
-        for stage, duration in {**predictions[0].timings_ms, "total": total}.items():
-            laps.setdefault(stage, []).append(duration)
-    return {
-        stage: {
-            "median_ms": float(np.median(durations)),
-            "p95_ms": float(np.percentile(durations, 95)),
-            "min_ms": float(min(durations)),
-        }
-        for stage, durations in laps.items()
-    }
-
-
-def made_up_sample(modality: Modality, height: int, width: int, seed: int = 0) -> RgbxSample:
-    """Noise as a driver of this modality would deliver it, X at half of RGB's resolution."""
-    rng = np.random.default_rng(seed)
-    rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    rows, columns = max(2, height // 2), max(2, width // 2)
-    stamp_ns = 10**9
-    if modality is Modality.EVENT:
-        count = 50_000
-        events = Events(
-            x=rng.integers(0, columns, count).astype(np.uint16),
-            y=rng.integers(0, rows, count).astype(np.uint16),
-            t_ns=np.sort(stamp_ns - rng.integers(0, 50_000_000, count)),
-            p=rng.integers(0, 2, count).astype(np.uint8),
-            width=columns,
-            height=rows,
-        )
-        return RgbxSample(rgb, events, modality, stamp_ns)
-    shape, dtype, low, high = _RAW[modality]
-    x: Array = rng.integers(low, high, (rows, columns, *shape)).astype(dtype)
-    return RgbxSample(rgb, x, modality, stamp_ns)
-
-
-# Channels, type and range of what a driver publishes (0.01 K, mm, mosaic counts, colours).
-_RAW: dict[Modality, tuple[tuple[int, ...], type[np.generic], int, int]] = {
-    Modality.THERMAL: ((), np.uint16, 27_000, 32_000),
-    Modality.DEPTH: ((), np.uint16, 500, 20_000),
-    Modality.POLARIZATION: ((), np.uint8, 0, 256),
-    Modality.LIGHT_FIELD: ((3,), np.uint8, 0, 256),
-}
 
 
 def _count(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -133,12 +88,12 @@ def _count(chosen: argparse.Namespace) -> dict[str, Any]:
     total, folded = total_cost(parts), total_cost(count_cost(model, ma_clip, classes, size, True))
     is_ours = isinstance(model, ModelConfig)
     title = f"SegRGB-X {chosen.preset} with {_tower(chosen)}" if is_ours else chosen.preset
-    print(f"\n{title}, {size[1]}x{size[0]}, {classes} classes\n")
+    show(f"\n{title}, {size[1]}x{size[0]}, {classes} classes\n")
     rows = [[name, *_cells(cost)] for name, cost in parts.items()]
     _print_table(
         ["part", "M parameters", "GMACs", "GMACs, paper's way"], [*rows, ["total", *_cells(total)]]
     )
-    print(f"\nWith the head folded for inference: {folded.gmacs:.2f} GMACs.")
+    show(f"\nWith the head folded for inference: {folded.gmacs:.2f} GMACs.")
     result: dict[str, Any] = {
         "height": size[0],
         "width": size[1],
@@ -151,7 +106,7 @@ def _count(chosen: argparse.Namespace) -> dict[str, Any]:
         if not isinstance(model, ModelConfig):
             raise ConfigError(f"--structures: {chosen.preset} has no DSRM; choose a SegRGB-X")
         structures = count_structures(model, ma_clip, classes, size)
-        print("\nDSRM structures (Table IV)\n")
+        show("\nDSRM structures (Table IV)\n")
         header = ["structure", "M parameters", "GMACs", "GMACs, paper's way"]
         _print_table(
             [*header, "paper: M", "paper: GFLOPs"],
@@ -171,16 +126,11 @@ def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
     config = from_mapping(InferenceConfig, {**options, **sizes})
     modalities = [Modality(name) for name in chosen.modality or ["thermal"]]
     merge_for = modalities[0] if len(set(modalities)) == 1 and not chosen.no_merge else None
-    if chosen.checkpoint:
-        loaded = load_checkpoint(chosen.checkpoint)
-    else:
-        loaded = random_weights(default_contract(chosen.preset, _tower(chosen)))
-    segmenter = Segmenter(loaded, config, merge_for=merge_for)
+    segmenter = Segmenter(_weights(chosen), config, merge_for=merge_for)
     height, width = chosen.rgb_size
     samples = [made_up_sample(m, height, width, seed) for seed, m in enumerate(modalities)]
-    stages = measure(segmenter, samples, chosen.repeats, chosen.warm_up)
     setting = {
-        "checkpoint": loaded.name,
+        "checkpoint": segmenter.checkpoint.name,
         "device": segmenter.device_name,
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
@@ -192,13 +142,85 @@ def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
         "repeats": chosen.repeats,
         "torch": torch.__version__,
     }
-    print("\n" + ", ".join(f"{name} {_text(value)}" for name, value in setting.items()) + "\n")
-    rows = [
-        [stage, *(f"{value:.2f}" for value in times.values())] for stage, times in stages.items()
-    ]
+    show("\n" + ", ".join(f"{name} {_text(value)}" for name, value in setting.items()) + "\n")
+    stages = measure(segmenter, samples, chosen.repeats, chosen.warm_up)
+    columns = ("median_ms", "p95_ms", "min_ms")
+    rows = [[stage, *(f"{times[c]:.2f}" for c in columns)] for stage, times in stages.items()]
     _print_table(["stage", "median ms", "p95 ms", "min ms"], rows)
-    print(f"\n{1e3 * len(samples) / stages['total']['median_ms']:.1f} pairs per second.")
-    return {"setting": setting, "stages": stages, "memory_bytes": segmenter.memory}
+    total = stages["total"]
+    rate = 1e3 * len(samples) / total["median_ms"]
+    show(f"\n{rate:.1f} pairs per second; CPU time {total['cpu_median_ms']:.1f} ms.")
+    report: dict[str, Any] = {
+        "setting": setting,
+        "stages": stages,
+        "memory_bytes": segmenter.memory,
+    }
+    if chosen.variants:
+        report["variants"] = _variants(chosen, config, segmenter, samples)
+    if chosen.pairs:
+        report["pairs"] = _pairs(chosen, config, segmenter)
+    return report
+
+
+def _weights(chosen: argparse.Namespace) -> LoadedCheckpoint:
+    if chosen.checkpoint:
+        return load_checkpoint(chosen.checkpoint)
+    return random_weights(default_contract(chosen.preset, _tower(chosen)))
+
+
+def _variants(
+    chosen: argparse.Namespace,
+    config: InferenceConfig,
+    base: Segmenter,
+    samples: Sequence[RgbxSample],
+) -> dict[str, Any]:
+    """Ways to run the same checkpoint, in turns."""
+    names = [f"pair {index}" for index in range(len(samples))]
+    runs: dict[str, tuple[Segmenter, Sequence[RgbxSample], Sequence[str]]] = {}
+    for variant in variants(config, chosen.exported, chosen.compile):
+        changed = with_changes(config, variant.changes)
+        segmenter = base
+        if variant.changes:
+            is_exported = changed.backend is Backend.ONNX
+            weights = read_exported(chosen.exported) if is_exported else _weights(chosen)
+            segmenter = Segmenter(weights, changed, merge_for=base.merge_for)
+        runs[variant.name] = (segmenter, samples, names if variant.is_stream else ())
+    results = measure_in_turns(runs, chosen.repeats, chosen.warm_up)
+    first = next(iter(results.values()))["total"]
+    rows = []
+    for name, times in results.items():
+        total = times["total"]
+        speed = first["cpu_mean_ms"] / total["cpu_mean_ms"]
+        cells = (total["mean_ms"], total["p95_ms"], total["cpu_mean_ms"], speed)
+        rows.append([name, *(f"{value:.2f}" for value in cells)])
+    show("")
+    _print_table(["variant", "mean ms", "p95 ms", "mean CPU ms", "speed in CPU time"], rows)
+    return dict(results)
+
+
+def _pairs(
+    chosen: argparse.Namespace, config: InferenceConfig, base: Segmenter
+) -> dict[str, dict[str, float]]:
+    """Pairs of different modalities in one batch, which a merged LoRA does not serve."""
+    segmenter = base if base.merge_for is None else Segmenter(_weights(chosen), config)
+    sizes = (1, 2, 4)
+    results = measure_batches(
+        segmenter, sizes, chosen.rgb_size, chosen.repeats, min(2, chosen.warm_up)
+    )
+    rows = [
+        [
+            str(size),
+            *(f"{result[key]:.2f}" for key in ("median_ms", "time", "cpu_time")),
+            f"{result['memory'] / 2**20:.0f}",
+        ]
+        for size, result in results.items()
+    ]
+    show("")
+    _print_table(
+        ["pairs", "median ms", "time of one", "CPU time of one", "working memory MiB"], rows
+    )
+    show(f"\nThe weights take {segmenter.memory / 2**20:.0f} MiB, whatever the number of pairs.")
+    return {str(size): result for size, result in results.items()}
 
 
 def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -218,11 +240,11 @@ def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
     )
     report = compare(setting)
     described = ", ".join(f"{name} {value}" for name, value in report["setting"].items())
-    print(f"\n{described}\n")
+    show(f"\n{described}\n")
     _print_table(*table(report))
-    print()
+    show("")
     for name, ratio in report["ratios"].items():
-        print(f"{name}: {ratio:.2f}, in CPU time {report['cpu_ratios'][name]:.2f}")
+        show(f"{name}: {ratio:.2f}, in CPU time {report['cpu_ratios'][name]:.2f}")
     if chosen.chart:
         try:
             chart = import_module("segrgbx_core.compare_chart")
@@ -245,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--input-size", type=_size, help="of the model, WIDTHxHEIGHT (512x512)")
     parser.add_argument("--json", default="", help="file for the report")
+    parser.add_argument("--markdown", default="", help="file for the printed tables")
     latency = parser.add_argument_group("latency")
     latency.add_argument("--checkpoint", default="", help="instead of random weights")
     latency.add_argument("--device", default="auto")
@@ -259,6 +282,16 @@ def _parser() -> argparse.ArgumentParser:
         help="once per pair of the batch (thermal)",
     )
     latency.add_argument("--no-merge", action="store_true", help="keep the LoRA pool unmerged")
+    latency.add_argument(
+        "--variants", action="store_true", help="also other options and kept scenes, in turns"
+    )
+    latency.add_argument("--exported", default="", help="folder to try as variant: backend onnx")
+    latency.add_argument(
+        "--compile", action="store_true", help="with the variant compile, slow to start"
+    )
+    latency.add_argument(
+        "--pairs", action="store_true", help="also 1, 2 and 4 pairs of different modalities"
+    )
     latency.add_argument("--repeats", type=int, default=30)
     latency.add_argument("--warm-up", type=int, default=5)
     side = parser.add_argument_group("compare", "uses the options of latency, too")
@@ -292,7 +325,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             row[0].ljust(widths[0]),
             *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
         ]
-        print("| " + " | ".join(cells) + " |")
+        show("| " + " | ".join(cells) + " |")
 
 
 def _cells(cost: Cost) -> list[str]:

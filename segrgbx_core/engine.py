@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segrgbx_core.batch import Batch
 from segrgbx_core.checkpoint import LoadedCheckpoint
-from segrgbx_core.devices import DTYPES, autocast, device_text
+from segrgbx_core.devices import DTYPES, autocast, device_text, flushed_denormals
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.inference_options import InferenceConfig
 from segrgbx_core.modality import Modality
@@ -108,7 +108,7 @@ class EagerEngine:
 
     def logits(self, batch: Batch, scene: Scene) -> Tensor:
         """See `Engine`."""
-        with autocast(self.precision, self.device):
+        with flushed_denormals(), autocast(self.precision, self.device):
             rgb = batch.rgb.contiguous(memory_format=self._layout)
             x = batch.x.contiguous(memory_format=self._layout)
             return self._coarse_logits(rgb, x, scene)

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from segrgbx_core.bench import made_up_sample, main, measure
 from segrgbx_core.checkpoint import default_contract, random_checkpoint
 from segrgbx_core.cost import Cost, count_cost, count_structures, total_cost
 from segrgbx_core.encoders import encode
+from segrgbx_core.errors import ConfigError
 from segrgbx_core.inference import InferenceConfig, Segmenter
+from segrgbx_core.latency import measure_in_turns, variants, with_changes
 from segrgbx_core.modality import MODALITIES
 from segrgbx_core.model import PRESETS, build_model
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, ModalityAwareClip
@@ -140,6 +143,56 @@ def test_stages_add_up_to_no_more_than_the_total():
     stages = measure(segmenter, samples, repeats=1, warm_up=0)
     parts = sum(times["median_ms"] for stage, times in stages.items() if stage != "total")
     assert parts <= stages["total"]["median_ms"]
+
+
+def test_variants_take_turns_and_pairs_are_compared(tmp_path, capsys):
+    path, page = tmp_path / "times.json", tmp_path / "times.md"
+    arguments = [
+        *("--latency", "--preset", "tiny", "--device", "cpu", "--rgb-size", "64x64"),
+        *("--input-size", "64x64", "--repeats", "1", "--warm-up", "1", "--variants", "--pairs"),
+        *("--json", str(path), "--markdown", str(page)),
+    ]
+    assert main(arguments) == 0
+    latency = json.loads(path.read_text())["latency"]
+    names = list(latency["variants"])
+    assert names[0] == "every frame looks at the scene"
+    assert {"a look every 5 frames", "a look every 10 frames", "precision: bf16"} < set(names)
+    for times in latency["variants"].values():
+        assert times["total"]["cpu_mean_ms"] > 0
+    kept = latency["variants"]["a look every 10 frames"]
+    assert kept["scene"]["median_ms"] < latency["variants"][names[0]]["scene"]["median_ms"]
+    assert list(latency["pairs"]) == ["1", "2", "4"]
+    assert latency["pairs"]["1"]["time"] == 1
+    assert latency["pairs"]["4"]["memory"] >= 0
+    assert page.read_text() == capsys.readouterr().out
+
+
+def test_variants_fit_the_options():
+    names = [v.name for v in variants(InferenceConfig(precision="bf16"), "folder", True)]
+    assert "precision: fp32" in names
+    assert "precision: bf16" not in names
+    assert {"compile: true", "backend: onnx"} < set(names)
+    changed = with_changes(InferenceConfig(), {"scene.refresh_every": 7, "channels_last": False})
+    assert (changed.scene.refresh_every, changed.channels_last) == (7, False)
+    with pytest.raises(ConfigError, match="unknown"):
+        with_changes(InferenceConfig(), {"channels_lost": False})
+
+
+def test_nobody_is_always_first():
+    order = []
+
+    class Slow:
+        def __init__(self, name):
+            self.name = name
+
+        def predict(self, samples, streams):
+            order.append(self.name)
+            return [SimpleNamespace(timings_ms={"model": 1.0})]
+
+    times = measure_in_turns({name: (Slow(name), [], ()) for name in "abc"}, 3, 1)
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+    assert times["a"]["model"]["mean_ms"] == 1.0
+    assert "cpu" not in times["a"]
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
