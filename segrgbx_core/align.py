@@ -326,8 +326,8 @@ def event_aligner(
 ) -> PairAligner[Any, Events]:
     """An aligner whose X is the window of events that ends at the RGB stamp.
 
-    Push events with the time that the stream has reached as stamp. Messages of events are not counted one
-    by one: `used_x` and `dropped_x` stay empty but for unset stamps.
+    Push events with the time that the stream has reached as stamp. Messages of events are not
+    counted one by one: `used_x` and `dropped_x` stay empty but for unset stamps.
     """
     window = EventWindow(window_ns, max_bytes, _ns(config.jump_back_ms))
     return PairAligner(config, x_offset_ns, EventBuffer(window))

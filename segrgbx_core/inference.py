@@ -19,7 +19,7 @@ from torch import Tensor
 from segrgbx_core.batch import InputConfig, ResizeMode, make_batch
 from segrgbx_core.checkpoint import Contract, LoadedCheckpoint, load_checkpoint, random_weights
 from segrgbx_core.decode import decode_logits
-from segrgbx_core.devices import flushed_denormals
+from segrgbx_core.devices import flushed_denormals, use_threads
 from segrgbx_core.encoders import SensorConfig, encode
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
@@ -104,6 +104,7 @@ class Segmenter:
         self.input = _input(checkpoint.contract.input, config)
         if merge_for is not None:
             checkpoint.require(merge_for)
+        use_threads(config.threads)
         self.engine = make_engine(checkpoint, config, merge_for)
         self.device, self.precision = self.engine.device, self.engine.precision
         self.merge_for = self.engine.merged_for

@@ -32,9 +32,9 @@ class SceneConfig(Config):
     """
 
     refresh_every: int = option(
-        5,
+        1,
         doc="frames of a live stream per look at the scene; 1: every frame, exact, as replay and "
-        "evaluation always are",
+        "evaluation always are; more is faster",
         low=1,
         high=1000,
     )
@@ -107,6 +107,13 @@ class InferenceConfig(Config):
     resize_mode: str = option("", doc="stretch or letterbox; empty: as trained")
     channels_last: bool = option(
         True, doc="keep feature maps in channels-last memory order, which most convolutions prefer"
+    )
+    threads: int = option(
+        0,
+        doc="threads of a pass on the CPU; 0: OMP_NUM_THREADS where it is set, else half of the "
+        "processors, which leaves the others to messages",
+        low=0,
+        high=256,
     )
     compile: bool = option(
         False,

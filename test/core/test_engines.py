@@ -1,5 +1,6 @@
 """Precisions, compiled and recorded forms against eager float32; what cannot be had is refused."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from segrgbx_core.batch import Batch, InputConfig, place
 from segrgbx_core.checkpoint import default_contract, random_weights
 from segrgbx_core.cuda_graph import GraphEngine
-from segrgbx_core.devices import flushed_denormals
+from segrgbx_core.devices import flushed_denormals, use_threads
 from segrgbx_core.engine import EagerEngine, ExactLayer
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
@@ -213,3 +214,18 @@ def test_the_network_can_be_traced_for_compilation(monkeypatch, plain):
     torch.testing.assert_close(
         answer(engine(compile=True), case.batch), answer(plain, case.batch), rtol=1e-5, atol=1e-5
     )
+
+
+def test_threads_of_a_pass(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        assert use_threads(3) == 3
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert use_threads(0) == 3, "the environment's number is the process's, and stays"
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+        assert use_threads(0) == 3
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+        assert use_threads(0) == 1
+    finally:
+        torch.set_num_threads(before)
