@@ -6,13 +6,15 @@ TORCH_INDEX ?=
 # Which recording the demo plays.
 MODALITY ?= thermal
 OUT ?= demo_out
+# How long the soak test runs.
+MINUTES ?= 20
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 CODE = segrgbx_core segrgbx_ros training
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check fix docs clean
+.PHONY: help setup demo soak test quick check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +30,9 @@ $(READY): setup.py requirements.txt
 
 demo: $(READY)  ## play the shipped recording through the live node; results in demo_out/
 	$(BIN)/python -m segrgbx_ros.demo --modality $(MODALITY) --out $(OUT)
+
+soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame accounted for
+	$(BIN)/python -m segrgbx_ros.soak --minutes $(MINUTES)
 
 # Tests that talk over DDS run alone: they watch the clock, and neighbours would steal their time.
 test: $(READY)  ## run the whole CPU test suite

@@ -11,8 +11,9 @@ from std_msgs.msg import Float64
 from segrgbx_core.samples import Prediction
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
 
-STAGES = ("encode", "input", "clip", "model", "decode", "total", "sync_dt")
-"""Stages of a pass, arrival of RGB to now, and the distance of the stamps."""
+STAGES = ("preprocess", "inference", "postprocess", "total", "sync_dt")
+"""Three stages of a pass, arrival of RGB to now, and the distance of the stamps."""
+_STAGE_OF = {"encode": "preprocess", "input": "preprocess", "decode": "postprocess"}
 
 
 class DebugOutputs:
@@ -45,7 +46,9 @@ class DebugOutputs:
         publishers = self._publishers
         if not publishers:
             return
-        durations = dict(answer.timings_ms)
+        durations = dict.fromkeys(STAGES[:3], 0.0) if answer.timings_ms else {}
+        for name, value in answer.timings_ms.items():
+            durations[_STAGE_OF.get(name, "inference")] += value
         durations["total"] = (time.time_ns() - paired.arrived_ns) / NS_PER_MS
         if paired.dt_ns is not None:
             durations["sync_dt"] = paired.dt_ns / NS_PER_MS

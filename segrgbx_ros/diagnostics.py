@@ -118,6 +118,7 @@ def sync_status(
     skew_ms = watch.skew_ms()
     dropped = {cause: count for cause, count in counts.dropped.items() if count}
     values: dict[str, Any] = {
+        "rgb_taken": counts.pushed_rgb,
         "pairs": counts.matched,
         "held": counts.held,
         "rgb_only": counts.rgb_only,
@@ -164,9 +165,9 @@ def output_status(topic: str, clauses: Iterable[str]) -> Status:
 
 
 def inference_status(
-    report: WorkReport, seconds: float, total_failed: Mapping[str, int], limits: DiagnosticsConfig
+    report: WorkReport, seconds: float, totals: Mapping[str, int], limits: DiagnosticsConfig
 ) -> Status:
-    """State of the worker over the last `seconds`."""
+    """State of the worker over the last `seconds`; `totals` are counts since configuration."""
     offered = report.answered + report.replaced + sum(report.failed.values())
     ratio = report.replaced / offered if offered else 0.0
     batches = max(1, report.batches)
@@ -175,7 +176,7 @@ def inference_status(
         "batch_mean": f"{report.answered / batches:.2f}",
         **{f"{stage}_ms": f"{total / batches:.1f}" for stage, total in report.timings_ms.items()},
         "replaced": report.replaced,
-        **{f"failed_{cause}": count for cause, count in total_failed.items()},
+        **totals,
     }
     slowest = 0.0
     if report.latencies_ms:

@@ -129,6 +129,7 @@ class Inputs:
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=lambda event: self._incompatible(watch, qos, event),
                 message_lost=lambda event: _lost(watch, event),
+                use_default_callbacks=False,
             ),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             raw=is_events and self._config.sensor.event.message_type is not EventMessage.PACKET,

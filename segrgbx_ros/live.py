@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,6 +42,7 @@ class NodeProcess:
         parameters: win over the file, by dotted name.
         domain_id: ROS domain of its own.
         environment: more variables, such as a Fast DDS profile.
+        program: what Python runs, the node unless told otherwise.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class NodeProcess:
         parameters: Mapping[str, Any],
         domain_id: int,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "segrgbx_ros.node"),
     ) -> None:
         self.log = log
-        command = [sys.executable, "-m", "segrgbx_ros.node"]
+        command = [sys.executable, *program]
         command += ["--ros-args", "--params-file", str(params_file)]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -99,6 +101,13 @@ class NodeProcess:
         """Raises `LiveError` with the end of the log when the process has ended."""
         if self.exit_code is not None:
             raise LiveError(f"the node ended with status {self.exit_code}; {self.tail()}")
+
+    def memory_mb(self) -> float:
+        """Resident memory of the process; 0 when it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            return 0.0
+        text = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii")
+        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def tail(self) -> str:
         """The last lines of its log, with the log's place."""

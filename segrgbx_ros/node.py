@@ -7,6 +7,7 @@ a `Session`. What is wrong is said now and then in the log and all the time in /
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackRe
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
+_SWITCH_S = 0.0005
 RCLError = rclpy_implementation.RCLError
 
 
@@ -96,6 +98,10 @@ class SegmentationNode(LifecycleNode):
         ]
         if not has_label_info():
             self.get_logger().info("vision_msgs is not installed: label_map but no label_info")
+        # What is loaded by now stays: without this the collector walks all of torch now and then,
+        # a pause of a tenth of a second.
+        gc.collect()
+        gc.freeze()
         return super().on_configure(state)
 
     @_logged
@@ -133,6 +139,7 @@ class SegmentationNode(LifecycleNode):
         for service in self._made_services:
             self.destroy_service(service)
         self._made_services = []
+        gc.unfreeze()
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -196,6 +203,8 @@ def main(args: Sequence[str] | None = None) -> int:
     node = None
     try:
         parser.parse_args(remove_ros_args(arguments)[1:])
+        # The worker is to get its turn soon after a pair is ready; by default it waits up to 5 ms.
+        sys.setswitchinterval(_SWITCH_S)
         rclpy.init(args=arguments)
         node = SegmentationNode()
         executor = SingleThreadedExecutor()

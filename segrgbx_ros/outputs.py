@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import String
@@ -65,7 +63,6 @@ class PairOutputs:
         self._unit_16u = config.sensor.depth.unit_16u
         self._palette = palette_array(labels.palette)
         self._latched: list[Any] = []
-        self._mismatched: set[str] = set()
         kinds: dict[str, Any] = dict.fromkeys(IMAGES, Image)
         kinds["overlay/compressed"] = CompressedImage
         if config.output.small_width:
@@ -121,7 +118,7 @@ class PairOutputs:
         """
         labels, mask_encoding = self._ids(prediction.labels, options), options.mask_encoding.value
         self._send("mask", header, labels, mask_encoding)
-        if options.publish_confidence:
+        if options.publish_confidence and self._is_heard("confidence"):
             self._send_confidence("confidence", header, prediction.confidence, options)
         if self._is_heard("mask_small", "confidence_small", "camera_info"):
             self._publish_small(header, labels, prediction.confidence, options, rgb_info)
@@ -138,12 +135,10 @@ class PairOutputs:
     def mismatches(self) -> dict[str, list[str]]:
         """Subscribers whose quality of service does not match, one clause each, by topic."""
         found = {}
-        for name in self._mismatched:
-            publisher = self._publishers[name]
-            topic = publisher.topic_name
-            asking = self._node.get_subscriptions_info_by_topic(topic)
+        for publisher in self._publishers.values():
+            asking = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
             clauses = [subscriber_mismatch(info, publisher.qos_profile) for info in asking]
-            found[topic] = [clause for clause in clauses if clause]
+            found[publisher.topic_name] = [clause for clause in clauses if clause]
         return {topic: clauses for topic, clauses in found.items() if clauses}
 
     def destroy(self) -> None:
@@ -153,7 +148,6 @@ class PairOutputs:
         for publisher in self._latched:
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
-        self._mismatched.clear()
         self._latched.clear()
 
     def _publisher(self, name: str, kind: Any) -> Any:
@@ -161,19 +155,9 @@ class PairOutputs:
             kind,
             f"{self._pair}/{name}",
             IMAGE_QOS,
-            event_callbacks=PublisherEventCallbacks(
-                incompatible_qos=partial(self._on_mismatch, name)
-            ),
+            # Every event handler would cost time each time the executor waits; `mismatches` asks.
+            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-
-    def _on_mismatch(self, name: str, event: Any) -> None:
-        self._mismatched.add(name)
-        topic = self._publishers[name].topic_name
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        what = "; ".join(self.mismatches().get(topic, ())) or f"{policy} differs"
-        self._node.get_logger().error(
-            f"topic '{topic}': QoS of a subscriber does not match: {what}; it gets no messages"
         )
 
     def _is_heard(self, *names: str) -> bool:

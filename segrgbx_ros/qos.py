@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rclpy.qos import (
-    QoSCompatibility,
-    QoSDurabilityPolicy,
-    QoSProfile,
-    QoSReliabilityPolicy,
-    qos_check_compatible,
-)
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
 IMAGE_QOS = QoSProfile(depth=2, reliability=QoSReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(
@@ -47,15 +41,23 @@ def subscriber_mismatch(subscriber: Any, offered: QoSProfile) -> str:
 
 
 def _differences(offered: QoSProfile, asked: QoSProfile) -> tuple[str, str]:
-    if qos_check_compatible(offered, asked)[0] != QoSCompatibility.ERROR:
-        return "", ""
-    pairs = [
-        (getattr(offered, name).name, getattr(asked, name).name)
-        for name in ("reliability", "durability")
-        if getattr(offered, name) != getattr(asked, name)
-    ] or [("this deadline or liveliness", "a stricter one")]
-    offers, asks = zip(*pairs, strict=True)
-    return " and ".join(offers), " and ".join(asks)
+    """What differs in reliability and durability; other policies nobody sets for images."""
+    wanting = []
+    if (
+        asked.reliability is QoSReliabilityPolicy.RELIABLE
+        and offered.reliability is QoSReliabilityPolicy.BEST_EFFORT
+    ):
+        wanting.append("reliability")
+    if (
+        asked.durability is QoSDurabilityPolicy.TRANSIENT_LOCAL
+        and offered.durability is QoSDurabilityPolicy.VOLATILE
+    ):
+        wanting.append("durability")
+    offers, asks = (
+        " and ".join(getattr(profile, name).name for name in wanting)
+        for profile in (offered, asked)
+    )
+    return offers, asks
 
 
 def _full_name(endpoint: Any) -> str:

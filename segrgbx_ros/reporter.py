@@ -57,8 +57,9 @@ class Reporter:
         from segrgbx_ros.loading import memory_facts  # noqa: PLC0415  torch is loaded by now
 
         self._memory = memory_facts
-        self._failed: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
         self._since_ns = time.monotonic_ns()
+        self._mismatch = Throttle(lambda text: node.get_logger().error(text))
         self._waiting = Throttle(lambda text: node.get_logger().warning(text))
         self._publisher = None
         kind = diagnostics.message_type()
@@ -95,20 +96,21 @@ class Reporter:
         if self.inputs is not None and self.is_enabled:
             for watch in self.inputs.watches.values():
                 found += self._pair(watch, self.inputs, now_ns)
-        found += [
-            diagnostics.output_status(topic, clauses)
-            for outputs in self.outputs.values()
-            for topic, clauses in outputs.mismatches().items()
-        ]
+        for outputs in self.outputs.values():
+            for topic, clauses in outputs.mismatches().items():
+                found.append(diagnostics.output_status(topic, clauses))
+                self._mismatch(topic, found[-1].message)
         work = self._worker.report()
-        self._failed.update(work.failed)
+        for name in ("answered", "replaced", "cleared"):
+            self._totals[f"{name}_total"] += getattr(work, name)
+        self._totals.update({f"failed_{cause}": count for cause, count in work.failed.items()})
         if self.inputs is None:
             found.append(Status(OK, "inference", "inactive"))
         elif not self.is_enabled:
             found.append(Status(WARN, "inference", "switched off by ~/enable"))
         else:
             limits = self._config.diagnostics
-            found.append(diagnostics.inference_status(work, seconds, self._failed, limits))
+            found.append(diagnostics.inference_status(work, seconds, self._totals, limits))
             values = {**found[-1].values, "batch_max": self._worker.capacity}
             found[-1] = replace(found[-1], values=values)
             trouble = self._worker.trouble()

@@ -61,6 +61,7 @@ class WorkReport:
         answered: pairs that got labels.
         batches: forward passes.
         replaced: pairs that a newer one of the same name replaced before they ran.
+        cleared: pairs that were given up before they ran, on reset or deactivation.
         failed: pairs without an answer, by cause.
         latencies_ms: arrival of RGB to the end of publication, one per answer.
         timings_ms: sum over the batches of each stage's duration.
@@ -69,6 +70,7 @@ class WorkReport:
     answered: int = 0
     batches: int = 0
     replaced: int = 0
+    cleared: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
     timings_ms: Counter[str] = field(default_factory=Counter)
@@ -78,6 +80,7 @@ class WorkReport:
         self.answered += other.answered
         self.batches += other.batches
         self.replaced += other.replaced
+        self.cleared += other.cleared
         self.failed.update(other.failed)
         self.latencies_ms += other.latencies_ms
         self.timings_ms.update(other.timings_ms)
@@ -140,9 +143,9 @@ class Worker:
         Returns:
             False when the pass outlasts the time-out; its answer will be dropped.
         """
+        self.clear()
         with self._ready:
             self._runs = False
-            self._slots.clear()
             self._ready.notify()
         if self._thread is None:
             return True
@@ -152,6 +155,7 @@ class Worker:
     def clear(self) -> None:
         """Drops what waits."""
         with self._ready:
+            self._report.cleared += len(self._slots)
             self._slots.clear()
 
     def report(self) -> WorkReport:

@@ -100,7 +100,7 @@ def test_durations_are_published_on_demand(rig):
     assert one.tester.count_publishers(topic) == 0
     one.node.set_parameters([Parameter("output.publish_debug", value=True)])
     heard = [
-        one.hear(f"segrgbx/debug/{stage}_ms", Float64) for stage in ("total", "model", "sync_dt")
+        one.hear(f"segrgbx/debug/{stage}_ms", Float64) for stage in ("total", "inference", "sync_dt")
     ]
     one.pump(0.3)
     ask(one)

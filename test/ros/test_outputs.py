@@ -84,7 +84,7 @@ def answer():
 def test_mask_goes_first_and_pictures_need_an_audience(answer):
     node = FakeNode()
     pair = outputs.PairOutputs(node, "thermal", LABELS, CONFIG)
-    node.watched = {"thermal/mask_color", "thermal/overlay"}
+    node.watched = {"thermal/confidence", "thermal/mask_color", "thermal/overlay"}
     pair.publish(*answer, OutputConfig(publish_overlay=False))
     assert [topic for topic, _ in node.sent] == [
         "thermal/mask",
@@ -105,7 +105,7 @@ def small(**output):
 def test_small_images_wide_ids_and_float_confidence(answer):
     config = small(small_width=3, mask_encoding="mono16", confidence_encoding="32FC1")
     node = FakeNode()
-    node.watched = {"depth/confidence_small", "depth/overlay/compressed"}
+    node.watched = {"depth/confidence", "depth/confidence_small", "depth/overlay/compressed"}
     info = CameraInfo(height=4, width=6, k=[8.0, 0, 3, 0, 8, 2, 0, 0, 1])
     outputs.PairOutputs(node, "depth", LABELS, config).publish(*answer, config.output, info)
     sent = dict(node.sent)
@@ -261,7 +261,7 @@ def test_inference_explains_itself(report, level, text):
 def test_failures_weigh_more_than_speed():
     report = WorkReport(answered=1, batches=1, latencies_ms=[900])
     report.failed["exception"] = 2
-    status = inference_status(report, 1.0, {"exception": 5}, LIMITS)
+    status = inference_status(report, 1.0, {"failed_exception": 5}, LIMITS)
     assert (status.level, status.values["failed_exception"]) == (ERROR, 5)
     assert "2 by exception" in status.message
 

@@ -1,0 +1,41 @@
+"""The long-run and overhead measurements, for some seconds."""
+
+import json
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+pytestmark = pytest.mark.ros
+
+from segrgbx_ros import overhead, soak  # noqa: E402
+
+
+def test_every_frame_of_a_short_run_is_accounted_for(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(soak, "TRIAL_S", 1.0)
+    monkeypatch.setattr(soak, "SETTLE_S", 1.5)
+    arguments = ["--minutes", "0.05", "--rate", "8", "--size", "64x48", "--out", str(tmp_path)]
+    assert soak.main([*arguments, "--checkpoint", checkpoint]) == 0
+    found = json.loads((tmp_path / "soak.json").read_text())
+    assert found == json.loads(capsys.readouterr().out)
+    counts = found["counts"]
+    assert all(counts["checks"].values()), counts
+    assert counts["published"] > 0
+    assert found["memory"]["last_mb"] > 50
+    assert found["ages_ms"]["p50"] > 0
+
+
+def test_a_leak_is_called_one():
+    samples = [(float(second), 400 + second / 20) for second in range(0, 300, 5)]
+    found = soak._memory(samples)
+    assert found["slope_mb_per_min"] == pytest.approx(3.0)
+    assert found["leaks"]
+    flat = [(second, 400.0) for second, _ in samples]
+    assert not soak._memory(flat)["leaks"]
+
+
+def test_the_nodes_own_time_is_measured(capsys):
+    assert overhead.main(["--size", "64x48", "--frames", "10", "--rate", "10"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["answers"] > 0
+    assert 0 < found["node_ms"]["p50"] < 1000
+    assert found["model_ms"]["p50"] == 0
