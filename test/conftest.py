@@ -17,7 +17,7 @@ else:
     settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
     settings.load_profile("repeatable")
 
-# Tensors in tests are tiny: more threads than one cost more than they give. Before torch is imported.
+# Tensors in tests are tiny: a second thread costs more than it gives. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]

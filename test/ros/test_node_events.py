@@ -131,6 +131,6 @@ def test_a_missing_message_package_is_named(make, capfd):
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "[FATAL]" in line]
     assert line.endswith(
         "cannot be configured: pair 'event': message type event_camera_msgs/msg/EventPacket "
-        "is not installed; install the ROS package 'event_camera_msgs', or set event.x_form: image "
-        "for drawn pictures"
+        "is not installed; install the ROS package 'event_camera_msgs', or set event.x_form: "
+        "image for drawn pictures"
     )
