@@ -71,7 +71,11 @@ def mosaic(samples):
 
 
 # The Kinect picture's counts are tenths of a millimetre: a room of 2.5 m has a median of 24525.
-OPTIONS = {"depth": ["--set", "sensor.depth.unit_16u=0.0001"]}
+# DeLiVER's events are drawn pictures.
+OPTIONS = {
+    "depth": ["--set", "sensor.depth.unit_16u=0.0001"],
+    "event": ["--set", "event.x_form=image"],
+}
 CASES = {
     "depth": (kinect, "rgb8", "16UC1"),
     "event": (deliver, "rgb8", "rgb8"),
