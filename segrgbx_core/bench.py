@@ -63,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report: dict[str, Any] = {"preset": chosen.preset, "tower": _tower(chosen)}
         if chosen.count or chosen.structures:
-            report["count"] = _count(chosen)
+            report |= _count(chosen)
         if chosen.latency:
             report["latency"] = _latency(chosen)
         if chosen.compare:
-            report["compare"] = _compare(chosen)
+            report |= _compare(chosen)
         if len(report) == 2:
             raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
         if chosen.json:
