@@ -11,10 +11,9 @@ MINUTES ?= 20
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-CODE = segrgbx_core segrgbx_ros training
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo soak test quick check fix docs clean
+.PHONY: help setup demo soak bench test quick check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,7 +24,7 @@ $(READY): setup.py requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) torch torchvision)
-	$(BIN)/python -m pip install --quiet --editable ".[ros,train,synth,dev]"
+	$(BIN)/python -m pip install --editable ".[ros,train,synth,dev]"
 	touch $@
 
 demo: $(READY)  ## play the shipped recording through the live node; results in demo_out/
@@ -33,6 +32,10 @@ demo: $(READY)  ## play the shipped recording through the live node; results in 
 
 soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame accounted for
 	$(BIN)/python -m segrgbx_ros.soak --minutes $(MINUTES)
+
+bench: $(READY)  ## time SegRGB-X beside its ancestors in one run; results in bench_out/
+	mkdir -p bench_out
+	$(BIN)/segrgbx-bench --compare --json bench_out/compare.json --chart bench_out/compare.png
 
 # Tests that talk over DDS run alone: they watch the clock, and neighbours would steal their time.
 test: $(READY)  ## run the whole CPU test suite
@@ -57,4 +60,4 @@ docs: $(READY)  ## write the generated pages and pictures in docs/
 	$(BIN)/python -m segrgbx_ros.parameter_table
 
 clean:  ## remove what was built, keep the virtual environment
-	rm -rf build install log dist demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build install log dist demo_out bench_out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
