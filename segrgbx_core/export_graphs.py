@@ -59,15 +59,15 @@ class SceneGraph(nn.Module):
         return spread(self.model.encode_scene(rgb_embedding, x_embedding, modality))
 
     def _prepare(self, images: Tensor) -> Tensor:
-        """As `ModalityAwareClip.prepare`, but with no exception for images of the right size.
+        """As `ModalityAwareClip.prepare`, in operators that every runtime knows.
 
-        Resizing those changes nothing; asking for their size would forbid it to all others.
+        Images of the right size are no exception: resizing those changes nothing, and asking for
+        their size would forbid it to all others.
         """
         side, tower = self.ma_clip.config.image_size, self.ma_clip
-        images = F.interpolate(
-            images, (side, side), mode="bicubic", align_corners=False, antialias=True
-        )
-        return (images.clamp(0, 1) - tower.mean) / tower.std
+        rows, columns = (bicubic_weights(count, side) for count in images.shape[-2:])
+        small = rows @ images @ columns.T  # (B, 3, S, S)
+        return (small.clamp(0, 1) - tower.mean) / tower.std
 
 
 class FrameGraph(nn.Module):
@@ -105,6 +105,23 @@ def labels_of(logits: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     labels = torch.where(is_number, labels, VOID)
     probability = torch.where(is_number, probability, 0.0)
     return labels.to(torch.uint8), (probability * 255).round().to(torch.uint8)
+
+
+def bicubic_weights(count: int, side: int) -> Tensor:
+    """Antialiased bicubic resampling of one axis as a matrix, float32 (side, count).
+
+    The same as torch's `interpolate(..., mode="bicubic", antialias=True)`, whose ONNX form,
+    Resize with antialias, TensorRT does not read.
+    """
+    pixels = torch.arange(count, dtype=torch.float32) + 0.5
+    scale = (pixels[-1] + 0.5) / side  # a tensor: the graph must not hold the size
+    stretch = scale.clamp(min=1)
+    centres = (torch.arange(side, dtype=torch.float32) + 0.5) * scale
+    distance = ((pixels - centres[:, None]) / stretch).abs()  # (side, count)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def channels_first(pixels: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class SceneConfig(Config):
         high=60_000,
     )
     change: float = option(
-        0.1,
+        0.15,
         doc="mean change of a 32x32 thumbnail of RGB or X, as a share of full scale, at which a "
         "look is due at once; 1: never",
         low=0,

@@ -300,6 +300,28 @@ def test_command_line_reports(monkeypatch, tmp_path, capsys):
     assert json.loads(path.read_text())["onnx"] == [case]
 
 
+@pytest.mark.parametrize("size", [(64, 64), (240, 320), (37, 500), (32, 32)])
+def test_resizing_by_matrix_is_torchs(size):
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, *size)
+    rows, columns = (export_graphs.bicubic_weights(count, 64) for count in size)
+    expected = torch.nn.functional.interpolate(
+        images, (64, 64), mode="bicubic", align_corners=False, antialias=True
+    )
+    torch.testing.assert_close(rows @ images @ columns.T, expected, rtol=0, atol=2e-6)
+
+
+def test_graphs_use_operators_that_every_runtime_knows(exported):
+    onnx = pytest.importorskip("onnx")
+    for name in ("frame.onnx", "logits.onnx", "scene.onnx"):
+        model = onnx.load(exported[0] / name)
+        assert {(item.domain, item.version) for item in model.opset_import} == {("", 18)}
+        assert not model.functions
+        for node in model.graph.node:
+            given = {item.name: item for item in node.attribute}
+            assert "antialias" not in given or not given["antialias"].i, node.name
+
+
 def test_feeds_name_what_the_graph_takes():
     ours = eager()
     [case] = make_cases((64, 64), [Modality.DEPTH], 1)
