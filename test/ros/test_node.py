@@ -113,18 +113,6 @@ def test_compressed_inputs_arrive_under_the_remapped_base_name(rig):
     one.until(lambda: "png" in one.report()["thermal input"][2]["x_encoding"])
 
 
-def test_two_pairs_of_different_modality_share_one_model(rig):
-    one = rig(**{"pairs": ["thermal", "front"], "front.modality": "depth"})
-    masks = {pair: one.hear(f"{pair}/mask") for pair in ("thermal", "front")}
-    depth = np.full((30, 40), 4.0, np.float32)
-    depth[:5] = np.nan
-    for _ in range(2):
-        ask(one)
-        ask(one, "front", x=x_image(0, depth, "32FC1"))
-        one.until(lambda: all(masks.values()))
-    assert masks["front"][0].header.frame_id == "rgb_optical"
-
-
 # ---- what can be wrong with messages ----
 
 

@@ -99,9 +99,8 @@ def test_durations_are_published_on_demand(rig):
     topic = f"{one.namespace}/segrgbx/debug/total_ms"
     assert one.tester.count_publishers(topic) == 0
     one.node.set_parameters([Parameter("output.publish_debug", value=True)])
-    heard = [
-        one.hear(f"segrgbx/debug/{stage}_ms", Float64) for stage in ("total", "inference", "sync_dt")
-    ]
+    stages = ("total", "inference", "sync_dt")
+    heard = [one.hear(f"segrgbx/debug/{stage}_ms", Float64) for stage in stages]
     one.pump(0.3)
     ask(one)
     one.until(lambda: all(heard))
