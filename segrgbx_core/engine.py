@@ -12,6 +12,7 @@ from segrgbx_core.batch import Batch
 from segrgbx_core.checkpoint import LoadedCheckpoint
 from segrgbx_core.devices import DTYPES, autocast, device_text, flushed_denormals
 from segrgbx_core.errors import ConfigError
+from segrgbx_core.heap import keep_freed_memory
 from segrgbx_core.inference_options import InferenceConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.model import Scene
@@ -55,7 +56,7 @@ class EagerEngine:
         checkpoint: weights; the modules are taken over and changed.
         device: where they go.
         precision: fp32, fp16 or bf16.
-        config: memory layout and compilation.
+        config: memory layout, heap and compilation.
         merge_for: the one modality whose LoRA becomes part of MA-CLIP's weights; None: all.
     """
 
@@ -67,6 +68,8 @@ class EagerEngine:
         config: InferenceConfig,
         merge_for: Modality | None = None,
     ) -> None:
+        if device.type == "cpu" and config.keep_memory:
+            keep_freed_memory()
         self.device = device
         self.name = device_text(device)
         self.precision = precision

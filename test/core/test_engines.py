@@ -3,11 +3,13 @@
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from segrgbx_core import heap
 from segrgbx_core.batch import Batch, InputConfig, place
 from segrgbx_core.checkpoint import default_contract, random_weights
 from segrgbx_core.cuda_graph import GraphEngine
@@ -176,6 +178,25 @@ def test_denormals_are_flushed_and_the_thread_left_as_it_was():
             assert is_flushed()
         assert is_flushed() == before
     torch.set_flush_denormal(False)
+
+
+def test_the_heap_is_asked_to_keep_memory_where_it_can(monkeypatch):
+    asked = []
+    library = SimpleNamespace(mallopt=lambda option, value: asked.append((option, value)) or 1)
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: library)
+    assert heap.keep_freed_memory()
+    assert [option for option, _ in asked] == [-3, -1, -8]
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert not heap.keep_freed_memory()
+
+
+def test_the_heap_is_left_alone_on_request(monkeypatch):
+    asked = []
+    monkeypatch.setattr("segrgbx_core.engine.keep_freed_memory", lambda: asked.append(1))
+    engine(keep_memory=False)
+    assert asked == []
+    engine()
+    assert asked == [1]
 
 
 def test_staging_takes_turns_and_reuses_memory():
