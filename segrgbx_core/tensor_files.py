@@ -37,6 +37,7 @@ def write_tensors(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(_separate(tensors), part, metadata=dict(metadata))
+        part.chmod(0o644)  # safetensors lets the owner alone read; a vehicle's service is another
         _flush(part)
         part.replace(path)
         _flush(path.parent)

@@ -239,3 +239,9 @@ def test_tensors_in_memory_do_not_follow_the_file(tmp_path):
         file.seek(-1000, 2)
         file.write(b"\xff" * 1000)
     assert torch.equal(tensors["a"], torch.zeros(1000))
+
+
+def test_other_users_may_read_a_checkpoint(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    random_checkpoint(path)
+    assert path.stat().st_mode & 0o777 == 0o644
