@@ -116,6 +116,16 @@ def read_exported(path: Path | str) -> ExportedModel:
     )
 
 
+def refuse_exported(path: Path | str) -> None:
+    """Says what to do with an exported model where a checkpoint is wanted.
+
+    Raises:
+        CheckpointError: when the path is an exported model's folder.
+    """
+    if (Path(path) / CONTRACT).is_file():
+        raise CheckpointError(f"{path}: is an exported model; run it with backend: onnx")
+
+
 def check_graph(model: ExportedModel, path: Path, carried: Mapping[str, str]) -> None:
     """Checks that a graph belongs to the contract beside it.
 

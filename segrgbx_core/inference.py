@@ -23,7 +23,7 @@ from segrgbx_core.devices import flushed_denormals, use_threads
 from segrgbx_core.encoders import SensorConfig, encode
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
-from segrgbx_core.exported import ExportedModel, read_exported
+from segrgbx_core.exported import ExportedModel, read_exported, refuse_exported
 from segrgbx_core.inference_options import Backend, InferenceConfig
 from segrgbx_core.labels import UNIFIED, VOID, LabelSpace
 from segrgbx_core.modality import Modality
@@ -130,8 +130,11 @@ class Segmenter:
         # Options first: a wrong device should not cost the time of loading.
         check_options(config)
         loaded: LoadedCheckpoint | ExportedModel
-        is_exported = config.backend is Backend.ONNX
-        loaded = read_exported(path) if is_exported else load_checkpoint(path)
+        if config.backend is Backend.ONNX:
+            loaded = read_exported(path)
+        else:
+            refuse_exported(path)
+            loaded = load_checkpoint(path)
         return cls(loaded, config, sensors, label_space, min_confidence, merge_for)
 
     @classmethod

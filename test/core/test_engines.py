@@ -250,3 +250,25 @@ def test_threads_of_a_pass(monkeypatch):
         assert use_threads(0) == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.gpu
+def test_recorded_graphs_and_the_side_stream_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    contract = default_contract("tiny", input=InputConfig(height=64, width=96))
+    answers = {}
+    for cuda_graph in (False, True):
+        config = InferenceConfig(
+            device="cuda", precision="fp32", cuda_graph=cuda_graph, scene={"refresh_every": 2}
+        )
+        segmenter = Segmenter(random_weights(contract), config)
+        segmenter.warm_up((64, 96), MODALITIES, (1, 2))
+        frames = demo_frames(4)
+        answers[cuda_graph] = [segmenter.predict([frame, frame]) for frame in frames]
+        ages = [segmenter.predict([frame], ["front"])[0].scene_age for frame in frames * 3]
+        assert ages[0] == 0
+        assert max(ages) < len(ages) - 1  # looks from the side stream arrive
+    for plain, recorded in zip(answers[False], answers[True], strict=True):
+        for one, other in zip(plain, recorded, strict=True):
+            assert (one.labels == other.labels).mean() >= MIN_AGREEMENT

@@ -169,6 +169,8 @@ def test_folders_that_do_not_fit_are_refused(exported, tmp_path):
         Segmenter.from_checkpoint(other, ONNX)
     with pytest.raises(ConfigError, match="serves depth alone, not thermal"):
         Segmenter.from_checkpoint(other, ONNX, merge_for=Modality.THERMAL)
+    with pytest.raises(CheckpointError, match="is an exported model; run it with backend: onnx"):
+        Segmenter.from_checkpoint(folder, InferenceConfig(device="cpu"))
     (other / "scene.onnx").unlink()
     with pytest.raises(CheckpointError, match=r"has no scene\.onnx"):
         read_exported(other)
