@@ -47,7 +47,11 @@ class NoModel:
         self.device_name, self.precision, self.memory = "cpu", "none", 0
         self._answers: dict[tuple[int, ...], Any] = {}
 
-    def predict(self, samples: Sequence[RgbxSample]) -> list[Prediction]:
+    def predict(
+        self,
+        samples: Sequence[RgbxSample],
+        streams: Sequence[str],  # noqa: ARG002
+    ) -> list[Prediction]:
         """One and the same answer per size."""
         return [self._answer(sample) for sample in samples]
 

@@ -23,8 +23,8 @@ from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
 class Predictor(Protocol):
     """What the worker needs of `segrgbx_core.inference.Segmenter`."""
 
-    def predict(self, samples: Sequence[RgbxSample]) -> list[Prediction]:
-        """Answers one batch."""
+    def predict(self, samples: Sequence[RgbxSample], streams: Sequence[str]) -> list[Prediction]:
+        """Answers one batch; every sample comes from the stream of its pair's name."""
         ...
 
 
@@ -235,7 +235,9 @@ class Worker:
         if not decoded:
             return
         try:
-            predictions = self._predictor.predict([sample for _, sample in decoded])
+            predictions = self._predictor.predict(
+                [sample for _, sample in decoded], [paired.pair for paired, _ in decoded]
+            )
         except SegrgbxError as error:
             if len(decoded) > 1:  # one bad sample must not take its neighbours with it
                 for paired, _ in decoded:

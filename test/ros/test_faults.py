@@ -340,7 +340,7 @@ def test_the_device_runs_out_of_memory(drive, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append(1))
 
-    def exhausted(_samples):
+    def exhausted(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     with monkeypatch.context() as patch:
@@ -356,11 +356,11 @@ def test_a_batch_that_does_not_fit_runs_in_smaller_ones(rig, monkeypatch):
     segmenter = one.node._session.segmenter
     predict, sizes = segmenter.predict, []
 
-    def small_only(samples):
+    def small_only(samples, streams):
         sizes.append(len(samples))
         if len(samples) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return predict(samples)
+        return predict(samples, streams)
 
     monkeypatch.setattr(segmenter, "predict", small_only)
     worker = one.node._session._worker
@@ -383,10 +383,10 @@ def test_a_pass_that_hangs_is_reported(drive, monkeypatch):
     predict = segmenter.predict
     slow = [1.0]
 
-    def hang(samples):
+    def hang(samples, streams):
         if slow:
             time.sleep(slow.pop())
-        return predict(samples)
+        return predict(samples, streams)
 
     monkeypatch.setattr(segmenter, "predict", hang)
     one.until_says("inference", "a pass has been running")

@@ -217,7 +217,7 @@ def test_an_exception_in_the_model_is_survived(rig, monkeypatch):
     masks = one.hear("thermal/mask")
     segmenter = one.node._session.segmenter
     predict = segmenter.predict
-    monkeypatch.setattr(segmenter, "predict", lambda samples: 1 // 0)
+    monkeypatch.setattr(segmenter, "predict", lambda *_: 1 // 0)
     ask(one)
     one.until(lambda: one.says("thermal input", "ZeroDivisionError", 2))
     monkeypatch.setattr(segmenter, "predict", predict)

@@ -178,7 +178,7 @@ class FakeModel:
         self.hold.set()
         self.fail = None
 
-    def predict(self, samples):
+    def predict(self, samples, streams):
         self.batches.append([sample.modality.value for sample in samples])
         self.hold.wait(5)
         if self.fail is not None:

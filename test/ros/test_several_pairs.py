@@ -44,7 +44,9 @@ def test_each_pair_gets_its_own_answer(rig, checkpoint):
     batches = []
     segmenter = one.node._session.segmenter
     predict = segmenter.predict
-    segmenter.predict = lambda samples: batches.append(len(samples)) or predict(samples)
+    segmenter.predict = lambda samples, streams: (
+        batches.append(len(samples)) or predict(samples, streams)
+    )
     heard = {pair: one.hear(f"{pair}/confidence") for pair in PAIRS}
     for _ in range(4):
         for pair in PAIRS:
@@ -71,7 +73,7 @@ class Slow:
     def __init__(self):
         self.served = []
 
-    def predict(self, samples):
+    def predict(self, samples, streams):
         time.sleep(0.01)
         self.served.append([sample.pair for sample in samples])
         return [SimpleNamespace(timings_ms={}) for _ in samples]
