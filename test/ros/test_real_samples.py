@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from segrgbx_core.images import read_image
 from segrgbx_ros.bag_writer import BagWriter
@@ -105,13 +106,21 @@ def test_real_frames_replay(pair, samples_dir, checkpoint, tmp_path):
 
 
 @pytest.mark.ros
-def test_real_depth_through_the_live_node(samples_dir, checkpoint, tmp_path):
-    """RGB frames of 651 kB, which vanish under best effort without the shipped profile."""
+@pytest.mark.parametrize("pair", list(CASES))
+def test_real_frames_through_the_live_node(pair, samples_dir, checkpoint, tmp_path):
+    """Depth's RGB frames of 651 kB vanish under best effort without the shipped profile."""
     pytest.importorskip("rclpy", reason="rclpy is not installed")
-    bag = write_bag(tmp_path / "real_depth", "depth", kinect(samples_dir), "rgb8", "16UC1")
-    command = [sys.executable, "-m", "segrgbx_ros.demo", "--modality", "depth"]
+    frames, rgb_encoding, x_encoding = CASES[pair]
+    bag = write_bag(tmp_path / f"real_{pair}", pair, frames(samples_dir), rgb_encoding, x_encoding)
+    config = tmp_path / f"{pair}.yaml"
+    shipped = yaml.safe_load((ROOT / "config" / f"{pair}.yaml").read_text())
+    for option in OPTIONS.get(pair, [])[1::2]:
+        name, value = option.split("=")
+        shipped["/**"]["ros__parameters"][name] = yaml.safe_load(value)
+    config.write_text(yaml.safe_dump(shipped))
+    command = [sys.executable, "-m", "segrgbx_ros.demo", "--modality", pair]
     command += ["--recording", str(bag), "--checkpoint", str(checkpoint)]
-    command += ["--out", str(tmp_path / "demo"), "--rate", "0.5"]
+    command += ["--config", str(config), "--out", str(tmp_path / "demo"), "--rate", "0.5"]
     environment = {
         name: value for name, value in os.environ.items() if "PROFILES_FILE" not in name
     }
@@ -125,6 +134,6 @@ def test_real_depth_through_the_live_node(samples_dir, checkpoint, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    metrics = json.loads((tmp_path / "demo/depth/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "demo" / pair / "metrics.json").read_text())
     assert metrics["frames_sent"] == metrics["masks_received"] == FRAMES
     assert metrics["miou"] is None  # no truth was recorded
