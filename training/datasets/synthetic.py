@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segrgbx_core.config import Config, option
+from segrgbx_core.encoders import PolarizationSensor, SensorConfig
+from segrgbx_core.encoders.polarization import PolarizationLayout
 from segrgbx_core.errors import DataError
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import RgbxSample, XForm
@@ -23,17 +28,47 @@ _ARRAYS = {
 }
 
 
+class XSource(str, Enum):
+    """What stands in the place of X: the sensor's own data, or a control of an experiment."""
+
+    OWN = "own"
+    """What the sensor delivered."""
+    NONE = "none"
+    """Zeros, as a node gives the model where X is missing: the RGB-only model."""
+    RGB = "rgb"
+    """The RGB image once more: as many branches and weights, no new information."""
+    OTHER = "other"
+    """X of another scene of the split: what a model answers that only believes X."""
+
+
+class SyntheticOptions(Config):
+    """What serves as X."""
+
+    x: XSource = option(XSource.OWN, doc="own, none (zeros), rgb (RGB twice) or other (scene)")
+
+
 class SyntheticReader:
     """Records of one folder, `<root>/<split>/*.npz`; a record may hold several modalities.
 
-    Groups are the time of day and the camera's failure, if any. Thermal counts are hundredths of a
-    kelvin; polarization needs `sensor.polarization` with layout channels4 and full scale 4095.
+    Groups are the time of day and the camera's failure, if any.
     """
 
     native = "synthetic_street"
+    options = SyntheticOptions
+    sensor = SensorConfig(
+        polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4, full_scale=4095)
+    )
+    """Thermal counts are hundredths of a kelvin; polarizer images are stacked, of 12 bits."""
 
-    def __init__(self, root: Path, split: str, modality: Modality) -> None:
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        modality: Modality,
+        options: SyntheticOptions | None = None,
+    ) -> None:
         self.modality = modality
+        self._x = (options or SyntheticOptions()).x
         self._files = sorted((root / split).glob("*.npz"))
         if not self._files:
             raise DataError(
@@ -46,9 +81,22 @@ class SyntheticReader:
 
     def __getitem__(self, index: int) -> Labelled:
         path = self._files[index]
-        record = load_record(path)
-        sample = record_sample(record, self.modality, str(path))
+        wanted = {XSource.OWN: (self.modality,)}.get(self._x, ())
+        record = load_record(path, wanted)
+        sample = self._sample(record, index)
         return Labelled(sample, record.labels, path.stem, record_groups(record))
+
+    def _sample(self, record: Record, index: int) -> RgbxSample:
+        if self._x is XSource.OWN:
+            return record_sample(record, self.modality, str(self._files[index]))
+        if self._x is XSource.OTHER:
+            # Half of the split away lies another scene, whatever the number of frames per scene.
+            path = self._files[(index + len(self) // 2) % len(self)]
+            other = record_sample(load_record(path, (self.modality,)), self.modality, str(path))
+            return replace(other, rgb=np.ascontiguousarray(record.rgb))
+        rgb = np.ascontiguousarray(record.rgb)
+        x = rgb if self._x is XSource.RGB else np.zeros_like(rgb)
+        return RgbxSample(rgb, x, self.modality, record.x_stamp_ns, x_form=XForm.IMAGE)
 
 
 def record_sample(record: Record, modality: Modality, place: str = "record") -> RgbxSample:

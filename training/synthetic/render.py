@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,14 @@ from segrgbx_core.samples import Events
 from training.synthetic.records import Record, WorldConfig
 from training.synthetic.world import World
 
-ARRAYS = ("rgb", "labels", "thermal", "depth", "depth_truth", "polarization", "light_field")
+X_ARRAYS = {
+    Modality.EVENT: (),
+    Modality.THERMAL: ("thermal",),
+    Modality.DEPTH: ("depth", "depth_truth"),
+    Modality.POLARIZATION: ("polarization",),
+    Modality.LIGHT_FIELD: ("light_field",),
+}
+ARRAYS = ("rgb", "labels", *(name for names in X_ARRAYS.values() for name in names))
 EVENT_ARRAYS = ("x", "y", "t_ns", "p")
 
 
@@ -65,17 +72,22 @@ def save_record(path: Path, record: Record) -> None:
     draft.replace(path)
 
 
-def load_record(path: Path | str) -> Record:
+def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) -> Record:
     """Reads what `save_record` wrote.
+
+    Args:
+        path: the file.
+        sensors: X modalities to read, as far as the file has them; the others stay None.
 
     Raises:
         DataError: when the file is missing or is no record.
     """
+    wanted = ["rgb", "labels", *(name for sensor in sensors for name in X_ARRAYS[sensor])]
     try:
         with np.load(path, allow_pickle=False) as archive:
             facts = json.loads(str(archive["facts"]))
-            arrays: dict[str, Any] = {name: archive[name] for name in ARRAYS if name in archive}
-            if "events_size" in archive:
+            arrays: dict[str, Any] = {name: archive[name] for name in wanted if name in archive}
+            if Modality.EVENT in sensors and "events_size" in archive:
                 width, height = (int(value) for value in archive["events_size"])
                 columns = {name: archive[f"events_{name}"] for name in EVENT_ARRAYS}
                 arrays["events"] = Events(**columns, width=width, height=height)
