@@ -11,6 +11,7 @@ the sum of their exponentials, which only the confidence sees (`_contenders`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segrgbx_core.batch import Placement
+from segrgbx_core.inference_options import ConfidenceKind
 from segrgbx_core.labels import VOID
 
 _CPU_TILE = 1 << 18
@@ -40,6 +42,8 @@ def decode_logits(
     placements: Sequence[Placement],
     min_confidence: float = 0.0,
     input_size: tuple[int, int] | None = None,
+    kind: ConfidenceKind = ConfidenceKind.MAX_PROB,
+    columns: Sequence[Tensor | None] = (),
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Turns logits into label and confidence images on the RGB grids.
 
@@ -48,17 +52,22 @@ def decode_logits(
     Args:
         logits: (B, C, h, w) over the whole of the model's input, C at most 255.
         placements: one per sample.
-        min_confidence: pixels below this probability become void; so do those without numbers.
+        min_confidence: pixels below this probability become void, whatever `kind` is; so do those
+            without numbers.
         input_size: (height, width) of the model's input; None where the logits have that size.
+        kind: what the confidence images say.
+        columns: per sample, the classes to choose from as int64 (C',), whose positions become the
+            ids, or None for all; none at all: all classes for every sample.
 
     Returns:
-        per sample: labels uint8 (H, W), and confidence uint8 (H, W), round(255 * probability).
+        per sample: labels uint8 (H, W), and confidence uint8 (H, W), round(255 * confidence).
     """
     assert logits.shape[1] <= VOID, "ids must fit below the void id"
     height, width = input_size or logits.shape[-2:]
+    chosen = columns or [None] * len(placements)
     answers = [
-        _decode_one(logits[index].float(), spot, (height, width), min_confidence)
-        for index, spot in enumerate(placements)
+        _decode_one(_columns(one, part).float(), spot, (height, width), min_confidence, kind)
+        for one, part, spot in zip(logits, chosen, placements, strict=True)
     ]
     flat = torch.cat([answer.flatten() for answer in answers]).cpu().numpy()
     images, start = [], 0
@@ -68,6 +77,10 @@ def decode_logits(
         images.append((labels, confidence))
         start = end
     return images
+
+
+def _columns(logits: Tensor, columns: Tensor | None) -> Tensor:
+    return logits if columns is None else logits.index_select(0, columns)
 
 
 class _Axis(NamedTuple):
@@ -83,7 +96,11 @@ class _Axis(NamedTuple):
 
 
 def _decode_one(
-    logits: Tensor, spot: Placement, input_size: tuple[int, int], min_confidence: float
+    logits: Tensor,
+    spot: Placement,
+    input_size: tuple[int, int],
+    min_confidence: float,
+    kind: ConfidenceKind,
 ) -> Tensor:
     """(C, h, w) to labels and confidence, uint8 (2, H, W)."""
     device = logits.device
@@ -95,7 +112,8 @@ def _decode_one(
     columns = _axis(
         spot.rgb_width, spot.width, spot.left, logits.shape[2] / input_size[1], logits, 2
     )
-    logits, codes = _contenders(logits)
+    # Margin and entropy are about the losers, too.
+    logits, codes = _contenders(logits, may_join=kind is ConfidenceKind.MAX_PROB)
     answer = torch.empty(
         (2, len(rows.lower), len(columns.lower)), dtype=torch.uint8, device=device
     )
@@ -107,7 +125,8 @@ def _decode_one(
         size = (len(logits), bottom - top, right - left)
         buffer = buffer.resize_(size[0] * size[1], size[2])
         torch.mm(patch.flatten(0, 1), columns.weights[left:right, across].T, out=buffer)
-        _answer(buffer.view(size), codes, min_confidence, answer[:, top:bottom, left:right])
+        part = answer[:, top:bottom, left:right]
+        _answer(buffer.view(size), codes, min_confidence, kind, part)
     if logits.is_cuda or not is_number.all():  # asking a GPU would wait for it
         broken = rows.weights @ (~is_number).float() @ columns.weights.T > 0
         answer[0].masked_fill_(broken, VOID)
@@ -115,30 +134,53 @@ def _decode_one(
     return answer
 
 
-def _answer(tile: Tensor, codes: Tensor, min_confidence: float, answer: Tensor) -> None:
+def _answer(
+    tile: Tensor, codes: Tensor, min_confidence: float, kind: ConfidenceKind, answer: Tensor
+) -> None:
     """Writes labels and confidence of interpolated logits (K, R, C), which are used up."""
     num_ids = len(codes)
     best = tile[:num_ids].amax(dim=0)  # (R, C)
     tile.sub_(best).exp_()
     probability = tile.sum(dim=0).reciprocal_()
+    confidence = _confidence(tile, probability, kind)
     # The best class is 1 now, all others are less: rounded down, only its code is left. Of equal
     # ones the first wins. Comparing with `best` would say the same but is not vectorised.
     won = tile[:num_ids].floor_().mul_(codes).amax(dim=0)
     # Not "<": what is no number must end as void, too.
     won.masked_fill_(~(probability >= min_confidence), 0)
     answer[0] = VOID - won
-    answer[1] = (probability * 255).round_()
+    answer[1] = (confidence * 255).round_()
 
 
-def _contenders(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _confidence(tile: Tensor, probability: Tensor, kind: ConfidenceKind) -> Tensor:
+    """Confidence (R, C) in [0, 1].
+
+    Args:
+        tile: exponentials (K, R, C), 1 for the best class.
+        probability: of the best class (R, C).
+        kind: what it says.
+    """
+    if kind is ConfidenceKind.MAX_PROB or len(tile) < 2:
+        return probability
+    if kind is ConfidenceKind.MARGIN:
+        return probability * (1 - tile.topk(2, dim=0).values[1])
+    entropy = torch.special.entr(tile * probability).sum(dim=0)
+    return (1 - entropy / math.log(len(tile))).clamp_(0, 1)
+
+
+def _contenders(logits: Tensor, may_join: bool = True) -> tuple[Tensor, Tensor]:
     """Joins classes that cannot win anywhere; on a GPU, where that would wait, keeps all.
+
+    Args:
+        logits: (C, h, w).
+        may_join: False keeps all.
 
     Returns:
         logits of the contenders and, where there are losers, of all losers together (K, h, w); and
         `VOID - id` of every contender, (contenders, 1, 1).
     """
     codes = VOID - torch.arange(len(logits), device=logits.device, dtype=torch.float32)
-    if not logits.is_cuda and min(logits.shape[1:]) > 1:
+    if may_join and not logits.is_cuda and min(logits.shape[1:]) > 1:
         low = torch.minimum(logits[:, :-1], logits[:, 1:])
         low = torch.minimum(low[..., :-1], low[..., 1:])  # (C, h - 1, w - 1), over corners
         high = torch.maximum(logits[:, :-1], logits[:, 1:])

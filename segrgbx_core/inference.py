@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segrgbx_core.batch import InputConfig, ResizeMode, make_batch
+from segrgbx_core.batch import InputConfig, Placement, ResizeMode, make_batch
 from segrgbx_core.checkpoint import Contract, LoadedCheckpoint, load_checkpoint, random_weights
 from segrgbx_core.decode import decode_logits
 from segrgbx_core.devices import flushed_denormals, use_threads
@@ -24,7 +24,7 @@ from segrgbx_core.encoders import SensorConfig, encode
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.exported import ExportedModel, read_exported, refuse_exported
-from segrgbx_core.inference_options import Backend, InferenceConfig
+from segrgbx_core.inference_options import Backend, ConfidenceKind, InferenceConfig
 from segrgbx_core.labels import UNIFIED, VOID, LabelSpace
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Prediction, RgbxSample
@@ -32,7 +32,10 @@ from segrgbx_core.scene_cache import Look, SceneCache, thumbnail
 from segrgbx_core.stage_clock import StageClock
 from segrgbx_core.staging import Staging
 
-__all__ = ["InferenceConfig", "PublishedLabels", "Segmenter"]
+__all__ = ["MODEL_SIZE", "InferenceConfig", "PublishedLabels", "Segmenter"]
+
+MODEL_SIZE = (0, 0)
+"""As `Segmenter.answer_size`: the pixels that RGB takes up in the model's input."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ class Segmenter:
         device: where batches lie.
         precision: fp32, fp16 or bf16.
         input: size in which the model sees images.
+        min_confidence: pixels whose class is less probable become void, in [0, 1]; may change.
+        confidence_kind: what confidences say; may change.
+        answer_size: (height, width) of answers, `MODEL_SIZE`, or None for the size of each RGB
+            image; may change.
     """
 
     def __init__(
@@ -100,6 +107,8 @@ class Segmenter:
         self.checkpoint = checkpoint
         self.sensors = sensors or SensorConfig()
         self.min_confidence = min_confidence
+        self.confidence_kind = ConfidenceKind.MAX_PROB
+        self.answer_size: tuple[int, int] | None = None
         self.classes = _published(checkpoint.label_space, label_space)
         self.input = _input(checkpoint.contract.input, config)
         if merge_for is not None:
@@ -108,7 +117,7 @@ class Segmenter:
         self.engine = make_engine(checkpoint, config, merge_for)
         self.device, self.precision = self.engine.device, self.engine.precision
         self.merge_for = self.engine.merged_for
-        self._columns = self._native_columns(label_space)
+        self._columns: dict[str, Tensor | None] = {UNIFIED: None}
         self._staging = Staging(self.device)
         self._scenes = SceneCache(config.scene, self.engine.scene, make_lane(self.device))
 
@@ -183,8 +192,19 @@ class Segmenter:
                 "leave merge_for out to serve several modalities"
             )
 
+    def classes_of(self, label_space: str) -> PublishedLabels:
+        """What the ids of answers in a label space mean.
+
+        Raises:
+            ConfigError: when the checkpoint does not know it.
+        """
+        return _published(self.checkpoint.label_space, label_space)
+
     def predict(
-        self, samples: Sequence[RgbxSample], streams: Sequence[str] = ()
+        self,
+        samples: Sequence[RgbxSample],
+        streams: Sequence[str] = (),
+        label_spaces: Sequence[str] = (),
     ) -> list[Prediction]:
         """Segments samples in one batch, each on the grid of its own RGB image.
 
@@ -193,6 +213,7 @@ class Segmenter:
             streams: where each sample comes from. Samples of one stream follow each other in time
                 and may share a look at the scene (`InferenceConfig.scene`); none: every sample
                 gets its own, whatever the options say.
+            label_spaces: of each answer; none: the one that the segmenter was made with.
 
         Returns:
             one answer per sample, in their order.
@@ -200,7 +221,8 @@ class Segmenter:
         Raises:
             EncodingError: when an X sample does not fit its modality.
             CheckpointError: when a modality was not trained.
-            ConfigError: when a modality other than the merged one is asked for.
+            ConfigError: when a modality other than the merged one, or a label space that the
+                checkpoint does not know, is asked for.
         """
         if not samples:
             return []
@@ -213,7 +235,7 @@ class Segmenter:
         modalities = [sample.modality for sample in samples]
         with flushed_denormals():
             answers, ages, timings = self._segment(
-                [sample.rgb for sample in samples], x_images, modalities, looks
+                [sample.rgb for sample in samples], x_images, modalities, looks, label_spaces
             )
         timings = {"encode": encode_ms, **timings}
         return [
@@ -266,8 +288,11 @@ class Segmenter:
         x_images: Sequence[NDArray[np.float32]],
         modalities: Sequence[Modality],
         looks: Sequence[Look] | None = None,
+        label_spaces: Sequence[str] = (),
     ) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], list[int], dict[str, float]]:
         clock = StageClock(self.device)
+        spaces = label_spaces or [self.classes.space] * len(rgb_images)
+        columns = [self._native_columns(space) for space in spaces]
         batch = make_batch(rgb_images, x_images, modalities, self.input, self._staging)
         clock.lap("input")
         if looks is None:
@@ -276,11 +301,15 @@ class Segmenter:
             scene, ages = self._scenes.scenes(batch, looks)
         clock.lap("scene")
         logits = self.engine.logits(batch, scene)
-        if self._columns is not None:
-            logits = logits.index_select(1, self._columns)
         clock.lap("model")
-        size = (self.input.height, self.input.width)
-        answers = decode_logits(logits, batch.placements, self.min_confidence, size)
+        answers = decode_logits(
+            logits,
+            [self._answered(spot) for spot in batch.placements],
+            self.min_confidence,
+            (self.input.height, self.input.width),
+            self.confidence_kind,
+            columns,
+        )
         clock.lap("decode")
         return answers, ages, clock.read()
 
@@ -296,11 +325,20 @@ class Segmenter:
             for sample, x_image, stream in zip(samples, x_images, streams, strict=True)
         ]
 
+    def _answered(self, spot: Placement) -> Placement:
+        """Where a sample lies, with the size of its answer for that of its RGB image."""
+        if self.answer_size is None:
+            return spot
+        height, width = self.answer_size
+        if self.answer_size == MODEL_SIZE:
+            height, width = spot.height, spot.width
+        return replace(spot, rgb_height=height, rgb_width=width)
+
     def _native_columns(self, label_space: str) -> Tensor | None:
-        if label_space == UNIFIED:
-            return None
-        columns = self.checkpoint.label_space.project_index(label_space)
-        return torch.from_numpy(columns).to(self.device)
+        if label_space not in self._columns:
+            columns = self.checkpoint.label_space.project_index(label_space)
+            self._columns[label_space] = torch.from_numpy(columns).to(self.device)
+        return self._columns[label_space]
 
 
 def _input(trained: InputConfig, config: InferenceConfig) -> InputConfig:

@@ -24,6 +24,17 @@ class Backend(str, Enum):
     """ONNX Runtime, from a folder that `segrgbx-export` wrote."""
 
 
+class ConfidenceKind(str, Enum):
+    """What the confidence of a pixel says. All lie in [0, 1]; 1 is certain."""
+
+    MAX_PROB = "max_prob"
+    """Probability of the published class."""
+    MARGIN = "margin"
+    """How far that probability is ahead of the next class's."""
+    ENTROPY = "entropy"
+    """One minus the entropy of all classes, as a share of the largest possible entropy."""
+
+
 class SceneConfig(Config):
     """When MA-CLIP looks at the scene again; between two looks a stream keeps what it made of it.
 

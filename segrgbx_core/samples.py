@@ -90,11 +90,12 @@ class RgbxSample:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The model's answer to one `RgbxSample`, on the grid of its RGB image.
+    """The model's answer to one `RgbxSample`, on the grid of its RGB image unless told otherwise.
 
     Attributes:
         labels: uint8 (H, W), ids of the label space that was asked for; 255 is void.
-        confidence: uint8 (H, W), round(255 * probability of the published class).
+        confidence: uint8 (H, W), round(255 * confidence), as a rule the published class's
+            probability.
         x_image: float32 (h, w, 3) in [0, 1], X exactly as the model saw it.
         modality: modality of the sample.
         stamp_ns: stamp of the sample's RGB image in ns.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from segrgbx_core import decode as decode_module
 from segrgbx_core.batch import InputConfig, ResizeMode, place
 from segrgbx_core.decode import decode_logits
+from segrgbx_core.inference_options import ConfidenceKind
 
 SQUARE = InputConfig(height=64, width=64)
 BOXED = InputConfig(height=64, width=64, resize_mode=ResizeMode.LETTERBOX)
@@ -180,3 +181,44 @@ def test_logits_of_half_precision_are_decoded_in_full():
     logits = torch.randn(1, 7, 64, 64).to(torch.bfloat16)
     [(labels, _)] = decode_logits(logits, [place(64, 64, SQUARE)])
     assert np.array_equal(labels, logits[0].float().argmax(0).numpy())
+
+
+@pytest.mark.parametrize("kind", list(ConfidenceKind))
+def test_what_the_confidence_says(kind):
+    logits = trained_looking(num_classes=6, seed=3)
+    whole = F.interpolate(logits, (40, 50), mode="bilinear", align_corners=False)[0].softmax(dim=0)
+    first, second = whole.topk(2, dim=0).values
+    entropy = -(whole * whole.log()).sum(dim=0) / np.log(len(whole))
+    expected = {
+        ConfidenceKind.MAX_PROB: first,
+        ConfidenceKind.MARGIN: first - second,
+        ConfidenceKind.ENTROPY: 1 - entropy,
+    }[kind]
+    [(labels, confidence)] = decode_logits(
+        logits, [place(40, 50, SQUARE)], 0.0, (64, 64), kind=kind
+    )
+    assert np.abs(confidence - (expected * 255).round().numpy()).max() <= 1
+    assert (labels != whole.argmax(dim=0).numpy()).mean() < 1e-3
+
+
+@pytest.mark.parametrize("kind", [ConfidenceKind.MARGIN, ConfidenceKind.ENTROPY])
+def test_undecided_pixels_have_no_confidence_and_one_class_has_all(kind):
+    flat = torch.zeros(1, 4, 8, 8)
+    [(labels, confidence)] = decode_logits(flat, [place(16, 16, SQUARE)], 0.2, kind=kind)
+    assert (labels == 0).all(), "the threshold is one of probability, which is 0.25 here"
+    assert (confidence == 0).all()
+    [(_, confidence)] = decode_logits(flat[:, :1], [place(16, 16, SQUARE)], kind=kind)
+    assert (confidence == 255).all()
+
+
+def test_every_sample_may_choose_among_its_own_classes():
+    logits = torch.cat([trained_looking(seed=1), trained_looking(seed=1)])
+    spots = [place(30, 30, SQUARE)] * 2
+    part = torch.tensor([4, 1, 2])
+    unified, native = decode_logits(logits, spots, columns=[None, part])
+    [alone] = decode_logits(logits[:1], spots[:1])
+    [chosen] = decode_logits(logits[1:, part], spots[1:])
+    for answer, expected in ((unified, alone), (native, chosen)):
+        np.testing.assert_array_equal(answer[0], expected[0])
+        np.testing.assert_array_equal(answer[1], expected[1])
+    assert set(np.unique(native[0])) <= {0, 1, 2}

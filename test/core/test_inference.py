@@ -8,7 +8,7 @@ from segrgbx_core.batch import InputConfig, ResizeMode
 from segrgbx_core.checkpoint import default_contract, load_checkpoint, random_checkpoint
 from segrgbx_core.devices import choose_device, choose_precision
 from segrgbx_core.errors import CheckpointError, ConfigError, EncodingError
-from segrgbx_core.inference import InferenceConfig, Segmenter
+from segrgbx_core.inference import MODEL_SIZE, InferenceConfig, Segmenter
 from segrgbx_core.labels import VOID
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import Events, RgbxSample, XForm
@@ -328,3 +328,29 @@ def test_gpu_answers_like_the_cpu(checkpoint, segmenter):
     assert auto.precision in ("bf16", "fp16")
     for one, other in zip(exact, auto.predict(samples), strict=True):
         assert np.abs(one.confidence.astype(int) - other.confidence).mean() < 8
+
+
+def test_samples_of_a_batch_may_ask_for_different_label_spaces(checkpoint, segmenter):
+    given = [sample(seed=1), sample(seed=1)]
+    mixed = segmenter.predict(given, label_spaces=["unified", "mfnet"])
+    native = Segmenter.from_checkpoint(checkpoint, CPU, label_space="mfnet")
+    [alone] = native.predict(given[:1])
+    assert (mixed[1].labels != alone.labels).mean() < 1e-3, "batches round differently"
+    assert mixed[0].labels.max() >= len(segmenter.classes_of("mfnet").names)
+    assert segmenter.classes_of("mfnet") == native.classes
+    with pytest.raises(ConfigError, match="did you mean 'mfnet'"):
+        segmenter.predict(given, label_spaces=["mfnett", "mfnet"])
+
+
+def test_answers_may_have_another_size(checkpoint):
+    one = Segmenter.from_checkpoint(checkpoint, CPU)
+    given = [sample(), sample(height=40, width=50)]
+    one.answer_size = (30, 20)
+    assert [answer.labels.shape for answer in one.predict(given)] == [(30, 20)] * 2
+    one.answer_size = MODEL_SIZE
+    assert [answer.confidence.shape for answer in one.predict(given)] == [(64, 96)] * 2
+    boxed = Segmenter.from_checkpoint(
+        checkpoint, InferenceConfig(device="cpu", resize_mode="letterbox")
+    )
+    boxed.answer_size = MODEL_SIZE
+    assert boxed.predict(given[1:])[0].labels.shape == (64, 80)
