@@ -13,11 +13,11 @@ from typing import cast
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.model.clip_vit import ClipVit
 from segrgbx_core.model.lora import TARGETS, adapter_tensors, set_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip, build_tower, prepare_images
 
@@ -113,7 +113,7 @@ class TrainingPool(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trades time for memory in the tower's blocks."""
-        cast("VisionTransformer", self.tower).set_grad_checkpointing(enable)
+        cast("ClipVit", self.tower).set_grad_checkpointing(enable)  # timm's towers have it, too
 
     def _inject(self, modality: Modality, dropout: float) -> None:
         config = LoraConfig(

@@ -16,7 +16,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from segrgbx_core.config import Config, option
@@ -52,6 +51,27 @@ class BackboneConfig(Config):
     def _heads_divide_channels(self) -> BackboneConfig:
         check_heads(self.embed_dims, self.num_heads)
         return self
+
+
+class DropPath(nn.Module):
+    """Leaves a branch out for a random share of the samples in training, and scales up the rest.
+
+    Args:
+        rate: that share, in [0, 1].
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, ...) to the same shape; everything outside of training."""
+        if self.rate == 0 or not self.training:
+            return branch
+        keep = 1 - self.rate
+        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+        kept = branch.new_empty(shape).bernoulli_(keep)
+        return branch * (kept / keep if keep > 0 else kept)
 
 
 class PatchEmbed(nn.Module):

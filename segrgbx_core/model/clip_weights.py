@@ -11,7 +11,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from segrgbx_core.errors import CheckpointError
@@ -160,6 +159,9 @@ def _fit_position_embedding(
     name = "pos_embed"
     if name not in own or name not in given or own[name].shape == given[name].shape:
         return
+    # Late, as timm is slow to import and few towers need another grid.
+    from timm.layers import resample_abs_pos_embed  # noqa: PLC0415
+
     prefix = int(getattr(tower, "num_prefix_tokens", 0))
     grid = getattr(tower, "patch_embed").grid_size  # noqa: B009
     given[name] = resample_abs_pos_embed(

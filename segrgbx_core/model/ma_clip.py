@@ -3,25 +3,22 @@
 Legend: B pairs, H W pixels, S side of the tower's input, E embedding width.
 
 For every pair the adapter of its X modality serves both images, so RGB and X of the batch go
-through the tower together as 2B images. The tower is timm's, whose weights are open_clip's under
-other names (`clip_weights`); why timm: docs/decisions.
+through the tower together as 2B images. Towers have timm's layers and names, whose weights are
+open_clip's under other names (`clip_weights`); why: docs/decisions.
 """
 
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm import create_model
-from timm.layers import LayerNorm, QuickGELU
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from segrgbx_core.config import Config, option
 from segrgbx_core.errors import CheckpointError, ConfigError
 from segrgbx_core.modality import Modality
+from segrgbx_core.model.clip_vit import ClipVit, VitShape, named_shape
 from segrgbx_core.model.lora import LoraLinear, add_pool, pool_layers, selection_mask
 
 CUSTOM = "custom"
@@ -102,25 +99,24 @@ def build_tower(config: MaClipConfig) -> nn.Module:
         ConfigError: when timm has no such tower or its sizes do not fit together.
     """
     num_outputs = config.output_dim if config.has_projection else 0
+    shape = named_shape(config.tower)
     if config.tower == CUSTOM:
-        if config.image_size % config.patch_size or config.embed_dim % config.num_heads:
-            raise ConfigError(
-                f"ma_clip: image_size {config.image_size} must be a multiple of patch_size "
-                f"{config.patch_size},"
-                f" and embed_dim {config.embed_dim} of num_heads {config.num_heads}"
-            )
-        # CLIP's layout: a norm before the blocks, no bias in the patch embedding, eps 1e-5.
-        return VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            num_classes=num_outputs,
-            pre_norm=True,
-            norm_layer=partial(LayerNorm, eps=1e-5),
-            act_layer=QuickGELU if config.quick_gelu else nn.GELU,
+        shape = VitShape(config.embed_dim, config.depth, config.num_heads, config.patch_size)
+    if shape is None:
+        return _timm_tower(config, num_outputs)
+    if config.image_size % shape.patch_size or shape.width % shape.num_heads:
+        raise ConfigError(
+            f"ma_clip: image_size {config.image_size} must be a multiple of patch_size "
+            f"{shape.patch_size}, and embed_dim {shape.width} of num_heads {shape.num_heads}"
         )
+    return ClipVit(shape, config.image_size, num_outputs, config.quick_gelu)
+
+
+def _timm_tower(config: MaClipConfig, num_outputs: int) -> nn.Module:
+    # Late: it costs seconds and hundreds of megabytes that the usual towers do without.
+    from timm import create_model  # noqa: PLC0415
+    from timm.layers import QuickGELU  # noqa: PLC0415
+
     extra = {"img_size": config.image_size} if config.tower.startswith("vit_") else {}
     if config.quick_gelu:
         extra["act_layer"] = QuickGELU
@@ -136,7 +132,7 @@ class ModalityAwareClip(nn.Module):
     One thread at a time: all layers share the selection of adapters of the batch in flight.
 
     Attributes:
-        tower: timm's image tower with the pool in its linear layers.
+        tower: image tower, under timm's names, with the pool in its linear layers.
         merged: modality whose adapter is part of the weights now, or None.
     """
 

@@ -12,11 +12,10 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from segrgbx_core.config import Config, option
-from segrgbx_core.model.backbone import BackboneConfig, drop_paths, init_weights
+from segrgbx_core.model.backbone import BackboneConfig, DropPath, drop_paths, init_weights
 from segrgbx_core.model.baselines.cmx import DualEncoder
 from segrgbx_core.model.head import HeadConfig
 
