@@ -111,9 +111,12 @@ def render_job(job: Job) -> tuple[int, float]:
     return len(missing), time.process_time() - started
 
 
-def frame_times(seed: int, count: int) -> tuple[float, ...]:
-    """Moments of a scene that lie far enough apart to look different."""
+def frame_times(seed: int, count: int, interval_s: float = 0.0) -> tuple[float, ...]:
+    """Moments of a scene, in s: that far apart, or with 0 far enough to look different."""
     rng = np.random.default_rng([seed, 5])
+    if interval_s > 0:
+        start = rng.uniform(0, 1.5)
+        return tuple(float(t) for t in np.round(start + np.arange(count) * interval_s, 3))
     return tuple(
         float(t) for t in np.round(np.arange(count) * 2.0 + rng.uniform(0, 1.5, count), 3)
     )
@@ -130,6 +133,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--seeds", default="0:100", help="first:last+1, or a comma list")
     parser.add_argument("--frames-per-scene", type=int, default=2)
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=0.0,
+        help="seconds between frames, such as 0.1 for sequences; 0: apart, to look different",
+    )
     parser.add_argument(
         "--sensors",
         default="thermal",
@@ -214,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = [
             Job(
                 seed,
-                frame_times(seed, options.frames_per_scene),
+                frame_times(seed, options.frames_per_scene, options.interval),
                 parse_sensors(options.sensors, seed),
                 config,
                 options.out,
