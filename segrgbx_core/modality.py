@@ -38,24 +38,53 @@ class ModalityFacts:
         title: for captions.
         resamples_linearly: False where interpolation would invent values (event pictures).
         is_colour: True where the three channels are a picture to look at as it is.
+        reveals: unified classes that the sensor exists for, by its physics and whatever a model
+            makes of it; figures on synthetic scenes are given for them apart.
     """
 
     letter: str
     title: str
     resamples_linearly: bool
     is_colour: bool
+    reveals: tuple[str, ...]
 
 
 MODALITIES: tuple[Modality, ...] = tuple(Modality)
 
 _FACTS = {
-    Modality.EVENT: ModalityFacts("E", "Event", resamples_linearly=False, is_colour=True),
-    Modality.THERMAL: ModalityFacts("T", "Thermal", resamples_linearly=True, is_colour=False),
-    Modality.DEPTH: ModalityFacts("D", "Depth", resamples_linearly=True, is_colour=False),
+    Modality.EVENT: ModalityFacts(
+        "E",
+        "Event",
+        resamples_linearly=False,
+        is_colour=True,
+        reveals=("person", "bike", "car"),  # what moves
+    ),
+    Modality.THERMAL: ModalityFacts(
+        "T",
+        "Thermal",
+        resamples_linearly=True,
+        is_colour=False,
+        reveals=("person", "glass"),  # warm bodies; glass is opaque in the far infrared
+    ),
+    Modality.DEPTH: ModalityFacts(
+        "D",
+        "Depth",
+        resamples_linearly=True,
+        is_colour=False,
+        reveals=("person", "car", "pole"),  # what stands out from the ground
+    ),
     Modality.POLARIZATION: ModalityFacts(
-        "P", "Polarization", resamples_linearly=True, is_colour=True
+        "P",
+        "Polarization",
+        resamples_linearly=True,
+        is_colour=True,
+        reveals=("water", "glass"),  # smooth dielectrics
     ),
     Modality.LIGHT_FIELD: ModalityFacts(
-        "LF", "Light field", resamples_linearly=True, is_colour=True
+        "LF",
+        "Light field",
+        resamples_linearly=True,
+        is_colour=True,
+        reveals=("person", "car", "pole"),  # parallax, as for depth
     ),
 }

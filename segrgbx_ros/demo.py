@@ -1,77 +1,57 @@
-"""Plays the shipped recording through the live node and scores what comes back.
+"""Plays recordings through the live node and scores what comes back.
 
 `python -m segrgbx_ros.demo --modality thermal --out demo_out` starts the node in a process of its
-own, plays `resource/demo/<modality>` over DDS at the recorded rate, and writes label images,
-overlays, a contact sheet and `metrics.json` to `demo_out/<modality>/`. Recording and checkpoint
-come from the project's own renderer: the figures say nothing about real roads.
+own, plays a recording over DDS at the recorded rate, and writes label images, overlays, a contact
+sheet and `metrics.json` to `demo_out/<modality>/`; `--modality all` plays five, one for each
+sensor. Recordings and checkpoints come from the project's own renderer: the figures say nothing
+about real roads.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_ros.bags import Bag
+from segrgbx_ros.config import read_node_yaml
+from segrgbx_ros.demo_files import CHECKPOINT, NOTE, RGB_ONLY, ROOT, DemoFiles, demo_recording
+from segrgbx_ros.demo_results import (
+    metrics_of,
+    pictures_of,
+    remove_old,
+    score_answers,
+    score_rgb_only,
+    summary,
+    truth_of,
+    write_metrics,
+    write_pictures,
+)
+from segrgbx_ros.roundtrip import play_through_node
+from segrgbx_ros.topics import find_routes, recorded_transports
 
-from segrgbx_core.errors import DataError, SegrgbxError
-from segrgbx_core.images import write_image
-from segrgbx_core.labels import UNIFIED, palette_array
-from segrgbx_core.metrics import ConfusionMatrix
-from segrgbx_core.modality import MODALITIES
-from segrgbx_ros import messages
-from segrgbx_ros.bags import Bag, header_stamp_ns
-from segrgbx_ros.config import Stream, read_node_yaml
-from segrgbx_ros.report import Scores, Spread
-from segrgbx_ros.roundtrip import Answers, play_through_node
-from segrgbx_ros.sinks import SheetRow, sheet, spread
-from segrgbx_ros.topics import Routes, find_routes, recorded_transports
-from segrgbx_ros.truth import TopicTruth
-
-ROOT = Path(__file__).resolve().parents[1]
 PROFILE = ROOT / "config" / "fastdds_large_images.xml"
+ALL = "all"
 MIN_RATIO = 0.95
 """Share of the frames that must come back."""
 WAIT_MS = 100.0
 """How long RGB may wait for X; more than on a vehicle, as player and node share a processor."""
 RATES = (1.0, 0.5, 0.25)
 """Speeds that are tried until the machine keeps up; the first is the recorded one."""
-PICTURES = 6
-NOTE = (
-    "Synthetic scenes rendered by this project; checkpoint trained on other such scenes. "
-    "No statement about real roads."
-)
 
 
-@dataclass(frozen=True)
-class DemoFiles:
-    """What the demo plays, and the folder it writes to."""
-
-    recording: Path
-    checkpoint: Path
-    config: Path
-    out: Path
-    note: str = NOTE
-
-    def check(self) -> None:
-        """Raises `DataError` for the first file that is missing."""
-        for path in (self.recording, self.checkpoint, self.config):
-            if not path.exists():
-                raise DataError(f"{path}: is missing; run the demo from a complete checkout")
-
-
-def run_demo(files: DemoFiles, pair: str, rate: float = 1.0) -> dict[str, Any]:
+def run_demo(files: DemoFiles, pair: Modality, rate: float = 1.0) -> dict[str, Any]:
     """Plays a recording through the live node and writes the results.
 
     Args:
         files: recording, checkpoint, node options, folder for results.
-        pair: name of the RGB-X pair.
+        pair: the RGB-X pair, named after its modality.
         rate: speed against the recording.
 
     Returns:
@@ -82,28 +62,31 @@ def run_demo(files: DemoFiles, pair: str, rate: float = 1.0) -> dict[str, Any]:
     """
     files.check()
     files.out.mkdir(parents=True, exist_ok=True)
-    for old in (*files.out.glob("mask_*.png"), *files.out.glob("overlay_*.png")):
-        old.unlink()
+    remove_old(files.out)
     log = files.out / "node.log"
     with Bag(files.recording) as bag:
         config = read_node_yaml(files.config)
-        parameters: dict[str, Any] = {
-            "model.checkpoint": str(files.checkpoint),
-            **recorded_transports(bag, config, pair),
-        }
-        config = read_node_yaml(files.config, parameters)
+        transports = recorded_transports(bag, config, pair)
+        config = read_node_yaml(files.config, transports)
         # Slower playing stretches the time between RGB and its X as well.
-        parameters["sync.wait_ms"] = min(500.0, max(config.sync.wait_ms, WAIT_MS) / rate)
+        wait_ms = min(500.0, max(config.sync.wait_ms, WAIT_MS) / rate)
+        parameters: dict[str, Any] = {
+            **transports,
+            "model.checkpoint": str(files.checkpoint),
+            "sync.wait_ms": wait_ms,
+        }
         routes = find_routes(bag, config, [pair])
-        truth = _truth(bag, routes, pair)
-        print(f"the node starts and loads {files.checkpoint.name}; its log is {log}")
+        truth = truth_of(bag, routes, pair)
+        print(f"the node starts and loads {files.checkpoint.name}; its log is {log}", flush=True)
         answers = play_through_node(bag, routes, pair, files.config, log, parameters, rate)
-        scores = _score(answers, truth) if truth else None
+        scores = score_answers(answers, truth) if truth else None
+        beside = None
+        if truth and files.rgb_only:
+            beside = score_rgb_only(bag, files, transports, routes, truth)
         if answers.masks:
-            _write_pictures(files, pair, answers, truth, _rgb(bag, routes, pair, answers))
-    metrics = {**_metrics(files, answers, scores), "rate": rate}
-    text = json.dumps(metrics, indent=2, allow_nan=False)
-    (files.out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+            write_pictures(files, pair, answers, truth, pictures_of(bag, routes, pair, answers))
+    metrics = {**metrics_of(files, pair, answers, scores, beside), "rate": rate}
+    write_metrics(files.out / "metrics.json", metrics)
     return metrics
 
 
@@ -130,22 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if PROFILE.exists():  # both processes read it when they join their first domain
         os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(PROFILE))
     before = signal.signal(signal.SIGTERM, _interrupt)  # so that the node is ended too
-    files = DemoFiles(
-        options.recording or ROOT / "resource" / "demo" / options.modality,
-        options.checkpoint or ROOT / "resource" / "demo" / "segrgbx_tiny.safetensors",
-        options.config or ROOT / "config" / f"{options.modality}.yaml",
-        options.out / options.modality,
-        "" if options.recording or options.checkpoint else NOTE,
-    )
-    log = files.out / "node.log"
+    chosen = MODALITIES if options.modality == ALL else (Modality(options.modality),)
+    found: dict[str, dict[str, Any]] = {}
+    failed = False
     try:
-        for rate in [options.rate] if options.rate else RATES:
-            metrics = run_demo(files, options.modality, rate)
-            failure = complaint(metrics, log)
-            _tell(metrics, files)
-            if not failure or metrics["masks_received"] == 0:
-                break
-            print(f"demo: at rate {rate:g}, {failure}", file=sys.stderr)
+        for modality in chosen:
+            files = _files(options, modality)
+            found[modality.value], failure = _play(files, modality, options.rate)
+            failed = failed or bool(failure)
+        if options.modality == ALL:
+            _summarise(options.out, found)
     except SegrgbxError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
@@ -153,17 +130,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    if failure and metrics["masks_received"] == 0:
-        print(f"demo: {failure}", file=sys.stderr)
-    return 1 if failure else 0
+    return 1 if failed else 0
+
+
+def _play(files: DemoFiles, modality: Modality, rate: float | None) -> tuple[dict[str, Any], str]:
+    """Figures of one recording, and why it failed at the speed tried last."""
+    for speed in [rate] if rate else RATES:
+        metrics = run_demo(files, modality, speed)
+        failure = complaint(metrics, files.out / "node.log")
+        _tell(metrics, files)
+        if failure:
+            print(f"demo: at rate {speed:g}, {failure}", file=sys.stderr)
+        if not failure or metrics["masks_received"] == 0:
+            break
+    return metrics, failure
+
+
+def _files(options: argparse.Namespace, modality: Modality) -> DemoFiles:
+    is_own = bool(options.recording or options.checkpoint)
+    return DemoFiles(
+        options.recording or demo_recording(modality, options.out),
+        options.checkpoint or CHECKPOINT,
+        options.config or ROOT / "config" / f"{modality}.yaml",
+        options.out / modality.value,
+        None if is_own else RGB_ONLY,
+        "" if is_own else NOTE,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m segrgbx_ros.demo", description=__doc__)
     add = parser.add_argument
-    add("--modality", choices=[str(one) for one in MODALITIES], default="thermal")
+    add("--modality", choices=[*map(str, MODALITIES), ALL], default="thermal")
     add("--out", type=Path, default=Path("demo_out"), help="results go to a folder in it")
-    add("--recording", type=Path, help="another recording (default: the shipped one)")
+    add("--recording", type=Path, help="another recording (default: the project's own)")
     add("--checkpoint", type=Path, help="another checkpoint (default: the shipped one)")
     add("--config", type=Path, help="node options (default: config/<modality>.yaml)")
     add("--rate", type=float, help="speed (default: as recorded; slower when frames get lost)")
@@ -174,91 +174,11 @@ def _interrupt(_number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _truth(bag: Bag, routes: Routes, pair: str) -> TopicTruth | None:
-    base = f"{routes.namespace}/{pair}/label"
-    name = next((name for name in (base, f"{base}/compressed") if name in bag.topics), None)
-    return TopicTruth(bag, name) if name else None
-
-
-def _score(answers: Answers, truth: TopicTruth) -> Scores:
-    assert answers.labels is not None
-    if answers.labels.space != UNIFIED:
-        raise DataError(
-            f"label space '{answers.labels.space}': the demo's truth is in '{UNIFIED}'"
-        )
-    confusion, scored = ConfusionMatrix(len(answers.labels.names)), 0
-    for stamp, mask in answers.masks.items():
-        expected = truth.labels(stamp)
-        if expected is not None:
-            confusion.update(expected, mask)
-            scored += 1
-    return Scores(answers.labels.names, confusion, scored, len(answers.masks) - scored)
-
-
-def _metrics(files: DemoFiles, answers: Answers, scores: Scores | None) -> dict[str, Any]:
-    assert answers.labels is not None
-    latency = Spread.of(list(answers.latency_ms.values()))
-    found = scores.to_dict() if scores else {}
-    return {
-        "frames_sent": len(answers.sent_s),
-        "masks_received": len(answers.masks),
-        "lost": {name: count for name, count in sorted(answers.losses.items()) if count},
-        "miou": found.get("miou"),
-        "miou_true_classes": found.get("miou_true_classes"),
-        "miou_absent_as_zero": found.get("miou_absent_as_zero"),
-        "pixel_accuracy": found.get("pixel_accuracy"),
-        "per_class_iou": found.get("per_class_iou"),
-        "frames_scored": found.get("frames", 0),
-        "latency_ms_p50": round(latency.p50, 1),
-        "latency_ms_p95": round(latency.p95, 1),
-        "latency_ms_max": round(latency.max, 1),
-        "checkpoint": files.checkpoint.name,
-        "recording": files.recording.name,
-        "label_space": answers.labels.space,
-        "label_space_hash": answers.labels.hash,
-        "num_classes": len(answers.labels.names),
-        "node_ready_s": round(answers.node_ready_s, 1),
-        "synthetic": files.note == NOTE,
-        "note": files.note,
-    }
-
-
-def _rgb(bag: Bag, routes: Routes, pair: str, answers: Answers) -> dict[int, Any]:
-    """RGB pictures of the frames that are shown, by stamp."""
-    stamps = sorted(answers.masks)
-    chosen = {stamps[index] for index in spread(len(stamps), PICTURES)}
-    topic = routes.topic(pair, Stream.RGB)
-    return {
-        stamp: messages.rgb_array(bag.decode(message))
-        for message in bag.messages({topic})
-        if (stamp := header_stamp_ns(message.raw)) in chosen
-    }
-
-
-def _write_pictures(
-    files: DemoFiles, pair: str, answers: Answers, truth: TopicTruth | None, rgb: dict[int, Any]
-) -> None:
-    """Writes every label image, a few overlays and the contact sheet."""
-    labels, out = answers.labels, files.out
-    assert labels is not None
-    palette = palette_array(labels.palette)
-    for stamp, mask in answers.masks.items():
-        image = Image.fromarray(mask)
-        image.putpalette(palette.tobytes())  # ids stay ids, viewers show colours
-        image.save(out / f"mask_{stamp}.png")
-    rows, captions = [], []
-    first = min(answers.sent_s)
-    for stamp, picture in sorted(rgb.items()):
-        if stamp in answers.overlays:
-            write_image(out / f"overlay_{stamp}.png", answers.overlays[stamp])
-        x_image = answers.previews.get(stamp)
-        expected = truth.labels(stamp) if truth else None
-        if x_image is not None:
-            rows.append(SheetRow(picture, x_image, answers.masks[stamp], expected))
-            captions.append(f"{(stamp - first) / 1e9:.1f} s")
-    if rows:
-        heading = f"RGB + {pair} through the live node"
-        write_image(out / "contact_sheet.png", sheet(rows, captions, labels, heading, files.note))
+def _summarise(out: Path, found: dict[str, dict[str, Any]]) -> None:
+    table = summary(found)
+    (out / "summary.md").write_text(table, encoding="utf-8")
+    write_metrics(out / "summary.json", found)
+    print(f"\n{table}\nwritten: {out / 'summary.md'}, summary.json")
 
 
 def _tell(metrics: dict[str, Any], files: DemoFiles) -> None:
@@ -268,8 +188,10 @@ def _tell(metrics: dict[str, Any], files: DemoFiles) -> None:
         "mask received)"
     )
     if metrics["miou"] is not None:
+        beside = metrics["rgb_only"]
+        alone = f" (RGB only: {beside['miou_true_classes']:.1%})" if beside else ""
         print(
-            f"mIoU {metrics['miou']:.1%} over the classes that occur in truth or prediction, "
+            f"mIoU {metrics['miou_true_classes']:.1%}{alone} over the classes of the truth, "
             f"pixel accuracy {metrics['pixel_accuracy']:.1%}. {files.note}".rstrip()
         )
     print(f"written: {files.out / 'metrics.json'}, contact_sheet.png, overlay_*.png, mask_*.png")

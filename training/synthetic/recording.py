@@ -1,6 +1,7 @@
 """Writes a rendered scene as a rosbag2 recording (mcap): what a vehicle's cameras would publish.
 
-    python -m training.synthetic.recording --out resource/demo/thermal --seed 20024 --seconds 8
+    python -m training.synthetic.recording --demo thermal --out resource/demo/thermal
+    python -m training.synthetic.recording --seed 20030 --modality depth,event --out FOLDER
 
 Topics, with each pair named like its modality: `/<pair>/rgb/image/compressed` (JPEG), the truth
 `/<pair>/label/compressed` (PNG, mono8, unified ids, 255 void) with RGB's stamps, and X as a driver
@@ -37,10 +38,10 @@ from tqdm import tqdm
 
 from segrgbx_core.errors import DataError, SegrgbxError
 from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import Modality
+from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import Events
 from training.synthetic.event_packets import encode_libcaer_cmp
-from training.synthetic.records import TEST_SEEDS, Light, Record, WorldConfig
+from training.synthetic.records import TEST_SEEDS, Corruption, Light, Record, WorldConfig
 from training.synthetic.render import parse_sensors, parse_size
 from training.synthetic.sensors.polarization import mosaic
 from training.synthetic.world import World
@@ -64,6 +65,36 @@ string encoding
 bool is_bigendian
 uint8[] events
 """
+
+
+@dataclass(frozen=True)
+class DemoScene:
+    """The scene of one of the demo's recordings: none of a training split, chosen by content.
+
+    Attributes:
+        seed: the scene.
+        seconds: length.
+        light: time of day.
+        speed_mps: of the camera; negative draws it.
+        corruption: failure of the RGB camera.
+    """
+
+    seed: int
+    seconds: float
+    light: Light
+    speed_mps: float = 4.0
+    corruption: Corruption = Corruption.NONE
+
+
+DEMO_SCENES = {
+    Modality.EVENT: DemoScene(20_044, 5.0, Light.DAY, corruption=Corruption.OVER_EXPOSURE),
+    Modality.THERMAL: DemoScene(20_024, 8.0, Light.NIGHT, 3.5),
+    Modality.DEPTH: DemoScene(20_055, 5.0, Light.DUSK, corruption=Corruption.MOTION_BLUR),
+    Modality.POLARIZATION: DemoScene(20_043, 5.0, Light.DAY),
+    Modality.LIGHT_FIELD: DemoScene(20_044, 5.0, Light.OVERCAST),
+}
+"""People, cars and cyclists too bright for RGB; people at night; a blurred street at dusk; a wet
+road with glass; a plain day, because light fields promise nothing special."""
 TRIGGERED = frozenset({Modality.EVENT, Modality.DEPTH, Modality.LIGHT_FIELD})
 """Modalities that expose with RGB; the others run on a clock of their own."""
 PACKETS_PER_WINDOW = 10
@@ -233,39 +264,77 @@ def write_recording(
     return count
 
 
+def demo_world(modality: Modality, width: int = 320, height: int = 240) -> World:
+    """The world of one of the demo's recordings."""
+    scene = DEMO_SCENES[modality]
+    return World(
+        scene.seed,
+        _config(
+            (width, height), RATE_HZ, scene.light, scene.speed_mps, corruption=scene.corruption
+        ),
+    )
+
+
+def _config(
+    size: tuple[int, int],
+    rate_hz: float,
+    light: Light,
+    speed_mps: float,
+    corruption: Corruption = Corruption.NONE,
+) -> WorldConfig:
+    return WorldConfig(
+        width=size[0],
+        height=size[1],
+        light=light,
+        speed_mps=speed_mps,
+        corruption=corruption,
+        # Windows that meet make a stream without gaps.
+        event_window_ms=1000.0 / rate_hz,
+        event_substeps=8,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    parser = argparse.ArgumentParser(description="Write a synthetic scene as a rosbag2 recording.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    parser.add_argument("--seed", type=int, default=TEST_SEEDS.start, help="the scene")
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rate", type=float, default=RATE_HZ, help="images per second")
-    parser.add_argument("--modality", default="thermal", help="comma list of modalities, or 'all'")
-    parser.add_argument("--size", default="320x240", help="WIDTHxHEIGHT")
-    parser.add_argument("--light", default="any", choices=[light.value for light in Light])
-    parser.add_argument("--speed", type=float, default=-1.0, help="m/s; negative draws it")
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     try:
-        width, height = parse_size(options.size)
-        modalities = parse_sensors(options.modality)
-        # Windows that meet make a stream without gaps.
-        config = WorldConfig(
-            width=width,
-            height=height,
-            light=Light(options.light),
-            speed_mps=options.speed,
-            event_window_ms=1000.0 / options.rate,
-            event_substeps=8,
-        )
-        world = World(options.seed, config)
-        count = write_recording(options.out, world, modalities, options.seconds, options.rate)
+        if options.demo:
+            modality = Modality(options.demo)
+            world, seconds = demo_world(modality), DEMO_SCENES[modality].seconds
+            count = write_recording(options.out, world, [modality], seconds)
+        else:
+            config = _config(
+                parse_size(options.size),
+                options.rate,
+                Light(options.light),
+                options.speed,
+                Corruption(options.corruption),
+            )
+            world, modalities = World(options.seed, config), parse_sensors(options.modality)
+            count = write_recording(options.out, world, modalities, options.seconds, options.rate)
     except SegrgbxError as error:
         print(error, file=sys.stderr)
         return 2
     size = sum(file.stat().st_size for file in options.out.iterdir())
     print(f"{options.out}: {count} messages, {size / 1e6:.2f} MB")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Write a synthetic scene as a rosbag2 recording.")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder to make")
+    add("--demo", choices=[m.value for m in MODALITIES], help="the demo's scene of this modality")
+    add("--seed", type=int, default=TEST_SEEDS.start, help="the scene")
+    add("--seconds", type=float, default=8.0)
+    add("--rate", type=float, default=RATE_HZ, help="images per second")
+    add("--modality", default="thermal", help="comma list of modalities, or 'all'")
+    add("--size", default="320x240", help="WIDTHxHEIGHT")
+    add("--light", default="any", choices=[light.value for light in Light])
+    add("--speed", type=float, default=-1.0, help="m/s; negative draws it")
+    add("--corruption", default="none", choices=[kind.value for kind in Corruption])
+    return parser
 
 
 if __name__ == "__main__":
