@@ -16,32 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
+from segrgbx_core.encoders import encode
 from segrgbx_core.errors import SegrgbxError
 from segrgbx_core.images import write_image
 from segrgbx_core.label_tables import NYU, SYNTHETIC_STREET
 from segrgbx_core.labels import palette_array
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.modality import MODALITIES
 from segrgbx_core.overlay import colourise, contact_sheet, preview
-from segrgbx_core.samples import RgbxSample
+from training.datasets.synthetic import SyntheticReader, record_sample
 from training.synthetic.records import Corruption, Family, Light, Record, WorldConfig
 from training.synthetic.world import World
-
-FIELDS = {
-    Modality.EVENT: "events",
-    Modality.THERMAL: "thermal",
-    Modality.DEPTH: "depth",
-    Modality.POLARIZATION: "polarization",
-    Modality.LIGHT_FIELD: "light_field",
-}
-"""Which field of a record holds a modality."""
-SENSORS = SensorConfig.model_validate(
-    {
-        "polarization": {"layout": "channels4", "full_scale": 4095.0},
-        "light_field": {"layout": "stack"},
-    }
-)
-"""How the arrays of a record are laid out, for the encoders."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +50,8 @@ SHOTS = (
 
 def x_pictures(record: Record) -> list[NDArray[np.uint8]]:
     """The X image of every modality, with the encoders' defaults."""
-    pictures = []
-    for modality in MODALITIES:
-        sample = RgbxSample(
-            record.rgb, getattr(record, FIELDS[modality]), modality, record.x_stamp_ns
-        )
-        pictures.append(preview(encode(sample, EncodingConfig(), SENSORS)))
-    return pictures
+    samples = [record_sample(record, modality) for modality in MODALITIES]
+    return [preview(encode(sample, None, SyntheticReader.sensor)) for sample in samples]
 
 
 def sheet(
