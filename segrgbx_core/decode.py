@@ -83,7 +83,7 @@ def _columns(logits: Tensor, columns: Tensor | None) -> Tensor:
     return logits if columns is None else logits.index_select(0, columns)
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """Bilinear interpolation along one axis.
 
     Attributes:
@@ -106,12 +106,7 @@ def _decode_one(
     device = logits.device
     is_number = logits.isfinite().all(dim=0)  # (h, w)
     logits = logits.nan_to_num(0.0, 0.0, 0.0)
-    rows = _axis(
-        spot.rgb_height, spot.height, spot.top, logits.shape[1] / input_size[0], logits, 1
-    )
-    columns = _axis(
-        spot.rgb_width, spot.width, spot.left, logits.shape[2] / input_size[1], logits, 2
-    )
+    rows, columns = rgb_axes(logits, spot, input_size)
     # Margin and entropy are about the losers, too.
     logits, codes = _contenders(logits, may_join=kind is ConfidenceKind.MAX_PROB)
     answer = torch.empty(
@@ -192,9 +187,24 @@ def _contenders(logits: Tensor, may_join: bool = True) -> tuple[Tensor, Tensor]:
     return logits, codes[:, None, None]
 
 
+def rgb_axes(logits: Tensor, spot: Placement, input_size: tuple[int, int]) -> tuple[Axis, Axis]:
+    """How rows and columns of an RGB image lie among its logits.
+
+    Args:
+        logits: (C, h, w) over the whole of the model's input.
+        spot: where the image lies in the input.
+        input_size: (height, width) of the input.
+    """
+    scale_y, scale_x = logits.shape[1] / input_size[0], logits.shape[2] / input_size[1]
+    return (
+        _axis(spot.rgb_height, spot.height, spot.top, scale_y, logits, 1),
+        _axis(spot.rgb_width, spot.width, spot.left, scale_x, logits, 2),
+    )
+
+
 def _axis(
     num_pixels: int, extent: int, start: int, scale: float, logits: Tensor, dim: int
-) -> _Axis:
+) -> Axis:
     """How RGB pixels lie among logits.
 
     Args:
@@ -214,11 +224,11 @@ def _axis(
     weights.scatter_(1, lower[:, None], 1 - share[:, None])
     if count > 1:
         weights.scatter_(1, lower[:, None] + 1, share[:, None])
-    return _Axis(weights.to(logits), lower.tolist())
+    return Axis(weights.to(logits), lower.tolist())
 
 
 def _tiles(
-    rows: _Axis, columns: _Axis, depth: int, is_cuda: bool
+    rows: Axis, columns: Axis, depth: int, is_cuda: bool
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Cuts the RGB grid: ranges of rows and columns, each tile about as large as it may be."""
     across = [(0, len(columns.lower))]

@@ -1,107 +1,33 @@
-"""Scores a checkpoint on a data set's split, through the same `Segmenter` that a vehicle runs.
+"""Scores a checkpoint on data sets, through the same `Segmenter` that a vehicle runs.
 
-python -m training.evaluate CHECKPOINT --root DATA --split val --modality thermal --out REPORT
+    python -m training.evaluate CHECKPOINT --reader mfnet --root DATA --split test --out REPORT
+    python -m training.evaluate CHECKPOINT --run RUN.yaml --split published --out REPORT
+
+The second form scores all data sets of a run file and adds the joint table. Several `--root` of
+one data set are pooled into one matrix, such as the real and the synthetic part of UrbanLF.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from segrgbx_core.config import from_mapping
 from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.errors import ConfigError, DataError, SegrgbxError
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.labels import UNIFIED
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
-from segrgbx_core.modality import Modality
-from training.datasets import READERS, Reader, open_reader, parse_options, sensor_of
+from segrgbx_core.errors import ConfigError, SegrgbxError
+from segrgbx_core.inference import InferenceConfig
+from training.config import read_run
+from training.datasets import READERS, Reader, parse_options
+from training.joint_report import JointReport
+from training.score_report import Report
+from training.score_sources import Source, open_sources, source_of, sources_of_run
+from training.scoring import Pace, evaluate_sources
+from training.views import Fit, ViewConfig
 
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """What an evaluation found.
-
-    Attributes:
-        checkpoint: file name.
-        hash: SHA-256 of the file.
-        data: data set and modality.
-        space: label space of the scores.
-        names: its class names.
-        matrix: all samples.
-        groups: the samples of each group, such as night.
-        samples: number of samples.
-    """
-
-    checkpoint: str
-    hash: str
-    data: str
-    space: str
-    names: tuple[str, ...]
-    matrix: ConfusionMatrix
-    groups: dict[str, ConfusionMatrix] = field(default_factory=dict)
-    samples: int = 0
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the classes that occur, in [0, 1]."""
-        return self.matrix.miou()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "checkpoint": self.checkpoint,
-            "hash": self.hash,
-            "data": self.data,
-            "label_space": self.space,
-            "samples": self.samples,
-            **self.matrix.to_dict(self.names),
-            "groups": {
-                name: {"miou": matrix.miou(), "pixel_accuracy": matrix.pixel_accuracy()}
-                for name, matrix in sorted(self.groups.items())
-            },
-        }
-
-    def to_markdown(self) -> str:
-        """A page with mIoU by both conventions, groups and classes."""
-        skip, zero = (self.matrix.miou(absent) for absent in (AbsentClass.SKIP, AbsentClass.ZERO))
-        lines = [
-            f"# {self.data}: {self.checkpoint}",
-            "",
-            f"{self.samples} samples, label space `{self.space}`, checkpoint `{self.hash[:16]}`.",
-            "",
-            f"mIoU **{100 * skip:.2f}** over the classes that occur ({100 * zero:.2f} when absent "
-            f"classes count 0), pixel accuracy {100 * self.matrix.pixel_accuracy():.2f}.",
-            "",
-        ]
-        if self.groups:
-            lines += ["| group | mIoU | pixel accuracy |", "|---|---:|---:|"]
-            lines += [
-                f"| {name} | {100 * matrix.miou():.2f} | {100 * matrix.pixel_accuracy():.2f} |"
-                for name, matrix in sorted(self.groups.items())
-            ]
-            lines.append("")
-        lines += ["| class | IoU | share of pixels |", "|---|---:|---:|"]
-        share = self.matrix.matrix.sum(axis=1) / max(1, self.matrix.num_pixels)
-        lines += [
-            f"| {name} | {100 * value:.2f} | {100 * part:.2f} % |"
-            for name, value, part in zip(self.names, self.matrix.iou(), share, strict=True)
-            if not np.isnan(value)
-        ]
-        return "\n".join(lines) + "\n"
-
-    def write(self, folder: Path) -> None:
-        """Writes `report.md` and `report.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
-        text = json.dumps(self.to_dict(), indent=1)
-        (folder / "report.json").write_text(f"{text}\n", encoding="utf-8")
+__all__ = ["Report", "evaluate", "main"]
 
 
 def evaluate(
@@ -112,6 +38,7 @@ def evaluate(
     space: str = "",
     limit: int = 0,
     batch_size: int = 4,
+    views: ViewConfig | None = None,
 ) -> Report:
     """Scores a checkpoint on a reader's samples.
 
@@ -124,90 +51,127 @@ def evaluate(
             `unified` lets the model answer any class, and answers outside the data set are wrong.
         limit: number of samples, evenly spread; 0 for all.
         batch_size: samples per forward pass.
-    """
-    space = space or reader.native
-    sensors = sensor_of(reader, sensors)
-    segmenter = Segmenter.from_checkpoint(checkpoint, config, sensors, label_space=space)
-    label_space = segmenter.label_space
-    names = segmenter.classes.names
-    matrix, groups = ConfusionMatrix(len(names)), dict[str, ConfusionMatrix]()
-    size = len(reader)
-    if size == 0:
-        raise DataError(f"{reader.native}: the split has no samples to score")
-    chosen = np.unique(np.linspace(0, size - 1, min(size, limit or size)).astype(int)).tolist()
-    for start in range(0, len(chosen), batch_size):
-        items = [reader[index] for index in chosen[start : start + batch_size]]
-        answers = segmenter.predict([item.sample for item in items])
-        for item, answer in zip(items, answers, strict=True):
-            truth = item.labels
-            if space == UNIFIED:
-                truth = label_space.unify(truth, reader.native)
-            own = ConfusionMatrix(len(names))
-            own.update(truth, answer.labels)
-            for total in (
-                matrix,
-                *(groups.setdefault(g, ConfusionMatrix(len(names))) for g in item.groups),
-            ):
-                total.merge(own)
-    return Report(
-        checkpoint=Path(checkpoint).name,
-        hash=segmenter.checkpoint.hash,
-        data=f"{reader.native} {reader.modality}",
-        space=space,
-        names=tuple(names),
-        matrix=matrix,
-        groups=groups,
-        samples=len(chosen),
-    )
-
-
-def modality(name: str) -> Modality:
-    """The modality of that name.
+        views: which views of a frame are averaged; None: the frame as it is, once.
 
     Raises:
-        ConfigError: when there is none.
+        DataError: naming the file or sample that cannot be read or does not fit.
+        ConfigError: when the checkpoint does not know the data set's classes.
+        CheckpointError: when the checkpoint is broken or was not trained for the modality.
     """
-    try:
-        return Modality(name)
-    except ValueError:
-        raise ConfigError(
-            f"modality '{name}' is not one of {', '.join(map(str, Modality))}"
-        ) from None
+    pace = Pace(limit, batch_size)
+    return evaluate_sources(checkpoint, [source_of(reader, sensors)], config, views, pace, space)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("checkpoint")
-    parser.add_argument("--reader", default="synthetic_street", help=", ".join(READERS))
-    parser.add_argument("--root", required=True, help="folder of the data set")
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--modality", default="thermal")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of the data set"
-    )
-    parser.add_argument(
-        "--space", default="", help="unified, or empty for the data set's own classes"
-    )
-    parser.add_argument("--limit", type=int, default=0, help="number of samples, 0 for all")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", default="", help="folder for report.md and report.json")
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     try:
-        options = parse_options(chosen.set)
-        kind = modality(chosen.modality)
-        reader = open_reader(chosen.reader, chosen.root, chosen.split, kind, options)
-        config = InferenceConfig(device=chosen.device)
-        report = evaluate(
-            chosen.checkpoint, reader, config, space=chosen.space, limit=chosen.limit
-        )
+        pools = _pools(chosen)
+        config, views = _inference(chosen), _views(chosen)
+        pace = Pace(chosen.limit, chosen.batch_size, chosen.workers, progress=True)
+        reports = [
+            evaluate_sources(chosen.checkpoint, pool, config, views, pace, chosen.space)
+            for pool in pools
+        ]
+        report = JointReport(tuple(reports)) if chosen.run else reports[0]
+        sys.stdout.write(report.to_markdown())
+        if chosen.out:
+            report.write(Path(chosen.out))
     except SegrgbxError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(report.to_markdown())
-    if chosen.out:
-        report.write(Path(chosen.out))
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint")
+    data = parser.add_argument_group("data")
+    data.add_argument("--reader", default="synthetic_street", help=", ".join(READERS))
+    data.add_argument(
+        "--root", action="append", default=[], help="folder of the data set; several are pooled"
+    )
+    data.add_argument("--run", default="", help="run file whose data sets are scored instead")
+    data.add_argument(
+        "--split",
+        default="val",
+        help="split of every data set; with --run, val and train mean what the run file says; "
+        "published: what papers report on",
+    )
+    data.add_argument("--modality", default="", help="X; empty for the data set's usual one")
+    data.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE",
+        help="options of the data set; with --run options of the run, such as data.0.root=DATA",
+    )  # fmt: skip
+    data.add_argument("--limit", type=int, default=0, help="samples per root, 0 for all")
+    views = parser.add_argument_group("views")
+    views.add_argument(
+        "--size", default="", metavar="HxW", help="model's input, as trained if empty"
+    )
+    views.add_argument(
+        "--fit", default=Fit.WHOLE.value, help=ViewConfig.model_fields["fit"].description
+    )
+    views.add_argument("--scales", nargs="+", type=float, default=[1.0])
+    views.add_argument("--flip", action="store_true", help="average with the mirrored frame")
+    views.add_argument("--stride", type=float, help="step between windows, share of a window")
+    views.add_argument(
+        "--space", default="", help="unified, or empty for the data set's own classes"
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="auto")
+    machine.add_argument("--precision", default="auto")
+    machine.add_argument("--batch-size", type=int, default=Pace.batch_size)
+    machine.add_argument("--workers", type=int, default=2, help="threads that read ahead")
+    parser.add_argument("--out", default="", help="folder for report.md, report.json, pictures")
+    return parser
+
+
+def _pools(chosen: argparse.Namespace) -> list[list[Source]]:
+    """What to score, opened before anything is computed."""
+    if chosen.run:
+        if chosen.root:
+            raise ConfigError("--root has no effect with --run; set data.0.root=DATA instead")
+        return sources_of_run(read_run(chosen.run, chosen.set), chosen.split)
+    if not chosen.root:
+        raise ConfigError("name the data set's folder with --root, or a run file with --run")
+    options = parse_options(chosen.set)
+    return [open_sources(chosen.reader, chosen.root, chosen.split, chosen.modality, options)]
+
+
+def _inference(chosen: argparse.Namespace) -> InferenceConfig:
+    height, width = _size(chosen.size)
+    return from_mapping(
+        InferenceConfig,
+        {
+            "device": chosen.device,
+            "precision": chosen.precision,
+            "input_height": height,
+            "input_width": width,
+        },
+        "command line",
+    )
+
+
+def _views(chosen: argparse.Namespace) -> ViewConfig:
+    given: dict[str, Any] = {"fit": chosen.fit, "scales": chosen.scales, "flip": chosen.flip}
+    if chosen.stride is not None:
+        if chosen.fit != Fit.WINDOW.value:
+            raise ConfigError("--stride has no effect without --fit window")
+        given["stride"] = chosen.stride
+    if chosen.size and chosen.fit == Fit.NATIVE.value:
+        raise ConfigError("--size has no effect with --fit native; leave one out")
+    return from_mapping(ViewConfig, given, "command line")
+
+
+def _size(text: str) -> tuple[int, int]:
+    if not text:
+        return 0, 0
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdigit() and width.isdigit()):
+        raise ConfigError(f"--size {text}: expected HEIGHTxWIDTH, such as 480x640")
+    return int(height), int(width)
 
 
 if __name__ == "__main__":

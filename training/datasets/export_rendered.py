@@ -33,7 +33,7 @@ from training.datasets.export import (
     export_urbanlf,
     export_zju,
 )
-from training.datasets.synthetic import record_sample
+from training.datasets.synthetic import mark_rendered, record_sample
 from training.synthetic.records import Record, WorldConfig
 from training.synthetic.render import load_record
 
@@ -181,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _frames(paths, options.data_set, first), options.out, split
             )
             first += len(names)
+            mark_rendered(options.out)
             print(f"{split}: {len(names)} samples in {options.out}")
     except SegrgbxError as error:
         print(error, file=sys.stderr)

@@ -13,11 +13,15 @@ from segrgbx_core.config import Config, option
 from segrgbx_core.encoders import PolarizationSensor, SensorConfig
 from segrgbx_core.encoders.polarization import PolarizationLayout
 from segrgbx_core.errors import DataError
+from segrgbx_core.label_tables import SYNTHETIC_STREET
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import RgbxSample, XForm
 from training.datasets.labelled import Labelled
 from training.synthetic.records import Record
 from training.synthetic.render import load_record
+
+RENDERED_MARK = "SYNTHETIC.txt"
+"""File in the root of rendered scenes that lie in a public data set's layout."""
 
 _ARRAYS = {
     Modality.EVENT: "events",
@@ -53,7 +57,7 @@ class SyntheticReader:
     Groups are the time of day and the camera's failure, if any.
     """
 
-    native = "synthetic_street"
+    native = SYNTHETIC_STREET.name
     options = SyntheticOptions
     sensor = SensorConfig(
         polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4, full_scale=4095)
@@ -97,6 +101,27 @@ class SyntheticReader:
         rgb = np.ascontiguousarray(record.rgb)
         x = rgb if self._x is XSource.RGB else np.zeros_like(rgb)
         return RgbxSample(rgb, x, self.modality, record.x_stamp_ns, x_form=XForm.IMAGE)
+
+
+def mark_rendered(root: Path) -> None:
+    """Marks a folder as rendered, so that no report takes its scenes for a public data set's."""
+    text = "Rendered by training.datasets.export_rendered; no sample of the public data set.\n"
+    (root / RENDERED_MARK).write_text(text, encoding="utf-8")
+
+
+def is_rendered(native: str, root: Path | None = None) -> bool:
+    """Whether samples were rendered by this project.
+
+    Args:
+        native: their label space.
+        root: folder of the data set, which may be one above or one below the marked one.
+    """
+    if native == SYNTHETIC_STREET.name:
+        return True
+    if root is None:
+        return False
+    marks = (root / RENDERED_MARK, root.parent / RENDERED_MARK)
+    return any(mark.exists() for mark in marks) or any(root.glob(f"*/{RENDERED_MARK}"))
 
 
 def record_sample(record: Record, modality: Modality, place: str = "record") -> RgbxSample:
