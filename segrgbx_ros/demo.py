@@ -153,7 +153,7 @@ def _files(options: argparse.Namespace, modality: Modality) -> DemoFiles:
         options.checkpoint or CHECKPOINT,
         options.config or ROOT / "config" / f"{modality}.yaml",
         options.out / modality.value,
-        None if is_own else RGB_ONLY,
+        options.rgb_only or (None if is_own else RGB_ONLY),
         "" if is_own else NOTE,
     )
 
@@ -165,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("demo_out"), help="results go to a folder in it")
     add("--recording", type=Path, help="another recording (default: the project's own)")
     add("--checkpoint", type=Path, help="another checkpoint (default: the shipped one)")
+    add("--rgb-only", type=Path, help="checkpoint to compare with, fed with RGB alone")
     add("--config", type=Path, help="node options (default: config/<modality>.yaml)")
     add("--rate", type=float, help="speed (default: as recorded; slower when frames get lost)")
     return parser

@@ -148,7 +148,7 @@ def _sensor_classes(found: Findings) -> str:
                 found.of(EQUAL_PER_MODALITY, modality),
             )
         )
-        rows.append([str(modality), ", ".join(names), f"{only:.1f}", f"{own:.1f}", f"{joint:.1f}"])
+        rows.append([str(modality), ", ".join(names), *map(_number, (only, own, joint))])
     head = ["X", "classes", "RGB only", "specialist", "generalist"]
     return (
         "## The classes that a sensor exists for\n\nMean IoU of classes named beforehand, by "

@@ -1,6 +1,7 @@
 """The demo: a recording through the live node, scored."""
 
 import json
+import subprocess
 
 import cv2
 import numpy as np
@@ -8,11 +9,16 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
+from segrgbx_core.errors import DataError
 from segrgbx_core.images import encode_image, read_image, read_labels
 from segrgbx_core.labels import VOID
+from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_ros import demo_files
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.config import read_node_yaml
 from segrgbx_ros.demo import PROFILE, complaint, main
+from segrgbx_ros.demo_files import demo_recording
+from segrgbx_ros.demo_results import summary
 
 pytestmark = pytest.mark.ros
 
@@ -68,7 +74,8 @@ def test_demo_scores_what_the_live_node_answers(files, capsys, no_profile):
     contract = default_contract("tiny")
     weights = random_weights(contract)
     save_checkpoint(files / "tiny.safetensors", weights.model, weights.ma_clip, contract)
-    assert main(arguments(files, "tiny.safetensors")) == 0, capsys.readouterr().err
+    beside = ["--rgb-only", str(files / "tiny.safetensors")]
+    assert main([*arguments(files, "tiny.safetensors"), *beside]) == 0, capsys.readouterr().err
     out = files / "out" / "thermal"
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["frames_sent"] == metrics["masks_received"] == FRAMES
@@ -80,6 +87,11 @@ def test_demo_scores_what_the_live_node_answers(files, capsys, no_profile):
     assert metrics["label_space"] == "unified"
     assert metrics["synthetic"] is False  # not the shipped recording
     assert metrics["rate"] == 1.0
+    assert metrics["sensor_classes"] == ["person"]  # glass is not in the truth
+    assert metrics["sensor_classes_miou"] == pytest.approx(metrics["per_class_iou"]["person"])
+    # The same weights without X answer otherwise, on the same frames.
+    assert set(metrics["rgb_only"]) < set(metrics)
+    assert metrics["rgb_only"]["per_class_iou"] != metrics["per_class_iou"]
     masks = sorted(out.glob("mask_*.png"))
     assert [int(path.stem[5:]) for path in masks] == [START + i * STEP for i in range(FRAMES)]
     assert read_labels(masks[0]).shape == SIZE
@@ -116,3 +128,37 @@ def test_shipped_files_fit_the_demo():
     assert PROFILE.exists()
     config = read_node_yaml(PROFILE.parent / "thermal.yaml")
     assert "thermal" in config.pairs
+
+
+def test_recordings_are_shipped_or_rendered_once(tmp_path, monkeypatch):
+    assert demo_recording(Modality.THERMAL, tmp_path) == demo_files.SHIPPED / "thermal"
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        folder = tmp_path / "recordings" / "event"
+        folder.mkdir(parents=True)
+        (folder / "metadata.yaml").write_text("")
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(demo_files.subprocess, "run", run)
+    for _ in range(2):
+        assert demo_recording(Modality.EVENT, tmp_path) == tmp_path / "recordings" / "event"
+    assert len(calls) == 1
+    assert calls[0][-4:] == ["--demo", "event", "--out", str(tmp_path / "recordings" / "event")]
+
+
+def test_machine_that_cannot_render_is_told_why(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 2, stderr="a\nembreex has no wheel here\n")
+    monkeypatch.setattr(demo_files.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(DataError, match=r"embreex has no wheel here; MODALITY=thermal plays"):
+        demo_recording(Modality.DEPTH, tmp_path)
+
+
+def test_summary_lays_five_beside_rgb_only():
+    one = {"masks_received": 49, "frames_sent": 50, "miou_true_classes": 0.512,
+           "sensor_classes": ["water"], "sensor_classes_miou": 0.4, "note": "Synthetic.",
+           "rgb_only": {"miou_true_classes": 0.4, "sensor_classes_miou": 0.123}}  # fmt: skip
+    text = summary({str(modality): one for modality in MODALITIES})
+    assert text.count("49 of 50 | 51.2 | 40.0 | water | 40.0 | 12.3 |") == 5
+    assert text.count("Synthetic.") == 1

@@ -1,0 +1,223 @@
+"""The synthetic benchmark and the twin test: controls, arms, spreads, verdicts, the page."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from segrgbx_core.label_tables import SYNTHETIC_STREET
+from segrgbx_core.metrics import ConfusionMatrix
+from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.samples import XForm
+from training import twin_test
+from training.arms import has_ended, steps_done, train_arms
+from training.config import read_run
+from training.datasets import open_reader
+from training.datasets.synthetic import XSource
+from training.synthetic.records import Record
+from training.synthetic.render import save_record
+from training.synthetic.twins import FIRST, SECOND
+from training.synthetic_arms import (
+    ARMS,
+    COMPONENTS,
+    EQUAL_PER_MODALITY,
+    EQUAL_TOTAL,
+    SCALES,
+    SPECIALISTS,
+    run_of,
+)
+from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
+from training.synthetic_page import Findings, write_page
+from training.synthetic_scores import Score, difference
+from training.twin_test import ARMS as TWIN_ARMS
+from training.twin_test import Verdict, twin_runs
+
+NUM = SYNTHETIC_STREET.num_classes
+SMALL = ["model.backbone.embed_dims=[8,16,24,32]", "model.backbone.depths=[1,1,1,1]",
+         "ma_clip.image_size=32", "ma_clip.depth=1", "run.batch_size=2"]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two scenes of two frames, thermal and light field, in both splits."""
+    rng = np.random.default_rng(3)
+    for split in ("train", "test", "val"):
+        (tmp_path / split).mkdir()
+        for scene in range(2):
+            for frame in range(2):
+                labels = rng.integers(0, NUM, (2, 2), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+                record = Record(
+                    seed=scene,
+                    stamp_ns=7,
+                    rgb=rng.integers(0, 255, (32, 32, 3), dtype=np.uint8),
+                    labels=labels,
+                    meta={"time_of_day": "night", "corruption": "none"},
+                    x_stamp_ns=7,
+                    thermal=rng.integers(28000, 31000, (32, 32), dtype=np.uint16),
+                    light_field=rng.integers(0, 255, (1, 32, 32, 3), dtype=np.uint8),
+                )
+                save_record(tmp_path / split / f"{scene:05d}_{frame:02d}.npz", record)
+    return tmp_path
+
+
+def sample(data, x, index=0, modality=Modality.THERMAL):
+    return open_reader("synthetic_street", data, "val", modality, {"x": x.value})[index].sample
+
+
+def test_controls_stand_in_for_x(data):
+    own, other = sample(data, XSource.OWN), sample(data, XSource.OTHER)
+    none, twice = sample(data, XSource.NONE), sample(data, XSource.RGB)
+    for one in (other, none, twice):
+        np.testing.assert_array_equal(one.rgb, own.rgb)
+    assert not none.x.any()
+    assert none.x_form is XForm.IMAGE
+    np.testing.assert_array_equal(twice.x, own.rgb)
+    # The other X is that of the other scene, frame by frame.
+    np.testing.assert_array_equal(other.x, sample(data, XSource.OWN, 2).x)
+    assert (other.x != own.x).any()
+
+
+def test_every_arm_is_equal_but_for_what_it_tests(tmp_path):
+    scale = SCALES["reduced"]
+    runs = {arm.name: run_of(arm, 0, scale, tmp_path, tmp_path) for arm in ARMS}
+    assert len(runs) == len(ARMS) == 2 + 5 + 2 + len(COMPONENTS.arms) - 1
+    steps = {name: run.run.steps for name, run in runs.items()}
+    assert steps[EQUAL_PER_MODALITY.name] == sum(steps[arm.name] for arm in SPECIALISTS)
+    assert steps[EQUAL_TOTAL.name] == steps[SPECIALISTS[0].name] == scale.steps
+    for name, run in runs.items():
+        assert run.augment == runs["rgb_only"].augment
+        assert run.optimizer == runs["rgb_only"].optimizer
+        assert (run.model == runs["generalist"].model) is not name.startswith("component_")
+    assert not runs["component_without_dsrm"].model.use_dsrm
+    assert {data.options["x"] for data in runs["rgb_only"].data} == {"none"}
+    assert [data.modality for data in runs["generalist"].data] == list(MODALITIES)
+
+
+def test_training_and_test_scenes_never_meet():
+    for scale in SCALES.values():
+        assert scale.train_scenes < 10_000 <= FIRST_TEST_SEED
+        assert FIRST_TEST_SEED + scale.test_scenes <= 30_000
+
+
+def test_full_scale_may_speak_of_components(tmp_path):
+    full = SCALES["full"]
+    assert full.test_scenes >= 300
+    assert len(full.component_seeds) >= 5
+    runs = runs_of(full, tmp_path, tmp_path)
+    assert {run.run.seed for name, run in runs.items() if name.startswith("component_")} == set(
+        full.component_seeds
+    )
+    assert len({run.run.out for run in runs.values()}) == len(runs)
+
+
+def scores_of(rate, scenes=40, seed=0):
+    """A model that is right in `rate` of the pixels, scene by scene with some chance."""
+    rng = np.random.default_rng(seed)
+    matrices = np.zeros((scenes, NUM, NUM + 1), np.int64)
+    for matrix in matrices:
+        for true in range(4):
+            right = int(rng.binomial(200, rate))
+            matrix[true, true] += right
+            matrix[true, (true + 1) % 4] += 200 - right
+    total = ConfusionMatrix(NUM)
+    total.matrix += matrices.sum(axis=0)
+    return Score(matrices, {"normal": total})
+
+
+def test_difference_is_exact_and_its_spread_is_that_of_the_scenes():
+    better, worse = scores_of(0.9, seed=1), scores_of(0.8, seed=2)
+    found = difference([better], [worse])
+    assert found.mean == pytest.approx(better.miou - worse.miou)
+    assert found.seed_sd is None
+    assert (found.seeds, found.scenes) == (1, 40)
+    # IoU r / (2 - r) per class of 40 binomial scenes of 200 pixels; 4 nearly independent classes.
+    slope = lambda r: 2 / (2 - r) ** 2  # noqa: E731
+    variance = sum(slope(r) ** 2 * r * (1 - r) / 8000 for r in (0.9, 0.8)) / 4
+    assert found.scene_sd == pytest.approx(100 * variance**0.5, rel=0.5)
+    assert difference([better], [better]).scene_sd == 0
+    two = difference([better, worse], [worse, better])
+    assert two.mean == pytest.approx(0)
+    assert two.seed_sd == pytest.approx(np.sqrt(2) * (better.miou - worse.miou))
+
+
+def test_score_survives_its_file(tmp_path):
+    score = scores_of(0.7)
+    score.save(tmp_path / "a.npz")
+    back = Score.load(tmp_path / "a.npz")
+    assert back.miou == score.miou
+    assert back.group_miou("normal") == score.group_miou("normal")
+    assert np.isnan(back.group_miou("night"))
+
+
+def test_page_holds_every_table_and_says_what_it_cannot(tmp_path):
+    scale = replace(SCALES["reduced"], seeds=(0, 1))
+    scores = {asked.name: scores_of(0.8, seed=n) for n, asked in enumerate(questions(scale))}
+    page = write_page(tmp_path, Findings("reduced", scale, scores, 1.0)).read_text()
+    for text in (
+        "no statement about real roads",
+        "RGB fed twice",
+        "| thermal |",
+        "one generalist, equal steps per modality | 750",
+        "without DSRM",
+        "Nothing can be concluded about components",
+        "Figure 9 in small",
+    ):
+        assert text in page, text
+    assert "nan" not in page
+    plain = json.loads((tmp_path / "report.json").read_text())
+    assert plain["synthetic"] is True
+    assert set(plain["scores"]) == set(scores)
+    for name in ("modalities.png", "robustness.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_arms_train_in_processes_and_are_not_repeated(data, tmp_path):
+    runs = {
+        name: read_run(
+            twin_test.RUN_FILE,
+            [*SMALL, f"run.out={tmp_path / name}", "run.steps=2", "input.height=32",
+             "input.width=32", "augment.crop_height=32", "augment.crop_width=32",
+             f"data=[{{reader: synthetic_street, root: {data}, modality: thermal}}]"],
+        )
+        for name in ("a", "b")
+    }  # fmt: skip
+    assert steps_done(tmp_path / "a") == 0
+    found = train_arms(runs, 1)
+    assert all(path.exists() for path in found.values())
+    assert all(has_ended(run) for run in runs.values())
+    before = {name: path.stat().st_mtime_ns for name, path in found.items()}
+    train_arms(runs, 1)
+    assert {name: path.stat().st_mtime_ns for name, path in found.items()} == before
+
+
+def test_twin_models_differ_in_x_alone(tmp_path):
+    roots = {modality: tmp_path / modality.value for modality in MODALITIES}
+    runs = twin_runs(roots, tmp_path)
+    assert set(runs) == set(TWIN_ARMS)
+    generalist, rgb_only = runs["generalist"], runs["rgb_only"]
+    assert {one.options["x"] for one in generalist.data} == {"own"}
+    assert {one.options["x"] for one in rgb_only.data} == {"none"}
+    same = {"out": ""}
+    assert generalist.run.model_copy(update=same) == rgb_only.run.model_copy(update=same)
+    # Nothing may change what X means: size belongs to distance, sides to parallax.
+    assert generalist.augment.min_scale == generalist.augment.max_scale == 1
+    assert generalist.augment.flip == 0
+
+
+def test_twins_are_judged_by_the_bars(monkeypatch):
+    passed = Verdict(with_x=0.93, other_x=0.45, rgb_only=0.55, found=0.9)
+    assert passed.is_passed
+    assert not replace(passed, with_x=0.89).is_passed
+    assert not replace(passed, rgb_only=0.57).is_passed  # RGB leaks the class
+    assert not replace(passed, other_x=0.59).is_passed  # X is not what decides
+    matrix = np.zeros((NUM, NUM + 1), np.int64)
+    matrix[FIRST, [FIRST, SECOND, 0]] = 60, 20, 20
+    matrix[SECOND, [SECOND, FIRST]] = 90, 10
+    report = SimpleNamespace(matrix=SimpleNamespace(matrix=matrix))
+    monkeypatch.setattr(twin_test, "open_reader", lambda *_: None)
+    monkeypatch.setattr(twin_test, "evaluate", lambda *_, **__: report)
+    right, found = twin_test.told_apart("c", "r", Modality.EVENT, XSource.OWN)
+    assert right == pytest.approx(150 / 180)
+    assert found == pytest.approx(180 / 200)
