@@ -24,12 +24,10 @@ from segrgbx_core.samples import XForm
 from segrgbx_ros.options import (
     ANGLES,
     BatchConfig,
-    ConfidenceEncoding,
     DiagnosticsConfig,
-    LabelConfig,
-    MaskEncoding,
+    DropConfig,
+    DropPolicy,
     ModelOptions,
-    OutputConfig,
     PairConfig,
     QosConfig,
     RateConfig,
@@ -40,6 +38,13 @@ from segrgbx_ros.options import (
     XSource,
     XTransport,
 )
+from segrgbx_ros.output_options import (
+    ConfidenceEncoding,
+    LabelConfig,
+    MaskEncoding,
+    OutputConfig,
+    OutputSize,
+)
 
 __all__ = [
     "ANGLES",
@@ -47,11 +52,14 @@ __all__ = [
     "BatchConfig",
     "ConfidenceEncoding",
     "DiagnosticsConfig",
+    "DropConfig",
+    "DropPolicy",
     "LabelConfig",
     "MaskEncoding",
     "ModelOptions",
     "NodeConfig",
     "OutputConfig",
+    "OutputSize",
     "PairConfig",
     "QosConfig",
     "RateConfig",
@@ -87,6 +95,7 @@ class NodeConfig(Config):
     model: ModelOptions = ModelOptions()
     batch: BatchConfig = BatchConfig()
     sync: AlignConfig = AlignConfig()
+    drop: DropConfig = DropConfig()
     rate: RateConfig = RateConfig()
     label: LabelConfig = LabelConfig()
     output: OutputConfig = OutputConfig()
@@ -120,6 +129,10 @@ class NodeConfig(Config):
         """Every pair's name with its section, in the order of `pairs`."""
         return ((name, self.pair(name)) for name in self.pairs)
 
+    def label_space(self, pair: str) -> str:
+        """Label space of a pair's answers."""
+        return self.pair(pair).label_space or self.label.space
+
     def streams(self, pair: str) -> dict[str, Stream]:
         """The inputs of a pair that are paired by stamp, by short name."""
         return {"rgb": Stream.RGB, **self.pair(pair).x_streams}
@@ -130,7 +143,8 @@ class NodeConfig(Config):
         if section.registration is Registration.CAMERA_INFO:
             return Stream.RGB_INFO, Stream.X_INFO
         has_points = section.modality is Modality.DEPTH and section.x_form is XForm.RAW
-        if has_points or self.output.small_width:
+        other_grid = self.output.small_width or self.output.size is not OutputSize.INPUT
+        if has_points or other_grid:
             return (Stream.RGB_INFO,)
         return ()
 

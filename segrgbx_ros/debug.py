@@ -11,8 +11,8 @@ from std_msgs.msg import Float64
 from segrgbx_core.samples import Prediction
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
 
-STAGES = ("preprocess", "inference", "postprocess", "total", "sync_dt")
-"""Three stages of a pass, arrival of RGB to now, and the distance of the stamps."""
+STAGES = ("preprocess", "inference", "postprocess", "total", "age", "sync_dt")
+"""Three stages of a pass, arrival of RGB to now, its stamp to now, and how far apart X's is."""
 _STAGE_OF = {"encode": "preprocess", "input": "preprocess", "decode": "postprocess"}
 
 
@@ -50,6 +50,8 @@ class DebugOutputs:
         for name, value in answer.timings_ms.items():
             durations[_STAGE_OF.get(name, "inference")] += value
         durations["total"] = (time.time_ns() - paired.arrived_ns) / NS_PER_MS
+        now_ns = self._node.get_clock().now().nanoseconds
+        durations["age"] = (now_ns - paired.stamp_ns) / NS_PER_MS
         if paired.dt_ns is not None:
             durations["sync_dt"] = paired.dt_ns / NS_PER_MS
         for stage, publisher in publishers.items():

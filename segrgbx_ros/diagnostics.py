@@ -68,6 +68,7 @@ def input_status(
             f"{short}_age_ms": f"{(now_ns - topic.last_ns) / 1e6:.0f}" if topic.last_ns else "",
             f"{short}_received": topic.received,
             f"{short}_lost": topic.lost,
+            f"{short}_publishers": topic.publishers,
             f"{short}_incompatible_qos": policies,
         }
         if topic.freeze is not None:
@@ -194,16 +195,22 @@ def inference_status(
     return Status(OK, "inference", "running" if report.answered else "idle", values)
 
 
-def model_status(segmenter: Any) -> Status:
-    """Which checkpoint runs; `segmenter` is a `segrgbx_core.inference.Segmenter`."""
-    checkpoint, classes = segmenter.checkpoint, segmenter.classes
-    values = {
+def model_status(segmenter: Any, labels: Mapping[str, Any]) -> Status:
+    """Which checkpoint runs, and what it is asked for.
+
+    Args:
+        segmenter: a `segrgbx_core.inference.Segmenter`.
+        labels: published classes by pair.
+    """
+    checkpoint = segmenter.checkpoint
+    values: dict[str, Any] = {
         "checkpoint": checkpoint.name,
         "hash": checkpoint.hash[:16],
-        "label_space": classes.space,
-        "classes": len(classes.names),
         "random_weights": segmenter.contract.is_random,
     }
+    for pair, classes in labels.items():
+        values[f"{pair}_label_space"] = classes.space
+        values[f"{pair}_classes"] = len(classes.names)
     if segmenter.contract.is_random:
         return Status(WARN, "model", "untrained weights: labels mean nothing", values)
     return Status(OK, "model", "loaded", values)

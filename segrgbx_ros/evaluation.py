@@ -22,6 +22,8 @@ from segrgbx_core.metrics import ConfusionMatrix
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.event_arrays import TYPES as ARRAY_TYPES
+from segrgbx_ros.geometry import resized_ids
+from segrgbx_ros.pair_labels import PairLabels, PairPredictor, pair_labels
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
 from segrgbx_ros.report import PairReport, Report, Scores, Spread
 from segrgbx_ros.sinks import Frame, Sink
@@ -55,6 +57,7 @@ class _Tally:
     unreadable: int = 0
     first_fault: str = ""
     skews_ms: list[float] = field(default_factory=list)
+    stages_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     confusion: ConfusionMatrix | None = None
     scored: int = 0
     unlabeled: int = 0
@@ -128,9 +131,11 @@ class _Run:
         self.config = config
         self.segmenter = segmenter
         self.pipeline = Pipeline(config, segmenter.contract.encoding)
+        self.labels: dict[str, PairLabels] = pair_labels(config, segmenter)
+        self._predictor = PairPredictor(segmenter, self.labels)
         self._truths = truths
         self._translate = {
-            pair: translator(segmenter.label_space, source.space, segmenter.classes.space)
+            pair: translator(segmenter.label_space, source.space, self.labels[pair].space)
             for pair, source in truths.items()
         }
         self._sinks = sinks
@@ -158,18 +163,19 @@ class _Run:
             if not self._is_warm:
                 self.segmenter.warm_up(sample.rgb.shape[:2], [sample.modality])
                 self._is_warm = True
-            (prediction,) = self.segmenter.predict([sample])
+            prediction = self._predictor.answer(sample, paired.pair)
         except EncodingError as error:
             tally.refuse(error)
             return
         stages = {"read": read_ms, **prediction.timings_ms}
         for name, value in {**stages, "total": sum(stages.values())}.items():
             self._stages[name].append(value)
+            tally.stages_ms[name].append(value)
         if paired.dt_ns is not None:
             tally.skews_ms.append(paired.dt_ns / NS_PER_MS)
         tally.held += paired.held
         tally.rgb_only += paired.x is None
-        truth = self._score(paired, prediction.labels, tally)
+        truth = self._score(paired, sample.rgb.shape[:2], prediction.labels, tally)
         frame = Frame(paired.pair, tally.paired, sample, prediction, truth, received_ns)
         tally.paired += 1
         for sink in self._sinks:
@@ -207,11 +213,12 @@ class _Run:
             dropped[UNREADABLE] = tally.unreadable
         scores = None
         if tally.confusion is not None:
-            names = tuple(self.segmenter.classes.names)
+            names = tuple(self.labels[pair].classes.names)
             scores = Scores(names, tally.confusion, tally.scored, tally.unlabeled)
         streams = self.config.streams(pair)
         return PairReport(
             modality=self.config.pair(pair).modality.value,
+            label_space=self.labels[pair].classes.space,
             topics={name: routes.topic(pair, stream) for name, stream in streams.items()},
             rgb=tally.received[Stream.RGB],
             x=min(tally.received[one] for one in self.config.pair(pair).x_streams.values()),
@@ -225,29 +232,34 @@ class _Run:
             jumps=counts.jumps,
             first_fault=tally.first_fault,
             scores=scores,
+            stages_ms={name: Spread.of(values) for name, values in tally.stages_ms.items()},
         )
 
     def _score(
-        self, paired: PairedMessages, labels: NDArray[np.uint8], tally: _Tally
+        self,
+        paired: PairedMessages,
+        rgb_size: tuple[int, int],
+        labels: NDArray[np.uint8],
+        tally: _Tally,
     ) -> NDArray[np.uint8] | None:
-        """Truth of a frame in the published label space, after it was counted."""
+        """Truth of a frame in the published label space, after it was counted on RGB's grid."""
         source = self._truths.get(paired.pair)
         if source is None:
             return None
         if tally.confusion is None:
-            tally.confusion = ConfusionMatrix(len(self.segmenter.classes.names))
+            tally.confusion = ConfusionMatrix(len(self.labels[paired.pair].classes.names))
         truth = source.truth.labels(paired.stamp_ns)
         if truth is None:
             tally.unlabeled += 1
             return None
-        if truth.shape != labels.shape:
+        if truth.shape != rgb_size:
             raise DataError(
                 f"truth of pair '{paired.pair}' at {paired.stamp_ns} ns is "
-                f"{truth.shape[1]}x{truth.shape[0]}, its RGB image {labels.shape[1]}x"
-                f"{labels.shape[0]}; truth must lie on the RGB image's grid"
+                f"{truth.shape[1]}x{truth.shape[0]}, its RGB image {rgb_size[1]}x"
+                f"{rgb_size[0]}; truth must lie on the RGB image's grid"
             )
-        truth = self._translate[paired.pair](truth)
-        tally.confusion.update(truth, labels)
+        truth = self.labels[paired.pair].grouped(self._translate[paired.pair](truth))
+        tally.confusion.update(truth, resized_ids(labels, rgb_size))
         tally.scored += 1
         return truth
 

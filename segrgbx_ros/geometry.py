@@ -103,6 +103,20 @@ def plane_homography(
     return np.asarray(rgb.matrix @ motion @ np.linalg.inv(x.matrix))
 
 
+def fitted(image: Array, size: tuple[int, int]) -> Array:
+    """A picture on a grid of `size` (rows, columns); the same one where it has that size."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
+
+
+def resized_ids(labels: Array, size: tuple[int, int]) -> Array:
+    """Label ids on a grid of `size` (rows, columns), each pixel that of the nearest one."""
+    if labels.shape == size:
+        return labels
+    return np.asarray(cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+
+
 def warp(image: Array, homography: Matrix, height: int, width: int, linear: bool) -> Array:
     """An image on another grid; pixels that it does not reach are 0.
 

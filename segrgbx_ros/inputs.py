@@ -8,7 +8,12 @@ from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import (
+    QoSPolicyKind,
+    QoSProfile,
+    QoSReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -28,6 +33,7 @@ EVENT_DEPTH = 1000
 _RELIABILITY = {
     Reliability.BEST_EFFORT: QoSReliabilityPolicy.BEST_EFFORT,
     Reliability.RELIABLE: QoSReliabilityPolicy.RELIABLE,
+    Reliability.AUTO: QoSReliabilityPolicy.RELIABLE,  # at first; see `Inputs._incompatible`
 }
 
 
@@ -49,7 +55,8 @@ class Inputs:
         self._config = config
         self._receive = receive
         self._receive_info = receive_info
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: dict[tuple[str, Stream], Subscription] = {}
+        self._asked: dict[str, QoSReliabilityPolicy] = {}
         self._mismatched: dict[str, QoSProfile] = {}
         self.watches = {
             pair: PairWatch(
@@ -75,7 +82,7 @@ class Inputs:
 
     def destroy(self) -> None:
         """Stops to listen."""
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
 
@@ -86,7 +93,7 @@ class Inputs:
         for short, stream in self._config.streams(pair).items():
             watch = watches[short]
             watch.incompatible = self._incompatible_publishers(watch)
-            count = self._node.count_publishers(watch.topic)
+            count = watch.publishers = self._node.count_publishers(watch.topic)
             twin = "" if count else self._twin(pair, stream)
             found.append(watch.silence(now_ns, count, twin))
         return [text for text in found if text]
@@ -114,10 +121,10 @@ class Inputs:
 
     def _subscribe(self, pair: str, stream: Stream, watch: InputWatch) -> None:
         is_events = stream is Stream.EVENTS
-        kind = self._message_type(pair, stream)
+        kind, asked = self._message_type(pair, stream), self._config.qos.input_reliability
         qos = QoSProfile(
             depth=EVENT_DEPTH if is_events else self._config.qos.input_depth,
-            reliability=_RELIABILITY[self._config.qos.input_reliability],
+            reliability=self._asked.get(watch.topic, _RELIABILITY[asked]),
         )
         subscription = self._node.create_subscription(
             kind,
@@ -127,15 +134,15 @@ class Inputs:
             ),
             qos,
             event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=lambda event: self._incompatible(watch, qos, event),
+                incompatible_qos=lambda event: self._mismatch(pair, stream, watch, qos, event),
                 message_lost=lambda event: _lost(watch, event),
                 use_default_callbacks=False,
             ),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=self._overridable(),
             raw=is_events and self._config.sensor.event.message_type is not EventMessage.PACKET,
         )
         watch.topic = subscription.topic_name
-        self._subscriptions.append(subscription)
+        self._subscriptions[pair, stream] = subscription
 
     def _subscribe_info(self, pair: str, stream: Stream) -> None:
         qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
@@ -146,13 +153,34 @@ class Inputs:
             qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self._subscriptions.append(subscription)
+        self._subscriptions[pair, stream] = subscription
+
+    def _overridable(self) -> QoSOverridingOptions:
+        """What `qos_overrides` may change: all, but not the reliability that is found here."""
+        if self._config.qos.input_reliability is not Reliability.AUTO:
+            return QoSOverridingOptions.with_default_policies()
+        return QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))
 
     def _message_type(self, pair: str, stream: Stream) -> Any:
         if stream is Stream.EVENTS:
             return event_message_type(self._config)
         is_raw = self._config.topic(pair, stream) == f"{pair}/{stream.value}"
         return Image if is_raw else CompressedImage
+
+    def _mismatch(
+        self, pair: str, stream: Stream, watch: InputWatch, asked: QoSProfile, event: Any
+    ) -> None:
+        """Asks for less where that is allowed, else complains."""
+        is_auto = self._config.qos.input_reliability is Reliability.AUTO
+        if not is_auto or asked.reliability is QoSReliabilityPolicy.BEST_EFFORT:
+            self._incompatible(watch, asked, event)
+            return
+        self._asked[watch.topic] = QoSReliabilityPolicy.BEST_EFFORT
+        self._node.destroy_subscription(self._subscriptions.pop((pair, stream)))
+        self._subscribe(pair, stream, watch)
+        self._node.get_logger().info(
+            f"topic '{watch.topic}': a publisher is best effort, so this node asks for that too"
+        )
 
     def _incompatible(self, watch: InputWatch, asked: QoSProfile, event: Any) -> None:
         self._mismatched[watch.topic] = asked

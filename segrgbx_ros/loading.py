@@ -13,8 +13,8 @@ import torch
 
 from segrgbx_core.checkpoint import default_contract
 from segrgbx_core.errors import ConfigError
-from segrgbx_core.inference import Segmenter
-from segrgbx_ros.config import NodeConfig
+from segrgbx_core.inference import MODEL_SIZE, Segmenter
+from segrgbx_ros.config import NodeConfig, OutputConfig, OutputSize
 
 
 def load_segmenter(config: NodeConfig) -> Segmenter:
@@ -49,7 +49,25 @@ def load_segmenter(config: NodeConfig) -> Segmenter:
         )
     for modality in sorted(modalities):
         segmenter.require(modality)
+    segmenter.confidence_kind = config.output.confidence_kind
+    segmenter.answer_size = _answer_size(config.output)
+    _limit_memory(segmenter.device, model.max_memory_mb)
     return segmenter
+
+
+def _answer_size(output: OutputConfig) -> tuple[int, int] | None:
+    if output.size is OutputSize.CUSTOM:
+        return output.height, output.width
+    return MODEL_SIZE if output.size is OutputSize.MODEL else None
+
+
+def _limit_memory(device: torch.device, max_mb: int) -> None:
+    """Lets allocations of this process on a GPU fail beyond so many MB; 0 lets it have all."""
+    if device.type != "cuda" or not max_mb:
+        return
+    index = torch.cuda.current_device() if device.index is None else device.index
+    _, total = torch.cuda.mem_get_info(index)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max_mb * 2**20 / total), index)
 
 
 def memory_facts(segmenter: Segmenter) -> dict[str, float]:

@@ -28,6 +28,7 @@ from segrgbx_core.errors import ConfigError, SegrgbxError
 from segrgbx_ros import params
 from segrgbx_ros.config import NODE_NAME, NodeConfig
 from segrgbx_ros.outputs import has_label_info
+from segrgbx_ros.pair_labels import pair_labels
 from segrgbx_ros.session import Session, free_memory, ready
 
 Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
@@ -87,10 +88,11 @@ class SegmentationNode(LifecycleNode):
             if self._config is None:
                 raise ConfigError(self._config_error)
             segmenter = ready(self, self._config)
+            labels = pair_labels(self._config, segmenter)
         except SegrgbxError as error:
             self.get_logger().fatal(f"cannot be configured: {error}")
             return FAILURE
-        self._session = Session(self, self._config, segmenter)
+        self._session = Session(self, self._config, segmenter, labels)
         self._made_services = [
             self.create_service(SetBool, "~/enable", self._on_enable),
             self.create_service(Trigger, "~/reset", self._on_reset),
@@ -172,7 +174,7 @@ class SegmentationNode(LifecycleNode):
 
     def _on_reset(self, _request: Any, response: Any) -> Any:
         self._working.reset()
-        return _answer(response, "forgot all messages that waited")
+        return _answer(response, "forgot all messages that waited, and all scenes")
 
     def _on_reload(self, _request: Any, response: Any) -> Any:
         if self._working.is_active:
@@ -180,10 +182,11 @@ class SegmentationNode(LifecycleNode):
         assert self._config is not None
         try:
             segmenter = ready(self, self._config)
+            labels = pair_labels(self._config, segmenter)
         except SegrgbxError as error:
             return _answer(response, str(error), success=False)
         self._working.close()
-        self._session = Session(self, self._config, segmenter)
+        self._session = Session(self, self._config, segmenter, labels)
         return _answer(response, f"loaded {segmenter.checkpoint.name}")
 
 

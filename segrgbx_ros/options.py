@@ -63,25 +63,12 @@ class Registration(str, Enum):
     CAMERA_INFO = "camera_info"
 
 
-class MaskEncoding(str, Enum):
-    """Encoding of the mask."""
-
-    MONO8 = "mono8"
-    MONO16 = "mono16"
-
-
-class ConfidenceEncoding(str, Enum):
-    """Encoding of the confidence image."""
-
-    MONO8 = "mono8"
-    FLOAT = "32FC1"
-
-
 class Reliability(str, Enum):
     """What the input subscriptions ask of their publishers."""
 
     BEST_EFFORT = "best_effort"
     RELIABLE = "reliable"
+    AUTO = "auto"
 
 
 class PairConfig(Config):
@@ -96,6 +83,9 @@ class PairConfig(Config):
         XSource.AUTO,
         doc="image, events (raw event camera) or angles (polarization on x/i0, x/i45, x/i90, "
         "x/i135); auto: events for raw X of modality event, else image",
+    )
+    label_space: str = option(
+        "", doc="label space of this pair's answers; empty: that of label.space"
     )
     x_offset_ms: float = option(
         0.0,
@@ -177,6 +167,21 @@ class ModelOptions(InferenceConfig):
         False,
         doc="without a checkpoint, run an untrained network: for dry runs, labels mean nothing",
     )
+    warmup_iterations: int = option(
+        1,
+        doc="passes per batch size before the node is ready, so that no camera waits for the slow "
+        "first ones; 0: none",
+        low=0,
+        high=50,
+    )
+    max_memory_mb: int = option(
+        0,
+        doc="memory of the GPU that this process may take, beyond which a pass fails and is tried "
+        "in smaller batches; 0: all. Without effect on a CPU",
+        unit="MB",
+        low=0,
+        high=200_000,
+    )
 
 
 class BatchConfig(Config):
@@ -192,71 +197,29 @@ class BatchConfig(Config):
     )
 
 
-class LabelConfig(Config):
-    """Which labels are published."""
+class DropPolicy(str, Enum):
+    """What becomes of a ready pair while the model is busy."""
 
-    space: str = option(
-        "unified", doc="label space: unified, or a data set's own that the checkpoint knows"
-    )
-    min_confidence: float = option(
-        0.0,
-        doc="pixels whose class is less probable than this become unlabeled",
-        low=0,
-        high=1,
-    )
-    unlabeled_id: int = option(
-        255,
-        doc="id of pixels without an answer in the published masks; none of the classes' ids",
-        low=0,
-        high=65535,
-    )
+    LATEST = "latest"
+    QUEUE = "queue"
 
 
-class OutputConfig(Config):
-    """Which topics besides the mask are published, and how they look."""
+class DropConfig(Config):
+    """What becomes of pairs that come faster than the model answers."""
 
-    publish_confidence: bool = option(True, doc="publish the confidence image", dynamic=True)
-    publish_color: bool = option(
-        True, doc="publish mask_color while someone subscribes", dynamic=True
+    policy: DropPolicy = option(
+        DropPolicy.LATEST,
+        doc="latest: a newer pair replaces one that waits, answers are never old; queue: pairs "
+        "wait in line, the oldest go when it is full, answers may be old",
     )
-    publish_overlay: bool = option(
-        True, doc="publish overlay while someone subscribes", dynamic=True
+    queue_size: int = option(
+        10, doc="pairs of one name that may wait (drop.policy: queue)", low=1, high=100
     )
-    publish_preview: bool = option(
-        True,
-        doc="publish x/preview (X as the model sees it) while someone subscribes",
-        dynamic=True,
-    )
-    overlay_alpha: float = option(
-        0.5, doc="weight of the label colours in the overlay", low=0, high=1, dynamic=True
-    )
-    overlay_jpeg_quality: int = option(
-        80, doc="JPEG quality of overlay/compressed", low=1, high=100, dynamic=True
-    )
-    publish_points: bool = option(
-        True,
-        doc="publish points, the labelled cloud of a depth pair, while someone subscribes; needs "
-        "rgb/camera_info",
-        dynamic=True,
-    )
-    publish_debug: bool = option(
-        False, doc="publish ~/debug/<stage>_ms, one duration per pass and stage", dynamic=True
-    )
-    small_width: int = option(
-        0,
-        doc="width of mask_small and confidence_small, for costmaps; 0: none",
-        unit="px",
-        low=0,
-        high=2048,
-    )
-    mask_encoding: MaskEncoding = option(
-        MaskEncoding.MONO8, doc="encoding of the masks; Nav2 reads mono8 only"
-    )
-    confidence_encoding: ConfidenceEncoding = option(
-        ConfidenceEncoding.MONO8,
-        doc="encoding of the confidence images: mono8 (0 to 255) or 32FC1 (0 to 1, in steps of "
-        "1/255)",
-    )
+
+    @property
+    def depth(self) -> int:
+        """Pairs of one name that may wait."""
+        return self.queue_size if self.policy is DropPolicy.QUEUE else 1
 
 
 class RateConfig(Config):
@@ -277,7 +240,8 @@ class QosConfig(Config):
 
     input_reliability: Reliability = option(
         Reliability.BEST_EFFORT,
-        doc="best_effort matches every publisher; reliable resends lost images",
+        doc="best_effort matches every publisher; reliable resends lost images; auto: reliable, "
+        "until a publisher of the topic turns out to be best effort",
     )
     input_depth: int = option(10, doc="messages kept per input topic", low=1, high=100)
 

@@ -16,13 +16,21 @@ from std_msgs.msg import String
 
 from segrgbx_core import overlay
 from segrgbx_core.errors import EncodingError
-from segrgbx_core.labels import VOID, palette_array
+from segrgbx_core.labels import palette_array
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, Events, Prediction, RgbxSample, XForm
-from segrgbx_ros.config import ConfidenceEncoding, MaskEncoding, NodeConfig, OutputConfig, Stream
-from segrgbx_ros.geometry import fill_scaled_info, pinhole
+from segrgbx_ros.config import (
+    ConfidenceEncoding,
+    MaskEncoding,
+    NodeConfig,
+    OutputConfig,
+    OutputSize,
+    Stream,
+)
+from segrgbx_ros.geometry import fill_scaled_info, fitted, pinhole
 from segrgbx_ros.label_map import label_map
 from segrgbx_ros.messages import fill_image
+from segrgbx_ros.pair_labels import published_ids
 from segrgbx_ros.points import fill_cloud, labelled_points, metres
 from segrgbx_ros.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
 
@@ -59,14 +67,16 @@ class PairOutputs:
     ) -> None:
         self._node = node
         self._pair = pair
-        self._labels = replace(labels, unlabeled_id=config.label.unlabeled_id)
+        self.labels = replace(labels, unlabeled_id=config.label.unlabeled_id)
         self._unit_16u = config.sensor.depth.unit_16u
         self._palette = palette_array(labels.palette)
-        self._latched: list[Any] = []
+        self._latched: dict[str, Any] = {}
         kinds: dict[str, Any] = dict.fromkeys(IMAGES, Image)
         kinds["overlay/compressed"] = CompressedImage
         if config.output.small_width:
             kinds |= {"mask_small": Image, "confidence_small": Image, "camera_info": CameraInfo}
+        elif config.output.size is not OutputSize.INPUT:
+            kinds["camera_info"] = CameraInfo
         section = config.pair(pair)
         if section.x_form is XForm.RAW and section.modality is Modality.DEPTH:
             kinds["points"] = PointCloud2
@@ -78,26 +88,21 @@ class PairOutputs:
         return [publisher.topic_name for publisher in self._publishers.values()]
 
     def publish_labels(self, threshold: float) -> None:
-        """Publishes what the ids mean, once, for whoever comes later too.
+        """Publishes what the ids mean, for whoever comes later too; again when it has changed.
 
         Args:
             threshold: confidence below which pixels are unlabeled, in [0, 1].
         """
-        create = self._node.create_publisher
-        described = create(String, f"{self._pair}/label_map", LATCHED_QOS)
-        self._latched.append(described)
-        described.publish(String(data=label_map(self._labels)))
+        self._latch("label_map", String(data=label_map(self.labels)))
         if LabelInfo is None:
             return
         info = LabelInfo(threshold=float(threshold))
         info.header.stamp = self._node.get_clock().now().to_msg()
         info.class_map = [
             VisionClass(class_id=int(index), class_name=name)
-            for index, name in zip(self._labels.ids, self._labels.names, strict=True)
+            for index, name in zip(self.labels.ids, self.labels.names, strict=True)
         ]
-        publisher = create(LabelInfo, f"{self._pair}/label_info", LATCHED_QOS)
-        self._latched.append(publisher)
-        publisher.publish(info)
+        self._latch("label_info", info)
 
     def publish(
         self,
@@ -116,12 +121,15 @@ class PairOutputs:
             options: which topics are on.
             rgb_info: calibration of RGB, None where none has come.
         """
-        labels, mask_encoding = self._ids(prediction.labels, options), options.mask_encoding.value
-        self._send("mask", header, labels, mask_encoding)
+        is_wide = options.mask_encoding is MaskEncoding.MONO16
+        labels = published_ids(prediction.labels, self.labels.unlabeled_id, is_wide)
+        self._send("mask", header, labels, options.mask_encoding.value)
         if options.publish_confidence and self._is_heard("confidence"):
             self._send_confidence("confidence", header, prediction.confidence, options)
-        if self._is_heard("mask_small", "confidence_small", "camera_info"):
+        if options.small_width and self._is_heard("mask_small", "confidence_small", "camera_info"):
             self._publish_small(header, labels, prediction.confidence, options, rgb_info)
+        elif options.size is not OutputSize.INPUT and self._is_heard("camera_info"):
+            self._publish_info(header, labels.shape, rgb_info)
         if options.publish_points and rgb_info is not None and self._is_heard("points"):
             self._publish_points(header, sample, labels, prediction.confidence, rgb_info)
         if options.publish_color and self._is_heard("mask_color"):
@@ -145,7 +153,7 @@ class PairOutputs:
         """Destroys all publishers."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
-        for publisher in self._latched:
+        for publisher in self._latched.values():
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
         self._latched.clear()
@@ -164,16 +172,11 @@ class PairOutputs:
         found = (self._publishers.get(name) for name in names)
         return any(one is not None and one.get_subscription_count() > 0 for one in found)
 
-    def _ids(self, labels: Array, options: OutputConfig) -> Array:
-        """The ids as they are published."""
-        unlabeled = self._labels.unlabeled_id
-        if options.mask_encoding is MaskEncoding.MONO16:
-            labels = labels.astype(np.uint16)
-        return (
-            labels
-            if unlabeled == VOID
-            else np.where(labels == VOID, unlabeled, labels).astype(labels.dtype)
-        )
+    def _latch(self, name: str, message: Any) -> None:
+        if name not in self._latched:
+            topic = f"{self._pair}/{name}"
+            self._latched[name] = self._node.create_publisher(type(message), topic, LATCHED_QOS)
+        self._latched[name].publish(message)
 
     def _publish_small(
         self, header: Any, labels: Array, confidence: Array, options: OutputConfig, rgb_info: Any
@@ -187,8 +190,12 @@ class PairOutputs:
         )
         self._send("mask_small", header, labels, options.mask_encoding.value)
         self._send_confidence("confidence_small", header, confidence, options)
+        self._publish_info(header, small[::-1], rgb_info)
+
+    def _publish_info(self, header: Any, size: tuple[int, int], rgb_info: Any) -> None:
+        """RGB's calibration on the grid of `size` (rows, columns), once it has come."""
         if rgb_info is not None:
-            scaled = fill_scaled_info(CameraInfo(), rgb_info, small[1], small[0])
+            scaled = fill_scaled_info(CameraInfo(), rgb_info, *size)
             scaled.header = header
             self._publishers["camera_info"].publish(scaled)
 
@@ -204,7 +211,8 @@ class PairOutputs:
             self._node.get_logger().warning(text, throttle_duration_sec=5.0)
             return
         depth_m = metres(sample.x, self._unit_16u)
-        points = labelled_points(depth_m, camera, sample.rgb, labels, confidence)
+        rgb = fitted(sample.rgb, labels.shape)
+        points = labelled_points(depth_m, camera, rgb, labels, confidence)
         cloud = fill_cloud(PointCloud2(), PointField, points)
         cloud.header = header
         self._publishers["points"].publish(cloud)
@@ -212,7 +220,8 @@ class PairOutputs:
     def _publish_overlay(
         self, header: Any, sample: RgbxSample, labels: Array, options: OutputConfig
     ) -> None:
-        picture = overlay.blend(sample.rgb, labels, self._palette, options.overlay_alpha)
+        rgb = fitted(sample.rgb, labels.shape)
+        picture = overlay.blend(rgb, labels, self._palette, options.overlay_alpha)
         if self._is_heard("overlay"):
             self._send("overlay", header, picture, "rgb8")
         if self._is_heard("overlay/compressed"):

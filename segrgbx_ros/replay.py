@@ -23,6 +23,7 @@ from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.bags import Bag, header_stamp_ns
 from segrgbx_ros.config import NodeConfig, Stream, read_node_yaml
 from segrgbx_ros.evaluation import TruthSource, evaluate
+from segrgbx_ros.pair_labels import pair_labels
 from segrgbx_ros.report import Report
 from segrgbx_ros.sinks import Pictures, Predictions, Sink
 from segrgbx_ros.topics import Routes, find_routes
@@ -73,18 +74,18 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         }
         writer = stack.enter_context(BagWriter(options.write_bag)) if options.write_bag else None
         segmenter = _load(config)
+        classes = {pair: one.classes for pair, one in pair_labels(config, segmenter).items()}
         counts = {pair: bag.topics[routes.topic(pair, Stream.RGB)].count for pair in pairs}
         pictures = Pictures(
             folder,
-            segmenter.classes,
+            classes,
             counts,
             None if options.overlays == "all" else int(options.overlays),
             config.output.overlay_alpha,
         )
         sinks: list[Sink] = [pictures]
         if writer is not None:
-            threshold = config.label.min_confidence
-            sinks.append(Predictions(writer, segmenter.classes, routes.namespace, threshold))
+            sinks.append(Predictions(writer, classes, routes.namespace, config))
         total = sum(bag.topics[topic].count for topic in routes.inputs)
         bar = stack.enter_context(
             tqdm(total=total, unit="msg", file=sys.stderr, disable=options.quiet, leave=False)
@@ -92,7 +93,7 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         report = evaluate(bag, config, segmenter, routes, truths, sinks, bar.update)
         name = Path(options.bag).resolve().name
         weights = report.checkpoint["hash"][:12] or "random weights"
-        pictures.save_sheet(f"Replay of {name}", f"checkpoint {weights}, {report.device}")
+        pictures.save_sheets(f"Replay of {name}", f"checkpoint {weights}, {report.device}")
     return report
 
 

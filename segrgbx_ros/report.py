@@ -100,6 +100,7 @@ class PairReport:
 
     Attributes:
         modality: name of the modality.
+        label_space: of its labels.
         topics: recorded topic of each input.
         rgb: RGB messages read.
         x: X messages read.
@@ -113,6 +114,7 @@ class PairReport:
         jumps: how often the stamps jumped back.
         first_fault: first message that could not be decoded, empty when all could.
         scores: agreement with the truth, None without truth.
+        stages_ms: duration of each stage per frame in ms.
     """
 
     modality: str
@@ -129,11 +131,14 @@ class PairReport:
     jumps: int = 0
     first_fault: str = ""
     scores: Scores | None = None
+    label_space: str = ""
+    stages_ms: Mapping[str, Spread] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values, all but the durations: those differ from run to run."""
         return {
             "modality": self.modality,
+            "label_space": self.label_space,
             "topics": self.topics,
             "rgb_messages": self.rgb,
             "x_messages": self.x,
@@ -195,7 +200,8 @@ class Report:
             "config": self.config,
             "timing": {
                 "wall_s": round(self.wall_s, 2),
-                "stages_ms": {name: item.to_dict() for name, item in self.stages_ms.items()},
+                "stages_ms": _durations(self.stages_ms),
+                "pairs": {name: _durations(pair.stages_ms) for name, pair in self.pairs.items()},
             },
         }
 
@@ -222,13 +228,10 @@ class Report:
             lines += _score_lines(pair.scores) if pair.scores else ["No truth was given.", ""]
             lines += _pairing_lines(pair)
         lines += ["", "## Latency per frame", ""]
-        lines += _table(
-            ("stage", "p50 ms", "p95 ms", "max ms", "frames"),
-            [
-                (name, f"{item.p50:.1f}", f"{item.p95:.1f}", f"{item.max:.1f}", item.count)
-                for name, item in self.stages_ms.items()
-            ],
-        )
+        lines += _latency_lines(self.stages_ms)
+        if len(self.pairs) > 1:
+            for name, pair in self.pairs.items():
+                lines += [f"Pair `{name}`:", "", *_latency_lines(pair.stages_ms)]
         lines += [f"The whole replay took {self.wall_s:.1f} s.", "", "## Configuration", ""]
         lines += ["```yaml", yaml.safe_dump(self.config, sort_keys=False).rstrip(), "```"]
         return "\n".join(lines) + "\n"
@@ -311,11 +314,25 @@ def _matrix_lines(scores: Scores) -> list[str]:
     return _table(("truth \\ labels", *names, "other classes", "void"), rows)
 
 
+def _durations(stages_ms: Mapping[str, Spread]) -> dict[str, Any]:
+    return {name: item.to_dict() for name, item in stages_ms.items()}
+
+
+def _latency_lines(stages_ms: Mapping[str, Spread]) -> list[str]:
+    return _table(
+        ("stage", "p50 ms", "p95 ms", "max ms", "frames"),
+        [
+            (name, f"{item.p50:.1f}", f"{item.p95:.1f}", f"{item.max:.1f}", item.count)
+            for name, item in stages_ms.items()
+        ],
+    )
+
+
 def _pairing_lines(pair: PairReport) -> list[str]:
     rows: list[tuple[Any, ...]] = [
         ("RGB images", f"{pair.rgb} on `{pair.topics.get('rgb', '')}`"),
         ("X images", f"{pair.x} on `{pair.topics.get('x', '')}`"),
-        ("segmented", pair.paired),
+        ("segmented", f"{pair.paired}, labels of `{pair.label_space}`"),
         (
             "stamp difference, absolute",
             f"mean {pair.skew_ms.mean:.2f} ms, p95 "

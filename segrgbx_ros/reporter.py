@@ -117,7 +117,8 @@ class Reporter:
             if trouble:
                 found[-1] = replace(found[-1], level=ERROR, message=trouble)
         found.append(diagnostics.device_status(self._segmenter, self._memory(self._segmenter)))
-        found.append(diagnostics.model_status(self._segmenter))
+        labels = {pair: outputs.labels for pair, outputs in self.outputs.items()}
+        found.append(diagnostics.model_status(self._segmenter, labels))
         return found
 
     def _pair(self, watch: PairWatch, inputs: Inputs, now_ns: int) -> list[Status]:

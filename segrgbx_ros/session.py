@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rclpy.clock import Clock, ClockType
@@ -18,13 +18,14 @@ from segrgbx_ros.debug import DebugOutputs
 from segrgbx_ros.inputs import Inputs, check_message_types
 from segrgbx_ros.messages import NS_PER_S
 from segrgbx_ros.outputs import PairOutputs
+from segrgbx_ros.pair_labels import PairLabels, PairPredictor
 from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
 from segrgbx_ros.reporter import Reporter
 from segrgbx_ros.watches import InputWatch, Throttle
 from segrgbx_ros.worker import Memory, Worker
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import PublishedLabels, Segmenter
+    from segrgbx_core.inference import Segmenter
 
 _FIRST_PERIOD_S = 1.0
 _LONGEST_QUEUE_NS = 5 * NS_PER_S
@@ -79,16 +80,29 @@ class Session:
         node: owns publishers, subscriptions and timers.
         config: all options.
         segmenter: the loaded model.
+        labels: what each pair publishes.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig, segmenter: Segmenter) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        config: NodeConfig,
+        segmenter: Segmenter,
+        labels: Mapping[str, PairLabels],
+    ) -> None:
         self._node = node
         self._config = config
         self.segmenter = segmenter
         self._warn = Throttle(lambda text: node.get_logger().warning(text))
         self._pipeline = Pipeline(config, segmenter.contract.encoding)
         self._worker = Worker(
-            segmenter, config.batch, len(config.pairs), self._deliver, self._refuse, _memory()
+            PairPredictor(segmenter, labels),
+            config.batch,
+            len(config.pairs),
+            self._deliver,
+            self._refuse,
+            _memory(),
+            config.drop.depth,
         )
         self._reporter = Reporter(node, config, segmenter, self._pipeline, self._worker)
         self._debug = DebugOutputs(node, config.output.publish_debug)
@@ -96,7 +110,7 @@ class Session:
         self._inputs: Inputs | None = None
         self._outputs = self._reporter.outputs
         for pair in config.pairs:
-            outputs = PairOutputs(node, pair, segmenter.classes, config)
+            outputs = PairOutputs(node, pair, labels[pair].classes, config)
             outputs.publish_labels(config.label.min_confidence)
             self._outputs[pair] = outputs
         # Time-outs and reports run on the steady clock: a paused simulation must not stop them.
@@ -154,6 +168,11 @@ class Session:
         """Takes changed values of dynamic options."""
         self._config = config
         self._pipeline.configure(config)
+        threshold = config.label.min_confidence
+        if threshold != self.segmenter.min_confidence:
+            self.segmenter.min_confidence = threshold
+            for outputs in self._outputs.values():
+                outputs.publish_labels(threshold)
         self._debug.switch(config.output.publish_debug)
 
     def enable(self, is_enabled: bool) -> None:
@@ -162,7 +181,7 @@ class Session:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all messages that wait."""
+        """Forgets all messages that wait, and what the model keeps of streams."""
         self._pipeline.clear()
         self._worker.clear()
 
@@ -257,7 +276,8 @@ def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
     largest = min(config.batch.max_size, len(modalities))
     try:
         segmenter = loading.load_segmenter(config)
-        segmenter.warm_up((0, 0), modalities, range(1, largest + 1))
+        for _ in range(config.model.warmup_iterations):
+            segmenter.warm_up((0, 0), modalities, range(1, largest + 1))
     except Exception as error:
         if not loading.is_out_of_memory(error):
             raise
@@ -266,28 +286,12 @@ def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
             f"model.device: the memory of '{config.model.device}' does not suffice for "
             f"{largest} pairs at once ({text}); lower batch.max_size or model.input_height"
         ) from None
-    check_unlabeled(config, segmenter.classes)
     node.get_logger().info(
         f"checkpoint {segmenter.checkpoint.name}, {len(segmenter.classes.names)} classes "
         f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
         f"ready after {time.monotonic() - start:.1f} s"
     )
     return segmenter
-
-
-def check_unlabeled(config: NodeConfig, labels: PublishedLabels) -> None:
-    """Nothing, when the id of pixels without an answer is no class's.
-
-    Raises:
-        ConfigError: naming the class.
-    """
-    taken = dict(zip(labels.ids, labels.names, strict=True))
-    unlabeled = config.label.unlabeled_id
-    if unlabeled in taken:
-        raise ConfigError(
-            f"label.unlabeled_id: {unlabeled} is the id of '{taken[unlabeled]}'; use one above "
-            f"{max(taken)}"
-        )
 
 
 def _memory() -> Memory:

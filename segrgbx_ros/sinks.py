@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +15,10 @@ from segrgbx_core.images import write_image
 from segrgbx_core.labels import palette_array
 from segrgbx_core.samples import Array, Prediction, RgbxSample
 from segrgbx_ros.bag_writer import BagWriter
+from segrgbx_ros.config import ConfidenceEncoding, MaskEncoding, NodeConfig
+from segrgbx_ros.geometry import fitted
 from segrgbx_ros.label_map import label_map
+from segrgbx_ros.pair_labels import published_ids
 
 if TYPE_CHECKING:
     from segrgbx_core.inference import PublishedLabels
@@ -89,7 +92,7 @@ class Pictures:
 
     Args:
         folder: where to write; must exist.
-        labels: the published classes.
+        labels: the published classes by pair.
         counts: expected number of frames by pair, from which frames are chosen at equal distances.
         overlays: how many overlays per pair, None for all.
         alpha: weight of the label colours.
@@ -98,14 +101,14 @@ class Pictures:
     def __init__(
         self,
         folder: Path,
-        labels: PublishedLabels,
+        labels: Mapping[str, PublishedLabels],
         counts: dict[str, int],
         overlays: int | None,
         alpha: float = 0.5,
     ) -> None:
         self._folder = folder
         self._labels = labels
-        self._palette = palette_array(labels.palette)
+        self._palettes = {pair: palette_array(one.palette) for pair, one in labels.items()}
         self._alpha = alpha
         self._overlays = {
             pair: spread(count, count if overlays is None else overlays)
@@ -115,8 +118,7 @@ class Pictures:
             pair: spread(count, max(1, SHEET_ROWS // len(counts)))
             for pair, count in counts.items()
         }
-        self._rows: list[SheetRow] = []
-        self._captions: list[str] = []
+        self._rows: list[tuple[str, str, SheetRow]] = []
 
     def take(self, frame: Frame) -> None:
         """Writes the overlay of a chosen frame; keeps a small row of others for the sheet."""
@@ -125,29 +127,37 @@ class Pictures:
             write_image(self._folder / name, self._blend(frame))
         answer = frame.prediction
         if frame.number in self._rows_of[frame.pair]:
-            self._rows.append(
-                SheetRow(frame.sample.rgb, answer.x_image, answer.labels, frame.truth)
-            )
-            self._captions.append(f"{frame.pair}, stamp {answer.stamp_ns / 1e9:.3f} s")
+            row = SheetRow(frame.sample.rgb, answer.x_image, answer.labels, frame.truth)
+            caption = f"{frame.pair}, stamp {answer.stamp_ns / 1e9:.3f} s"
+            self._rows.append((frame.pair, caption, row))
 
-    def save_sheet(self, heading: str = "", note: str = "") -> Path | None:
-        """Writes `contact_sheet.png`.
+    def save_sheets(self, heading: str = "", note: str = "") -> list[Path]:
+        """Writes `contact_sheet.png`, or one for each pair where their classes differ.
 
         Args:
             heading: above the pictures.
             note: small text below it, such as where they come from.
 
         Returns:
-            its path, None without frames.
+            their paths, none without frames.
         """
-        if not self._rows:
-            return None
-        path = self._folder / "contact_sheet.png"
-        write_image(path, sheet(self._rows, self._captions, self._labels, heading, note))
-        return path
+        pairs = list(dict.fromkeys(pair for pair, *_ in self._rows))
+        looks = {(one.names, one.palette) for one in map(self._labels.__getitem__, pairs)}
+        groups = [pairs] if len(looks) == 1 else [[pair] for pair in pairs]
+        paths = []
+        for group in groups:
+            chosen = [(caption, row) for pair, caption, row in self._rows if pair in group]
+            name = "contact_sheet" if len(groups) == 1 else f"contact_sheet_{group[0]}"
+            paths.append(self._folder / f"{name}.png")
+            captions, rows = zip(*chosen, strict=True)
+            labels = self._labels[group[0]]
+            write_image(paths[-1], sheet(rows, captions, labels, heading, note))
+        return paths
 
     def _blend(self, frame: Frame) -> Array:
-        return overlay.blend(frame.sample.rgb, frame.prediction.labels, self._palette, self._alpha)
+        labels = frame.prediction.labels
+        rgb = fitted(frame.sample.rgb, labels.shape)
+        return overlay.blend(rgb, labels, self._palettes[frame.pair], self._alpha)
 
 
 class Predictions:
@@ -155,33 +165,46 @@ class Predictions:
 
     Args:
         writer: open recording.
-        labels: the published classes.
+        labels: the published classes by pair.
         namespace: put before the node's relative names.
-        threshold: confidence below which pixels are unlabeled.
+        config: options of the node.
     """
 
     def __init__(
-        self, writer: BagWriter, labels: PublishedLabels, namespace: str, threshold: float
+        self,
+        writer: BagWriter,
+        labels: Mapping[str, PublishedLabels],
+        namespace: str,
+        config: NodeConfig,
     ) -> None:
         self._writer = writer
         self._labels = labels
         self._namespace = namespace
-        self._threshold = threshold
+        self._config = config
         self._described: set[str] = set()
 
     def take(self, frame: Frame) -> None:
         """Writes the messages of one frame."""
         writer, answer = self._writer, frame.prediction
-        base = f"{self._namespace}/{frame.pair}"
+        base, labels = f"{self._namespace}/{frame.pair}", self._labels[frame.pair]
         if frame.pair not in self._described:
             self._described.add(frame.pair)
-            text = writer.string(label_map(self._labels))
+            text = writer.string(label_map(labels))
             writer.write(f"{base}/label_map", text, frame.receive_ns, latched=True)
-            names = dict(zip(self._labels.ids, self._labels.names, strict=True))
-            info = writer.label_info(names, self._threshold)
+            names = dict(zip(labels.ids, labels.names, strict=True))
+            info = writer.label_info(names, self._config.label.min_confidence)
             writer.write(f"{base}/label_info", info, frame.receive_ns, latched=True)
-        for name, pixels in (("mask", answer.labels), ("confidence", answer.confidence)):
-            message = writer.image(pixels, "mono8", answer.stamp_ns, answer.frame_id)
+        output = self._config.output
+        is_wide = output.mask_encoding is MaskEncoding.MONO16
+        ids = published_ids(answer.labels, labels.unlabeled_id, is_wide)
+        confidence: Array = answer.confidence
+        if output.confidence_encoding is ConfidenceEncoding.FLOAT:
+            confidence = confidence.astype(np.float32) / np.float32(255)
+        for name, pixels, encoding in (
+            ("mask", ids, output.mask_encoding.value),
+            ("confidence", confidence, output.confidence_encoding.value),
+        ):
+            message = writer.image(pixels, encoding, answer.stamp_ns, answer.frame_id)
             writer.write(f"{base}/{name}", message, frame.receive_ns)
 
 

@@ -70,6 +70,7 @@ class InputWatch:
         lost: messages that the middleware reports as lost.
         delay_ns: reception minus stamp, smoothed; None before the first message.
         freeze: tells repeated pictures, None where nobody asks.
+        publishers: that are known on the topic.
     """
 
     topic: str
@@ -80,6 +81,7 @@ class InputWatch:
     lost: int = 0
     delay_ns: float | None = None
     freeze: FreezeWatch | None = None
+    publishers: int = 0
     _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
 
     def arrived(self, now_ns: int, encoding: str, delay_ns: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The one thread that owns the model: newest pair wins, ready pairs share a forward pass.
+"""The one thread that owns the model: ready pairs share a forward pass, the newest ones wait.
 
 No ROS here: whoever submits pairs also says what to do with answers and complaints.
 """
@@ -9,7 +9,7 @@ import gc
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,10 +21,14 @@ from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
 
 
 class Predictor(Protocol):
-    """What the worker needs of `segrgbx_core.inference.Segmenter`."""
+    """What the worker needs of a model; `segrgbx_ros.pair_labels.PairPredictor` has it."""
 
     def predict(self, samples: Sequence[RgbxSample], streams: Sequence[str]) -> list[Prediction]:
         """Answers one batch; every sample comes from the stream of its pair's name."""
+        ...
+
+    def forget(self) -> None:
+        """Drops what is kept of streams."""
         ...
 
 
@@ -60,7 +64,7 @@ class WorkReport:
     Attributes:
         answered: pairs that got labels.
         batches: forward passes.
-        replaced: pairs that a newer one of the same name replaced before they ran.
+        replaced: pairs that had to make room for newer ones of the same name before they ran.
         cleared: pairs that were given up before they ran, on reset or deactivation.
         failed: pairs without an answer, by cause.
         latencies_ms: arrival of RGB to the end of publication, one per answer.
@@ -87,7 +91,7 @@ class WorkReport:
 
 
 class Worker:
-    """Runs the model in its own thread on the newest pair of every name.
+    """Runs the model in its own thread on the newest pairs of every name.
 
     Args:
         predictor: the model; nobody else may call it between `start` and `stop`.
@@ -96,6 +100,7 @@ class Worker:
         deliver: called in the worker's thread with every answer.
         complain: called in the thread with pair, cause and sentence when there is no answer.
         memory: how errors of memory are told apart, and what helps.
+        depth: how many pairs of one name may wait; with 1 the newest one wins.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class Worker:
         deliver: Deliver,
         complain: Complain,
         memory: Memory | None = None,
+        depth: int = 1,
     ) -> None:
         self._predictor = predictor
         self._largest = self._capacity = min(batch.max_size, num_pairs)
@@ -115,17 +121,21 @@ class Worker:
         self._memory = memory or Memory()
         self._began: float | None = None
         self._ready = threading.Condition()
-        self._slots: dict[str, PairedMessages] = {}
+        self._depth = depth
+        self._slots: dict[str, deque[PairedMessages]] = {}
+        self._must_forget = False
         self._report = WorkReport()
         self._runs = False
         self._thread: threading.Thread | None = None
 
     def submit(self, paired: PairedMessages) -> None:
-        """Offers a pair; it replaces one of its name that waits, in its place in line."""
+        """Offers a pair; where its name's places are taken, the oldest gives way to it."""
         with self._ready:
-            if paired.pair in self._slots:
+            waiting = self._slots.setdefault(paired.pair, deque())
+            if len(waiting) == self._depth:
+                waiting.popleft()
                 self._report.replaced += 1
-            self._slots[paired.pair] = paired
+            waiting.append(paired)
             self._ready.notify()
 
     def start(self) -> None:
@@ -153,10 +163,11 @@ class Worker:
         return not self._thread.is_alive()
 
     def clear(self) -> None:
-        """Drops what waits."""
+        """Drops what waits, and before the next pass what the model keeps of streams."""
         with self._ready:
-            self._report.cleared += len(self._slots)
+            self._report.cleared += sum(map(len, self._slots.values()))
             self._slots.clear()
+            self._must_forget = True
 
     def report(self) -> WorkReport:
         """What happened since the last call."""
@@ -186,6 +197,9 @@ class Worker:
             self._began = None
 
     def _attempt(self, batch: list[PairedMessages]) -> None:
+        if self._must_forget:
+            self._must_forget = False
+            self._predictor.forget()
         failure = self._failure(batch)
         if failure is None:
             return
@@ -226,7 +240,15 @@ class Worker:
                 )
             if not self._runs:
                 return None
-            return [self._slots.pop(name) for name in list(self._slots)[: self._capacity]]
+            return [self._next(name) for name in list(self._slots)[: self._capacity]]
+
+    def _next(self, name: str) -> PairedMessages:
+        """The oldest pair of a name; if more wait, the name goes to the end of the line."""
+        waiting = self._slots.pop(name)
+        paired = waiting.popleft()
+        if waiting:
+            self._slots[name] = waiting
+        return paired
 
     def _process(self, batch: list[PairedMessages]) -> None:
         decoded = [

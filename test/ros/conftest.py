@@ -29,8 +29,8 @@ def rig(checkpoint):
     def make(wait=True, remaps=(), **parameters):
         defaults = {"model.checkpoint": checkpoint, "diagnostics.period_s": 0.1}
         rigs.append(Rig({**defaults, **parameters}, remaps))
-        if wait:
-            rigs[-1].until(lambda: rigs[-1].report())
+        if wait:  # torch may have to be imported first
+            rigs[-1].until(lambda: rigs[-1].report(), seconds=60.0)
         return rigs[-1]
 
     yield make

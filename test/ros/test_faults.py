@@ -356,11 +356,11 @@ def test_a_batch_that_does_not_fit_runs_in_smaller_ones(rig, monkeypatch):
     segmenter = one.node._session.segmenter
     predict, sizes = segmenter.predict, []
 
-    def small_only(samples, streams):
+    def small_only(samples, *more):
         sizes.append(len(samples))
         if len(samples) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return predict(samples, streams)
+        return predict(samples, *more)
 
     monkeypatch.setattr(segmenter, "predict", small_only)
     worker = one.node._session._worker
@@ -383,10 +383,10 @@ def test_a_pass_that_hangs_is_reported(drive, monkeypatch):
     predict = segmenter.predict
     slow = [1.0]
 
-    def hang(samples, streams):
+    def hang(samples, *more):
         if slow:
             time.sleep(slow.pop())
-        return predict(samples, streams)
+        return predict(samples, *more)
 
     monkeypatch.setattr(segmenter, "predict", hang)
     one.until_says("inference", "a pass has been running")

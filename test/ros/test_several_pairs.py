@@ -44,8 +44,8 @@ def test_each_pair_gets_its_own_answer(rig, checkpoint):
     batches = []
     segmenter = one.node._session.segmenter
     predict = segmenter.predict
-    segmenter.predict = lambda samples, streams: (
-        batches.append(len(samples)) or predict(samples, streams)
+    segmenter.predict = lambda samples, *more: (
+        batches.append(len(samples)) or predict(samples, *more)
     )
     heard = {pair: one.hear(f"{pair}/confidence") for pair in PAIRS}
     for _ in range(4):
