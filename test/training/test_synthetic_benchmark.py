@@ -30,7 +30,7 @@ from training.synthetic_arms import (
 )
 from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
 from training.synthetic_page import Findings, write_page
-from training.synthetic_scores import Score, difference
+from training.synthetic_scores import Score, difference, score
 from training.twin_test import ARMS as TWIN_ARMS
 from training.twin_test import Verdict, twin_runs
 
@@ -143,11 +143,11 @@ def test_difference_is_exact_and_its_spread_is_that_of_the_scenes():
 
 
 def test_score_survives_its_file(tmp_path):
-    score = scores_of(0.7)
-    score.save(tmp_path / "a.npz")
+    saved = scores_of(0.7)
+    saved.save(tmp_path / "a.npz")
     back = Score.load(tmp_path / "a.npz")
-    assert back.miou == score.miou
-    assert back.group_miou("normal") == score.group_miou("normal")
+    assert back.miou == saved.miou
+    assert back.group_miou("normal") == saved.group_miou("normal")
     assert np.isnan(back.group_miou("night"))
 
 
@@ -190,6 +190,11 @@ def test_arms_train_in_processes_and_are_not_repeated(data, tmp_path):
     before = {name: path.stat().st_mtime_ns for name, path in found.items()}
     train_arms(runs, 1)
     assert {name: path.stat().st_mtime_ns for name, path in found.items()} == before
+    scored = score(found["a"], data, Modality.THERMAL, XSource.OWN, "cpu")
+    assert scored.scenes.shape == (2, NUM, NUM + 1)
+    assert scored.scenes.sum() == 4 * 32 * 32
+    assert set(scored.groups) == {"night", "normal"}
+    assert 0 <= scored.miou <= 100
 
 
 def test_twin_models_differ_in_x_alone(tmp_path):
