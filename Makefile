@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Another index for torch and torchvision, e.g. a CPU or CUDA build of your choice; empty takes the default build.
 TORCH_INDEX ?=
-# Which recording the demo plays.
+# Which recording the demo plays: event, thermal, depth, polarization, light_field, or all five.
 MODALITY ?= thermal
 OUT ?= demo_out
 # How long the soak test runs.
@@ -13,7 +13,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo soak bench test quick check fix docs clean
+.PHONY: help setup demo soak bench twins reproduce-small test quick check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,7 +27,7 @@ $(READY): setup.py requirements.txt
 	$(BIN)/python -m pip install --editable ".[ros,train,synth,dev]"
 	touch $@
 
-demo: $(READY)  ## play the shipped recording through the live node; results in demo_out/
+demo: $(READY)  ## play a recording (MODALITY, or all) through the live node; results in demo_out/
 	$(BIN)/python -m segrgbx_ros.demo --modality $(MODALITY) --out $(OUT)
 
 soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame accounted for
@@ -36,6 +36,12 @@ soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame
 bench: $(READY)  ## time SegRGB-X beside its ancestors in one run; results in bench_out/
 	mkdir -p bench_out
 	$(BIN)/segrgbx-bench --compare --json bench_out/compare.json --chart bench_out/compare.png
+
+twins: $(READY)  ## the proof that X is used: classes that only X shows, one model for all five
+	$(BIN)/python -m training.twin_test --out runs/twins
+
+reproduce-small: $(READY)  ## captions, MA-CLIP, joint training, scores, figures on rendered scenes
+	$(BIN)/python -m training.reproduce_small
 
 # Tests that talk over DDS run alone: they watch the clock, and neighbours would steal their time.
 test: $(READY)  ## run the whole CPU test suite
