@@ -88,6 +88,8 @@ setup(
         "console_scripts": [
             "segrgbx-node = segrgbx_ros.node:main",
             "segrgbx-replay = segrgbx_ros.replay:main",
+            "segrgbx-event-frames = segrgbx_ros.event_frames_node:main",
+            "segrgbx-label-legend = segrgbx_ros.label_legend:main",
             "segrgbx-bench = segrgbx_core.bench:main",
             "segrgbx-export = segrgbx_core.export:main",
         ],

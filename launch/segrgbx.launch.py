@@ -35,14 +35,15 @@ ARGUMENTS = {
     "checkpoint": ("", "path of the checkpoint", "model.checkpoint"),
     "device": ("", "auto, cpu, cuda or cuda:N", "model.device"),
     "precision": ("", "auto, fp32, fp16 or bf16", "model.precision"),
-    "label_space": ("", "unified or a data set's own", "label.space"),
+    "label_space": ("", "unified or a data set's own", "{pair}.label_space"),
     "on_missing_x": ("", "drop, rgb_only or hold_last", "sync.on_missing_x"),
-    "input_reliability": ("", "best_effort or reliable", "qos.input_reliability"),
+    "input_reliability": ("", "best_effort, reliable or auto", "qos.input_reliability"),
     "use_sim_time": ("", "true to follow /clock; a bag sets it", "use_sim_time"),
     "autostart": ("", "false where a lifecycle manager configures and activates", "autostart"),
     "log_level": ("info", "debug, info, warn, error or fatal", ""),
     "rviz": ("false", "true to open RViz", ""),
-    "rviz_config": (str(CONFIG / "segrgbx.rviz"), "what RViz shows", ""),
+    "rviz_config": ("", "what RViz shows; empty: images, for pair:=depth its cloud too", ""),
+    "fixed_frame": ("", "RViz's fixed frame; empty: that of rviz_config", ""),
     "bag": ("", "recording to play with its clock", ""),
     "fastdds_profile": (
         str(CONFIG / "fastdds_large_images.xml"),
@@ -57,6 +58,7 @@ INPUTS = {
     "rgb/camera_info": "rgb_camera_info_topic",
     "x/camera_info": "x_camera_info_topic",
 }
+VIEWS = {"thermal": "segrgbx.rviz", "depth": "depth_cloud.rviz"}
 FLAGS = {"true": True, "false": False}
 
 
@@ -120,18 +122,19 @@ def _for_each(argument, text, pairs):
 
 
 def _rviz(value, pair, remapped):
-    """RViz's file names the topics of one pair; remapping shows the first one asked for."""
+    """RViz's files name the topics of one pair; remapping shows the first one asked for."""
     home = f"/{value['namespace']}/{pair}".replace("//", "/")
-    remappings = {
-        f"/segrgbx/thermal/{name}": f"{home}/{name}"
-        for name in ("overlay", "mask_color", "confidence", "x/preview", "rgb/image")
-    }
+    shown = "depth" if pair == "depth" and not value["rviz_config"] else "thermal"
+    view = value["rviz_config"] or str(CONFIG / VIEWS[shown])
+    names = ("overlay", "mask_color", "confidence", "x/preview", "rgb/image", "points")
+    remappings = {f"/segrgbx/{shown}/{name}": f"{home}/{name}" for name in names}
     if f"{pair}/rgb/image" in remapped:
-        remappings["/segrgbx/thermal/rgb/image"] = remapped[f"{pair}/rgb/image"]
+        remappings[f"/segrgbx/{shown}/rgb/image"] = remapped[f"{pair}/rgb/image"]
+    frame = ["-f", value["fixed_frame"]] if value["fixed_frame"] else []
     return Node(
         package="rviz2",
         executable="rviz2",
-        arguments=["-d", value["rviz_config"]],
+        arguments=["-d", view, *frame],
         remappings=list(remappings.items()),
         output="screen",
     )

@@ -71,6 +71,7 @@ __all__ = [
     "XTransport",
     "flatten",
     "is_foreign",
+    "nested",
     "node_config",
     "node_config_type",
     "read_node_yaml",
@@ -195,8 +196,8 @@ def node_config(data: Mapping[str, Any], where: str = "") -> NodeConfig:
             range.
     """
     place = f"{where}: " if where else ""
-    nested = _nest(data, place)
-    pairs = nested.get("pairs", NodeConfig.model_fields["pairs"].default)
+    tree = nested(data, place)
+    pairs = tree.get("pairs", NodeConfig.model_fields["pairs"].default)
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(name, str) for name in pairs):
         raise ConfigError(f"{place}pairs: {pairs!r} is no list of names")
     try:
@@ -204,8 +205,8 @@ def node_config(data: Mapping[str, Any], where: str = "") -> NodeConfig:
     except ConfigError as error:
         raise ConfigError(f"{place}{error}") from None
     for name in pairs:
-        nested.setdefault(name, {})
-    return from_mapping(kind, nested, where)
+        tree.setdefault(name, {})
+    return from_mapping(kind, tree, where)
 
 
 def read_node_yaml(path: Path | str, overrides: Mapping[str, Any] | None = None) -> NodeConfig:
@@ -242,24 +243,33 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def is_foreign(name: str) -> bool:
-    """True for parameters that rclpy declares itself, such as `use_sim_time`."""
-    return name.split(".", 1)[0] in _FOREIGN
+def nested(data: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested values from nested or dotted ones, without the parameters of rclpy.
 
+    Args:
+        data: values by name.
+        place: put before every message.
 
-def _nest(data: Mapping[str, Any], place: str) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
+    Raises:
+        ConfigError: when a name is an option and a section at once.
+    """
+    tree: dict[str, Any] = {}
     for name, value in flatten(data).items():
         if is_foreign(name):
             continue
         *parents, last = name.split(".")
-        level = nested
+        level = tree
         for part in parents:
             level = level.setdefault(part, {})
             if not isinstance(level, dict):
                 raise ConfigError(f"{place}{name}: '{part}' is itself an option, with none below")
         level[last] = value
-    return nested
+    return tree
+
+
+def is_foreign(name: str) -> bool:
+    """True for parameters that rclpy declares itself, such as `use_sim_time`."""
+    return name.split(".", 1)[0] in _FOREIGN
 
 
 @cache

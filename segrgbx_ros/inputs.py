@@ -163,7 +163,7 @@ class Inputs:
 
     def _message_type(self, pair: str, stream: Stream) -> Any:
         if stream is Stream.EVENTS:
-            return event_message_type(self._config)
+            return event_message_type(self._config.sensor.event.message_type)
         is_raw = self._config.topic(pair, stream) == f"{pair}/{stream.value}"
         return Image if is_raw else CompressedImage
 
@@ -202,20 +202,20 @@ def check_message_types(config: NodeConfig) -> None:
     for pair in config.pairs:
         if Stream.EVENTS in config.streams(pair).values():
             try:
-                event_message_type(config)
+                event_message_type(config.sensor.event.message_type)
             except ConfigError as error:
                 raise ConfigError(
                     f"pair '{pair}': {error}, or set {pair}.x_form: image for drawn pictures"
                 ) from None
 
 
-def event_message_type(config: NodeConfig) -> Any:
+def event_message_type(message: EventMessage) -> Any:
     """The message class of event streams.
 
     Raises:
         ConfigError: when its package is not installed.
     """
-    name = config.sensor.event.message_type.value
+    name = message.value
     package, folder, kind = name.split("/")
     try:
         return getattr(importlib.import_module(f"{package}.{folder}"), kind)

@@ -11,7 +11,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segrgbx_core.config import Leaf, leaves, to_plain
+from segrgbx_core.config import Config, Leaf, leaves, to_plain
 from segrgbx_core.errors import ConfigError
 from segrgbx_ros.config import NodeConfig, flatten, is_foreign, node_config
 
@@ -27,16 +27,20 @@ def read_overrides(node: Node) -> NodeConfig:
     Raises:
         ConfigError: for the first parameter that is unknown, of the wrong type or out of range.
     """
+    return node_config(given_values(node), where=f"node '{node.get_name()}'")
+
+
+def given_values(node: Node) -> dict[str, Any]:
+    """Plain values by dotted name that parameter files and `-p` ask for, rclpy's own left out."""
     given = node.get_parameters_by_prefix("")
-    values = {
+    return {
         name: _plain(parameter)
         for name, parameter in given.items()
         if not is_foreign(name) and parameter.type_ is not Parameter.Type.NOT_SET
     }
-    return node_config(values, where=f"node '{node.get_name()}'")
 
 
-def declare(node: Node, config: NodeConfig) -> None:
+def declare(node: Node, config: Config) -> None:
     """Declares every option with value, description and range; read-only unless dynamic."""
     values = flatten(to_plain(config))
     for leaf in leaves(type(config)):

@@ -57,13 +57,23 @@ def test_the_fast_dds_profile_enlarges_shared_memory_and_keeps_udp():
     assert sorted(used) == sorted(named)
 
 
-def test_rviz_shows_what_the_node_publishes():
-    view = yaml.safe_load((CONFIG / "segrgbx.rviz").read_text())["Visualization Manager"]
-    shown = {item["Topic"]["Value"]: item["Topic"] for item in view["Displays"]}
-    assert set(shown) == {
-        f"/segrgbx/thermal/{name}"
-        for name in ("overlay", "mask_color", "confidence", "x/preview", "rgb/image")
-    }
-    sensor = shown.pop("/segrgbx/thermal/rgb/image")
-    assert sensor["Reliability Policy"] == "Best Effort"
-    assert {topic["Reliability Policy"] for topic in shown.values()} == {"Reliable"}
+@pytest.mark.parametrize(
+    ("file", "pair", "names"),
+    [
+        (
+            "segrgbx.rviz",
+            "thermal",
+            {"overlay", "mask_color", "confidence", "x/preview", "rgb/image"},
+        ),
+        ("depth_cloud.rviz", "depth", {"overlay", "x/preview", "points"}),
+    ],
+)
+def test_rviz_shows_what_the_node_publishes(file, pair, names):
+    view = yaml.safe_load((CONFIG / file).read_text())["Visualization Manager"]
+    shown = {item["Topic"]["Value"]: item["Topic"] for item in view["Displays"] if "Topic" in item}
+    assert set(shown) == {f"/segrgbx/{pair}/{name}" for name in names}
+    for topic, policies in shown.items():
+        is_sensor = topic.endswith("rgb/image")
+        reliability = "Best Effort" if is_sensor else "Reliable"
+        assert policies["Reliability Policy"] == reliability
+        assert policies["Durability Policy"] == "Volatile"

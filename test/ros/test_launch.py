@@ -107,6 +107,7 @@ def test_other_arguments_become_parameters_that_the_node_knows(stand_ins):
     config = node_config(parameters)
     assert config.autostart is False
     assert config.model.checkpoint == "a.safetensors"
+    assert config.label_space("thermal") == "mfnet"
     assert len(parameters) == len(given) - 1
 
 
@@ -117,11 +118,24 @@ def test_a_recording_brings_its_clock(stand_ins):
 
 
 def test_rviz_is_remapped_to_the_pair(stand_ins):
-    rviz = only(actions(rviz="true", pair="depth", rgb_topic="/cam"), "Node", "rviz2")
+    rviz = only(actions(rviz="true", pair="event", rgb_topic="/cam"), "Node", "rviz2")
     remappings = dict(rviz.remappings)
-    assert remappings["/segrgbx/thermal/overlay"] == "/segrgbx/depth/overlay"
+    assert remappings["/segrgbx/thermal/overlay"] == "/segrgbx/event/overlay"
     assert remappings["/segrgbx/thermal/rgb/image"] == "/cam"
+    assert Path(rviz.arguments[1]).name == "segrgbx.rviz"
     assert Path(rviz.arguments[1]).is_file()
+    assert "-f" not in rviz.arguments
+
+
+def test_rviz_shows_the_cloud_of_a_depth_pair_in_the_frame_asked_for(stand_ins):
+    given = {"rviz": "true", "pair": "depth", "namespace": "car", "fixed_frame": "odom"}
+    rviz = only(actions(**given), "Node", "rviz2")
+    assert Path(rviz.arguments[1]) == ROOT / "config" / "depth_cloud.rviz"
+    assert rviz.arguments[2:] == ["-f", "odom"]
+    assert dict(rviz.remappings)["/segrgbx/depth/points"] == "/car/depth/points"
+    mine = only(actions(**given, rviz_config="/mine.rviz"), "Node", "rviz2")
+    assert mine.arguments[1] == "/mine.rviz"
+    assert dict(mine.remappings)["/segrgbx/thermal/overlay"] == "/car/depth/overlay"
 
 
 @pytest.mark.parametrize(
@@ -148,13 +162,20 @@ def test_the_profile_is_set_where_it_helps(stand_ins, monkeypatch, environment, 
 
 def test_several_pairs_take_lists_or_one_value_for_all(stand_ins):
     node = only(
-        actions(pair="thermal,depth", rgb_topic="/cam", x_topic="/t,/d", x_transport="compressed"),
+        actions(
+            pair="thermal,depth",
+            rgb_topic="/cam",
+            x_topic="/t,/d",
+            x_transport="compressed",
+            label_space="mfnet,nyu40",
+        ),
         "Node",
     )
     file, parameters = node.parameters
     assert Path(file).name == "multi.yaml"
     config = read_node_yaml(file, parameters)
     assert config.pairs == ("thermal", "depth")
+    assert [config.label_space(pair) for pair in config.pairs] == ["mfnet", "nyu40"]
     assert [section.x_transport.value for _, section in config.sections()] == ["compressed"] * 2
     assert node.remappings == [
         ("thermal/rgb/image", "/cam"),
