@@ -1,0 +1,105 @@
+"""Who imports whom in this checkout, read from the source without running it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("segrgbx_core", "segrgbx_ros", "training")
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a file below the checkout's root: `a/b/__init__.py` is `a.b`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the three packages by its dotted name."""
+    found = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
+    return {module_name(path): path for path in found}
+
+
+def named_imports(path: Path, at_start: bool = False) -> Iterator[str]:
+    """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`.
+
+    Args:
+        path: the file.
+        at_start: True leaves out what importing the file does not import: imports inside
+            functions, and those for type checkers only.
+
+    Raises:
+        ValueError: for a relative import, which this project does not use.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in _at_start(tree) if at_start else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or node.module is None:
+                raise ValueError(f"{path}:{node.lineno}: relative import; name the module in full")
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _at_start(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from (one for other in child.orelse for one in (other, *_at_start(other)))
+            continue
+        yield child
+        yield from _at_start(child)
+
+
+@cache
+def own_imports(module: str) -> frozenset[str]:
+    """Modules of the three packages that a module imports at its start, packages included."""
+    return _own(named_imports(modules()[module], at_start=True)) - {module}
+
+
+@cache
+def libraries(module: str) -> frozenset[str]:
+    """Top names from outside the three packages that a module imports at its start."""
+    names = named_imports(modules()[module], at_start=True)
+    return frozenset(name.split(".")[0] for name in names) - set(PACKAGES)
+
+
+def reached_libraries(path: Path) -> frozenset[str]:
+    """Top names of everything foreign that a file needs, its late imports included.
+
+    The file's own imports count wherever they stand; of the modules behind them only what they
+    import at their start.
+
+    Args:
+        path: any Python file, such as a test.
+    """
+    names = list(named_imports(path))
+    behind = reached_modules(_own(names))
+    direct = {name.split(".")[0] for name in names} - set(PACKAGES)
+    return frozenset(direct.union(*(libraries(module) for module in behind)))
+
+
+def reached_modules(start: Iterable[str]) -> frozenset[str]:
+    """Modules of the three packages that importing `start` imports, itself included."""
+    found: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting.extend(own_imports(module))
+    return frozenset(found)
+
+
+def _own(names: Iterable[str]) -> frozenset[str]:
+    """Modules among dotted names, with the packages that hold them."""
+    known = modules()
+    parts = [name.split(".") for name in names]
+    prefixes = (".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
+    return frozenset(prefix for prefix in prefixes if prefix in known)
