@@ -106,7 +106,7 @@ class Result(Config):
     @property
     def is_comparable(self) -> bool:
         """True where the result may stand beside published ones."""
-        is_own = self.label_space == self.native
+        is_own = self.label_space == self.native and self.native in self.trained_on
         return is_own and not (self.is_synthetic or self.is_random)
 
     @property

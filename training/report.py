@@ -206,15 +206,21 @@ class Page:
             ),
             "Untrained": (
                 "Random weights; the figures mean nothing.",
-                lambda result: result.is_random and not result.is_synthetic,
+                lambda result: result.is_random,
             ),
             "Any class may answer": (
                 "Answers are chosen from all unified classes: a diagnosis, not a protocol.",
-                lambda result: not (result.is_random or result.is_synthetic),
+                lambda result: result.label_space != result.native,
+            ),
+            "Not trained on": (
+                "The checkpoint never learned from the data set that it is scored on.",
+                lambda result: result.native not in result.trained_on,
             ),
         }
+        left = list(self.apart)
         for title, (text, holds) in kinds.items():
-            chosen = [result for result in self.apart if holds(result)]
+            chosen = [result for result in left if holds(result)]
+            left = [result for result in left if not holds(result)]
             if chosen:
                 lines += [f"## {title}", "", text, "", *_details(chosen, None), ""]
         return lines
@@ -234,8 +240,8 @@ def arrange(results: Sequence[Result], columns: Sequence[str] | dict[str, str]) 
     for result in results:
         if not result.is_comparable:
             raise DataError(
-                f"{result.checkpoint} on {result.native}: is synthetic, untrained or a diagnosis; "
-                "it cannot stand in a table with results on real data sets"
+                f"{result.checkpoint} on {result.native}: is synthetic, untrained, a diagnosis or "
+                "trained elsewhere; it cannot stand in a table with results on real data sets"
             )
         if result.native not in columns:
             continue
@@ -267,7 +273,7 @@ def _legend(conditions: str) -> list[str]:
         "- **ours**: measured here. [n] leads to split, samples, reading, size and checkpoint in "
         '"Ours in detail"; (part) is not the whole split. Absent classes are left out. The '
         "first reading averages 9 classes of MFNet and 8 of RGB-P, the second 8 and 9. A mean is "
-        "given where all five data sets are complete.",
+        "given where all five data sets are complete. Fine-tuned: one data set, from a checkpoint.",
         "",
         "mIoU in per cent.",
         "",

@@ -52,11 +52,6 @@ class Subject:
     is_synthetic: bool = False
 
     @property
-    def is_comparable(self) -> bool:
-        """True where the result may stand beside published ones."""
-        return not (self.is_synthetic or self.is_random)
-
-    @property
     def column(self) -> str:
         """Data set and modality: what one column of a table is about."""
         return f"{self.native} {self.modality}".strip()

@@ -147,6 +147,13 @@ def test_answers_of_any_class_are_a_diagnosis(page):
     assert not [row for row in rows(text, "Table I,") if row[0] == "**ours**"]
 
 
+def test_data_that_training_never_saw_is_no_specialists(page):
+    text = page(scored("mfnet", 0.99, trained_on=("synthetic_street",))).to_markdown()
+    before, after = text.split("## Not trained on\n")
+    assert "99.00" not in before
+    assert "99.00" in after
+
+
 def test_times_stand_beside_table_three(tmp_path, capsys):
     bench = {
         "setting": {"device": "cpu", "input": "512x512", "preset": "b2"},
