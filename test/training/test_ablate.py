@@ -1,0 +1,238 @@
+"""Ablations: arms are real options that differ, trials resume, pages say what they know."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from segrgbx_core.checkpoint import load_checkpoint
+from segrgbx_core.config import to_plain
+from segrgbx_core.cost import PAPER_TABLE_IV
+from segrgbx_core.errors import ConfigError
+from segrgbx_core.images import read_image
+from segrgbx_core.model import ALL_PRESETS, PRESETS, build_model
+from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.samples import RgbxSample
+from training import ablate, datasets
+from training.ablation_results import summary
+from training.ablation_tables import TABLES, Arm, Table, arm_model
+from training.config import read_run
+from training.datasets.labelled import Labelled
+
+
+class Squares:
+    """Warm squares on a road, a few pictures."""
+
+    native = "synthetic_street"
+
+    def __init__(self, root, split, modality):
+        self.modality, self.size = modality, 4 if split == "train" else 2
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        labels = np.zeros((64, 64), np.uint8)
+        thermal = np.full((64, 64), 28000, np.uint16)
+        labels[8:40, 8:40], thermal[8:40, 8:40] = 9, 30500
+        rgb = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        return Labelled(RgbxSample(rgb, thermal, self.modality), labels, f"{index}")
+
+
+RUN = {
+    "preset": "tiny",
+    "tower": "tiny",
+    "model": {
+        "backbone": {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+        "head": {"embed_dim": 16},
+    },
+    "ma_clip": {"image_size": 32, "output_dim": 16, "embed_dim": 24, "depth": 1},
+    "input": {"height": 64, "width": 64},
+    "augment": {"crop_height": 64, "crop_width": 64},
+    "data": [{"reader": "squares", "root": ".", "modality": "thermal"}],
+    "run": {"out": "unused", "steps": 2, "batch_size": 2, "device": "cpu", "threads": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def _squares(monkeypatch):
+    monkeypatch.setitem(datasets.READERS, "squares", Squares)
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(RUN))
+    return path
+
+
+def command(run_file, table, *more):
+    return ablate.main([table, str(run_file), "--out", str(run_file.parent / "out"), *more])
+
+
+def page_of(run_file, table):
+    folder = run_file.parent / "out"
+    text = (folder / f"{table}.md").read_text()
+    return json.loads((folder / f"{table}.json").read_text()), text
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_arms_are_options_and_differ(table):
+    models = [arm_model(table, arm, PRESETS["b2"]) for arm in table.arms]
+    assert len({json.dumps(to_plain(model), sort_keys=True) for model in models}) == len(models)
+    reference = arm_model(table, table.arm(table.reference), PRESETS["b2"])
+    assert reference == PRESETS["b2"]  # the presets are the paper's model
+    best = max(table.arms, key=lambda arm: arm.paper_miou)
+    assert best.name == table.reference
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_arms_compute_different_things_and_every_weight_learns(table, tmp_path, run_file):
+    config = read_run(run_file)
+    generator = torch.Generator().manual_seed(0)
+    rgb, x = (torch.rand(2, 3, 64, 64, generator=generator) for _ in range(2))
+    embeddings = torch.randn(2, 2, 16, generator=generator)
+    outputs = []
+    for arm in table.arms:
+        torch.manual_seed(0)
+        network = build_model(arm_model(table, arm, config.model), 5, 16).eval()
+        logits = network(rgb, x, *embeddings, torch.tensor([1, 2]))
+        logits.square().mean().backward()
+        idle = [name for name, value in network.named_parameters() if value.grad is None]
+        assert idle == [], arm.name  # several GPUs would wait for them
+        outputs.append(logits.detach())
+    for i, first in enumerate(outputs):
+        for second in outputs[i + 1 :]:
+            assert not torch.equal(first, second)
+
+
+def test_options_that_do_not_exist_fail():
+    arm = Arm("wrong", "wrong", {"refinement.structur": "a"}, 0.0)
+    table = Table("broken", "0", "broken", (arm,), "wrong")
+    with pytest.raises(ConfigError, match="did you mean 'structure'"):
+        arm_model(table, arm, PRESETS["tiny"])
+    value = Arm("wrong", "wrong", {"refinement.structure": "z"}, 0.0)
+    with pytest.raises(ConfigError, match="'z' is not one of a, b, c"):
+        arm_model(table, value, PRESETS["tiny"])
+
+
+def test_models_without_what_the_table_varies_are_refused():
+    table = TABLES["refinement_pairing"]
+    model = PRESETS["tiny"].model_copy(update={"use_ma_clip": False})
+    with pytest.raises(ConfigError, match="use_ma_clip is false"):
+        arm_model(table, table.arms[0], model)
+    with pytest.raises(ConfigError, match="architecture 'cmx' has none"):
+        arm_model(table, table.arms[0], ALL_PRESETS["cmx_tiny"])
+
+
+def test_trains_scores_resumes_and_writes_the_page(run_file, monkeypatch):
+    assert command(run_file, "components", "--only", "none", "full", "--seeds", "0,1") == 0
+    content, text = page_of(run_file, "components")
+    arms = {arm["arm"]: arm for arm in content["arms"]}
+    folder = run_file.parent / "out"
+    for name, arm in arms.items():
+        assert len(arm["runs"]) == (2 if name in ("none", "full") else 0)
+    models = {
+        name: load_checkpoint(folder / arms[name]["runs"][0]["folder"] / "best.safetensors")
+        for name in ("none", "full")
+    }
+    assert not models["none"].contract.model.use_dsrm
+    assert models["full"].contract.model.use_dsrm
+    assert models["none"].contract.provenance["steps"] == 2
+    sizes = {name: len(loaded.model.state_dict()) for name, loaded in models.items()}
+    assert sizes["none"] < sizes["full"]
+
+    difference = arms["none"]["difference"]
+    own = [run["miou_percent"] for run in arms["none"]["runs"]]
+    reference = [run["miou_percent"] for run in arms["full"]["runs"]]
+    assert difference["count"] == 2
+    assert difference["mean"] == pytest.approx(np.mean(np.subtract(own, reference)))
+    assert arms["full"]["difference"] is None
+    assert arms["none"]["paper"]["difference"] == pytest.approx(-2.86)
+    for words in ("*paper* mIoU", "62.17", "synthetic", "Not run: without_ma_clip"):
+        assert words in text
+    for words in ("2 scored pictures", "tower is random", "Not told apart from full", "reference"):
+        assert words in text
+
+    picture = read_image(folder / "components.png")
+    assert picture.shape[1] == 1500
+    assert picture.std() > 20
+
+    def forbidden(config):
+        raise AssertionError(f"trained again in {config.run.out}")
+
+    monkeypatch.setattr(ablate, "train", forbidden)
+    assert command(run_file, "components", "--only", "none", "full", "--seeds", "0,1") == 0
+    assert page_of(run_file, "components")[0]["arms"] == content["arms"]
+    # The full model is the reference of the other tables too: one training serves all.
+    assert command(run_file, "prompt_pairing", "--only", "rgb_dominant") == 0
+    shared = page_of(run_file, "prompt_pairing")[0]["arms"][2]["runs"][0]
+    assert shared["folder"] == arms["full"]["runs"][0]["folder"]
+    assert "One seed per arm" in page_of(run_file, "prompt_pairing")[1]
+
+
+def test_other_options_do_not_mix_with_finished_trials(run_file, capsys):
+    config = read_run(run_file)
+    table = TABLES["prompt_pairing"]
+    trial = ablate.plan(table, config, run_file.parent / "out", [0], ["aligned"])[0]
+    trial.folder.mkdir(parents=True)
+    result = {"recipe": trial.recipe(), "seed": 0, "scores": [], "miou_percent": 1.0}
+    trial.result_path.write_text(json.dumps(result))
+    only = ["--only", "aligned", "--set"]
+    assert command(run_file, table.name, *only, "optimizer.learning_rate=0.5") == 2
+    assert "another optimizer.learning_rate" in capsys.readouterr().err
+    assert command(run_file, table.name, *only, "run.log_every=7") == 0
+
+
+def test_a_diverged_arm_is_reported_and_the_others_go_on(run_file, monkeypatch):
+    real = ablate.train
+
+    def train(config):
+        if not config.model.use_dsrm:
+            raise FloatingPointError("step 1: loss is nan")
+        return real(config)
+
+    monkeypatch.setattr(ablate, "train", train)
+    assert command(run_file, "components", "--only", "none", "full") == 0
+    content, text = page_of(run_file, "components")
+    assert content["failed"] == [{"arm": "none", "seed": 0, "why": "step 1: loss is nan"}]
+    assert "none, seed 0 diverged" in text
+    assert len(content["arms"][-1]["runs"]) == 1
+
+
+def test_count_only_trains_nothing(run_file, capsys, monkeypatch):
+    monkeypatch.setattr(ablate, "train", None)
+    arguments = ["structures", str(run_file), "--count-only", "--only", "e", "h"]
+    assert ablate.main(arguments) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1].strip() for row in rows] == ["`e`", "`h`"]
+    assert [float(rows[0][place]) for place in (6, 7)] == list(PAPER_TABLE_IV["e"])
+    config = read_run(run_file)
+    for row, name in zip(rows, "eh", strict=True):
+        model = arm_model(TABLES["structures"], TABLES["structures"].arm(name), config.model)
+        parts = build_model(model, 71, 16), ModalityAwareClip(config.ma_clip)
+        count = sum(value.numel() for part in parts for value in part.parameters())
+        assert float(row[3]) == pytest.approx(count / 1e6, abs=0.006)
+        assert float(row[4]) >= float(row[5]) > 0
+    assert not (run_file.parent / "out").exists()
+
+
+def test_mistakes_are_one_line_and_exit_2(run_file, capsys):
+    assert command(run_file, "structures", "--only", "z") == 2
+    assert "arm 'z' is not one of a, b" in capsys.readouterr().err
+    assert command(run_file, "structures", "--seeds", "0,0") == 2
+    assert "--seeds 0,0" in capsys.readouterr().err
+    assert ablate.main(["structures", str(run_file)]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_summary_by_hand():
+    assert summary([]) is None
+    assert summary([3.0]) == {"count": 1, "mean": 3.0, "std": None, "low": None, "high": None}
+    found = summary([1.0, 2.0, 3.0])
+    assert (found["mean"], found["std"]) == (2.0, 1.0)
+    assert found["high"] - 2.0 == pytest.approx(4.303 / np.sqrt(3), rel=1e-3)
+    assert summary([1.0, 1.0])["low"] == 1.0
