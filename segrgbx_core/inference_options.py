@@ -22,6 +22,15 @@ class Backend(str, Enum):
     """PyTorch, from a checkpoint."""
     ONNX = "onnx"
     """ONNX Runtime, from a folder that `segrgbx-export` wrote."""
+    OPENVINO = "openvino"
+    """OpenVINO on a CPU, from such a folder."""
+    AOT = "aot"
+    """AOTInductor on a CPU, from a folder that `segrgbx-export --aot` wrote."""
+
+    @property
+    def runs_exported(self) -> bool:
+        """True where it takes an exported model's folder and no checkpoint."""
+        return self is not Backend.TORCH
 
 
 class ConfidenceKind(str, Enum):
@@ -128,8 +137,8 @@ class InferenceConfig(Config):
     )
     keep_memory: bool = option(
         True,
-        doc="on a CPU, let the process keep freed memory instead of giving it back to the system "
-        "after every operator; faster, and its memory stays at its peak",
+        doc="let the process keep freed memory instead of giving it back to the system after each "
+        "image and, on a CPU, every operator; faster, and its memory stays at its peak",
     )
     compile: bool = option(
         False,

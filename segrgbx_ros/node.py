@@ -25,6 +25,7 @@ from rclpy.utilities import remove_ros_args
 from std_srvs.srv import SetBool, Trigger
 
 from segrgbx_core.errors import ConfigError, SegrgbxError
+from segrgbx_core.heap import keep_freed_memory
 from segrgbx_ros import params
 from segrgbx_ros.config import NODE_NAME, NodeConfig
 from segrgbx_ros.outputs import has_label_info
@@ -87,6 +88,8 @@ class SegmentationNode(LifecycleNode):
         try:
             if self._config is None:
                 raise ConfigError(self._config_error)
+            if self._config.model.keep_memory:  # on a GPU, too: images come as fresh large blocks
+                keep_freed_memory()
             segmenter = ready(self, self._config)
             labels = pair_labels(self._config, segmenter)
         except SegrgbxError as error:

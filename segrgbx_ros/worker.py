@@ -197,9 +197,6 @@ class Worker:
             self._began = None
 
     def _attempt(self, batch: list[PairedMessages]) -> None:
-        if self._must_forget:
-            self._must_forget = False
-            self._predictor.forget()
         failure = self._failure(batch)
         if failure is None:
             return
@@ -215,6 +212,9 @@ class Worker:
 
     def _failure(self, batch: list[PairedMessages]) -> tuple[str, str] | None:
         try:
+            if self._must_forget:
+                self._must_forget = False
+                self._predictor.forget()
             self._process(batch)
         except Exception as error:  # the outermost frame: the node outlives any failure of a pass
             text = f"{type(error).__name__}: {error}"

@@ -174,9 +174,13 @@ class FakeModel:
 
     def __init__(self):
         self.batches = []
+        self.forgotten = []
         self.hold = threading.Event()
         self.hold.set()
         self.fail = None
+
+    def forget(self):
+        self.forgotten.append(len(self.batches))
 
     def predict(self, samples, streams):
         self.batches.append([sample.modality.value for sample in samples])
@@ -288,6 +292,16 @@ def test_any_exception_is_counted_and_survived(bench):
     bench.worker.submit(pair(10))
     wait_until(lambda: bench.done)
     assert bench.worker.report().failed == {"exception": 1}
+
+
+def test_what_the_model_keeps_is_forgotten_once_and_before_the_next_pass(bench):
+    bench.worker.submit(pair(0))
+    wait_until(lambda: len(bench.done) == 1)
+    bench.worker.clear()
+    for stamp in (10, 20):
+        bench.worker.submit(pair(stamp))
+        wait_until(lambda wanted=stamp // 10 + 1: len(bench.done) == wanted)
+    assert bench.model.forgotten == [1]
 
 
 def test_a_stopped_worker_drops_the_answer_it_was_making(bench):
