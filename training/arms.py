@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -66,7 +67,9 @@ def steps_done(out: Path | str) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def _watch(waiting: Sequence[Future[None]], runs: Sequence[SegmentationRun], bar: tqdm) -> None:
+def _watch(
+    waiting: Sequence[Future[None]], runs: Sequence[SegmentationRun], bar: tqdm[Any]
+) -> None:
     while True:
         ended = all(job.done() for job in waiting)
         bar.update(sum(steps_done(run.run.out) for run in runs) - bar.n)

@@ -51,7 +51,7 @@ class Score:
 
     def save(self, path: Path) -> None:
         """Writes an npz file, atomically."""
-        groups = {f"group {name}": one.matrix for name, one in self.groups.items()}
+        groups: dict[str, Any] = {f"group {name}": one.matrix for name, one in self.groups.items()}
         draft = path.with_suffix(".part")
         with draft.open("wb") as file:
             np.savez_compressed(file, scenes=self.scenes, **groups)
