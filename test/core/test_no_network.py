@@ -15,5 +15,7 @@ def test_a_foreign_address_is_refused(kind):
 def test_the_own_machine_may_be_reached():
     with socket.create_server(("127.0.0.1", 0)) as server:
         for host in ("127.0.0.1", "localhost"):
-            with socket.create_connection((host, server.getsockname()[1]), timeout=5):
-                server.accept()[0].close()
+            with socket.create_connection((host, server.getsockname()[1]), timeout=5) as client:
+                accepted, address = server.accept()
+                accepted.close()
+                assert address == client.getsockname()

@@ -167,9 +167,14 @@ def shapes_of(name, branch=""):
 
 
 def random_weights(name, branch=""):
-    generator = torch.Generator().manual_seed(NAMES.index(name))
+    return filled(shapes_of(name, branch), NAMES.index(name))
+
+
+def filled(shapes, seed):
+    """Random float64 weights of these shapes, scaled so that activations stay near one."""
+    generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for key, shape in shapes_of(name, branch).items():
+    for key, shape in shapes.items():
         value = torch.randn(shape, dtype=torch.float64, generator=generator)
         if key.endswith("running_var"):
             value = value.abs() + 0.5

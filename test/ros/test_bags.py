@@ -205,7 +205,8 @@ def test_unknown_type_is_named_only_when_asked_for(tmp_path):
         )
     with Bag(tmp_path / "bag") as bag:
         (message,) = bag.messages()
-        bag.decode(message)  # the recording defines it, even if as an empty type
+        decoded = bag.decode(message)  # the recording defines it, even if as an empty type
+    assert decoded.__msgtype__ == "odd_msgs/msg/Odd"
 
 
 def test_writer_refuses_to_overwrite(tmp_path, picture):
