@@ -109,6 +109,14 @@ class NodeProcess:
         text = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii")
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
+    def cpu_s(self) -> float:
+        """Processor time that the process has used in s; 0 when it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            return 0.0
+        text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii")
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def tail(self) -> str:
         """The last lines of its log, with the log's place."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -187,6 +187,27 @@ def test_an_interrupt_while_inactive_ends_clean(run, checkpoint):
     assert "Traceback" not in process.output
 
 
+FINALIZED = """
+import sys
+from segrgbx_ros import node
+class Gone(node.SegmentationNode):
+    def __init__(self):
+        super().__init__()
+        self.trigger_shutdown()
+        print("finalized now", flush=True)
+node.SegmentationNode = Gone
+sys.exit(node.main(["node", *sys.argv[1:]]))
+"""
+
+
+def test_an_interrupt_after_shutdown_ends_clean(run):
+    process = run("-c", FINALIZED, "--ros-args", "-p", "autostart:=false")
+    process.wait_for("finalized now")
+    time.sleep(0.2)
+    assert process.end(signal.SIGINT) == 0, process.output
+    assert "Traceback" not in process.output
+
+
 BUSY = """
 import sys, time
 from segrgbx_ros import node, worker

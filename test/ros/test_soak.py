@@ -39,3 +39,4 @@ def test_the_nodes_own_time_is_measured(capsys):
     assert found["answers"] > 0
     assert 0 < found["node_ms"]["p50"] < 1000
     assert found["model_ms"]["p50"] == 0
+    assert 0 < found["cpu_ms_per_frame"] < 5000
