@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,10 +44,20 @@ def write_tensors(
         _flush(path.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: cannot be written ({error}); check space and rights"
+            f"{path}: cannot be written ({error}), {free_space(path)} free there; check space and "
+            "rights. An earlier file of that name is as it was"
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def free_space(path: Path) -> str:
+    """What is left on the disk of a file, such as "3.1 GB"; its folder must exist."""
+    try:
+        left = shutil.disk_usage(path.parent).free
+    except OSError:
+        return "an unknown amount"
+    return f"{left / 1e9:.1f} GB" if left >= 1e8 else f"{left / 1e6:.1f} MB"
 
 
 def read_tensors(

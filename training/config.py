@@ -5,6 +5,7 @@ A run file names presets of model and tower and states what differs from them an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from segrgbx_core.modality import Modality
 from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from training.augment import AugmentConfig
+from training.batch_norm import BatchNormMode
 from training.joint import Sampling
 from training.losses import LossConfig
 from training.schedule import OptimizerConfig
+from training.stale import StaleConfig
 
 
 class DataConfig(Config):
@@ -69,6 +72,9 @@ class ClipConfig(Config):
         True,
         doc="embed whole frames once, as at run time, instead of every training crop",
     )
+    stale: StaleConfig = option(
+        StaleConfig(), doc="embeddings of another moment, for vehicles that look at times only"
+    )
 
 
 class RunConfig(Config):
@@ -76,7 +82,24 @@ class RunConfig(Config):
 
     out: str = option(doc="folder for checkpoints, state and logs")
     steps: int = option(1000, doc="optimizer steps", low=1)
+    epochs: float = option(
+        0.0,
+        doc="length in place of steps: as many draws as all data sets together have samples, "
+        "times this; 0 goes by steps",
+        low=0,
+    )
     batch_size: int = option(8, doc="samples per step over all devices", low=1)
+    accumulate: int = option(
+        1,
+        doc="parts into which a device takes its share of a step, one after the other: the same "
+        "step in a fraction of the memory",
+        low=1,
+    )
+    batch_norm: BatchNormMode = option(
+        BatchNormMode.OWN,
+        doc="whose statistics BatchNorm takes: own (of the samples that a device has at once), "
+        "shared (of all devices) or frozen (of the checkpoint that the run starts from)",
+    )
     seed: int = option(0, doc="source of all chance", low=0)
     sampling: Sampling = option(
         Sampling.PROPORTIONAL, doc="how often each data set is drawn: proportional or equal"
@@ -102,6 +125,22 @@ class RunConfig(Config):
         0, doc="scores in a row without a new best after which the run ends; 0 never", low=0
     )
     tensorboard: bool = option(False, doc="write TensorBoard files besides metrics.jsonl")
+    pictures: int = option(
+        0, doc="val samples per data set that are drawn at every score, truth beside answer", low=0
+    )
+
+
+def in_steps(run: RunConfig, samples: int) -> RunConfig:
+    """The same run with its length in steps.
+
+    Args:
+        run: may count in epochs.
+        samples: of all training splits together, one epoch.
+    """
+    if not run.epochs:
+        return run
+    steps = max(1, math.ceil(run.epochs * samples / run.batch_size))
+    return run.model_copy(update={"steps": steps})
 
 
 class SegmentationRun(Config):
@@ -111,6 +150,10 @@ class SegmentationRun(Config):
     run: RunConfig = option(doc="length, place and bookkeeping")
     model: AnyModelConfig = option(ModelConfig(), doc="the segmentation model")
     init: str = option("", doc="checkpoint to start from (fine-tuning); empty for none")
+    encoder_weights: str = option(
+        "",
+        doc="file of ImageNet weights for the encoder, such as the published MiT; empty for none",
+    )
     ma_clip: MaClipConfig = option(MaClipConfig(), doc="MA-CLIP's image tower")
     clip: ClipConfig = option(ClipConfig(), doc="how MA-CLIP serves training")
     encoding: EncodingConfig = option(EncodingConfig(), doc="how X images are made")

@@ -24,7 +24,7 @@ from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.tensor_files import SUFFIX, read_tensors, write_tensors
 from training.augment import Variant, Views, mirror, without
 from training.datasets import Reader, sensor_of
-from training.joint import Preparation, prepare
+from training.joint import Preparation, prepare, read_ahead
 
 KEY = "segrgbx_embeddings"
 
@@ -84,7 +84,7 @@ def embed_frames(
     loader = DataLoader(frames, batch_size=batch_size, num_workers=workers)
     label = f"embedding {frames.reader.native}"
     with tqdm(total=len(frames), unit="frame", desc=label, leave=False) as bar:
-        for item in loader:
+        for item in read_ahead(loader):
             rgb, x = (item[name].flatten(0, 1).to(device) for name in ("rgb", "x"))
             modality = torch.full((len(rgb),), index, device=device)
             pair = torch.stack(ma_clip(rgb, x, modality), dim=1)  # (n * V, 2, E)

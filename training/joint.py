@@ -7,21 +7,22 @@ reads on at draw n * batch; ranks take every n-th draw; worker processes change 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from segrgbx_core.batch import resize_image
 from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
-from segrgbx_core.errors import ConfigError
+from segrgbx_core.errors import ConfigError, SegrgbxError
 from segrgbx_core.labels import LabelSpace
 from training.augment import AugmentConfig, Views, at_progress, augment
 from training.datasets import Reader, sensor_of
+from training.stale import StaleConfig, embedding_of
 
 
 class Sampling(str, Enum):
@@ -137,10 +138,13 @@ class Source:
         reader: its training split.
         embeddings: MA-CLIP of its whole frames, float32 (N, V, 2, E), V in the order of `Variant`,
             then RGB and X; None where every crop is embedded instead.
+        sequences: int32 (N,), number of the sequence that a frame belongs to, neighbours in time
+            being neighbours here; None where frames have nothing to do with each other.
     """
 
     reader: Reader
     embeddings: Tensor | None = None
+    sequences: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class Preparation:
         sensor: facts about the sensors of data sets whose reader does not state them.
         augment: training views.
         keeps_frames: True keeps prepared frames in memory, for data sets that fit.
+        stale: how often embeddings are older than their picture.
     """
 
     label_space: LabelSpace
@@ -160,6 +165,7 @@ class Preparation:
     sensor: SensorConfig
     augment: AugmentConfig
     keeps_frames: bool = False
+    stale: StaleConfig = field(default_factory=StaleConfig)
 
 
 def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
@@ -213,7 +219,8 @@ class JointDataset(Dataset[dict[str, Tensor]]):
         config = self.preparation
         first = draw - draw % self.batch_size  # one size for all samples of a step
         options = at_progress(config.augment, first / len(self.plan))
-        views, variant = augment(frame, options, config.encoding, self.plan.rng(draw))
+        rng = self.plan.rng(draw)
+        views, variant = augment(frame, options, config.encoding, rng)
         item = {
             "rgb": views.rgb,
             "x": views.x.contiguous(),
@@ -222,7 +229,8 @@ class JointDataset(Dataset[dict[str, Tensor]]):
             "native": torch.tensor(self._native[position]),
         }
         if source.embeddings is not None:
-            embedded = source.embeddings[index, variant]
+            of_source = source.embeddings, source.sequences
+            embedded = embedding_of(*of_source, (index, variant), config.stale, rng)
             item["rgb_embedding"], item["x_embedding"] = embedded[0], embedded[1]
         return item
 
@@ -233,6 +241,21 @@ class JointDataset(Dataset[dict[str, Tensor]]):
             if self.preparation.keeps_frames:
                 self._frames[position, index] = frame
         return frame
+
+
+def read_ahead(loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """A loader's batches; what is wrong with the data stays one line also where workers read it.
+
+    Raises:
+        SegrgbxError: the reader's own error, without the traceback of the worker around it.
+    """
+    try:
+        yield from loader
+    except SegrgbxError as error:
+        # A worker's error arrives with its traceback as text; the last line is the error's own.
+        kind = type(error)
+        line = str(error).rstrip().rsplit("\n", maxsplit=1)[-1]
+        raise kind(line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from None
 
 
 class StepSampler:

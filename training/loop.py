@@ -6,30 +6,40 @@ the seed and of n, so the state on disk is weights, optimizer, averaged weights 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, to_plain
-from segrgbx_core.errors import CheckpointError
+from segrgbx_core.config import Config
+from segrgbx_core.errors import CheckpointError, ConfigError
+from segrgbx_core.images import write_image
+from segrgbx_core.overlay import Picture
+from training.averaging import AveragedWeights
+from training.batch_norm import BatchNormMode, set_training, share_statistics
 from training.config import RunConfig
+from training.run_folder import write_config
+from training.run_state import (
+    append_line,
+    fingerprint,
+    forget_after,
+    read_state,
+    remove_leftovers,
+    write_state,
+)
 from training.schedule import (
     OptimizerConfig,
     build_optimizer,
-    ema_factor,
     learning_rate,
     set_learning_rate,
 )
@@ -37,12 +47,6 @@ from training.schedule import (
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
-
-_HARMLESS = {
-    *("out", "device", "threads", "workers", "tensorboard"),
-    *("log_every", "save_every", "score_every", "score_samples", "keep_frames", "patience"),
-}
-"""Options of `RunConfig` that may differ when a run is resumed."""
 
 
 class Task(Protocol):
@@ -67,40 +71,26 @@ class Task(Protocol):
         ...
 
 
-class AveragedWeights:
-    """Exponential moving average of trained values and of buffers that change."""
+@runtime_checkable
+class DrawingTask(Protocol):
+    """A task that can show its answers."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {name: value.detach().clone() for name, value in _trained(module)}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Moves the average towards the module's present weights."""
-        share = 1.0 - ema_factor(self.decay, step)
-        for name, value in _trained(module):
-            self.values[name].lerp_(value.detach(), share)
-
-    @contextmanager
-    def swapped_in(self, module: nn.Module) -> Iterator[None]:
-        """Lets the module hold the average for a while."""
-        own = {name: value.detach().clone() for name, value in _trained(module)}
-        _load(module, self.values)
-        try:
-            yield
-        finally:
-            _load(module, own)
+    def draw(self, path: Path) -> dict[str, Picture]:
+        """Pictures of a checkpoint's answers by name."""
+        ...
 
 
-def _trained(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from (item for item in module.named_parameters() if item[1].requires_grad)
-    yield from (item for item in module.named_buffers() if "running_" in item[0])
+@runtime_checkable
+class DivisibleObjective(Protocol):
+    """An objective whose loss is a mean over things that parts of a batch hold in other numbers.
 
+    The loop gives the parts of a step, on several devices or one after the other, an entry
+    `share`: what each term of the part's loss counts, so that their mean is that of the whole.
+    """
 
-@torch.no_grad()
-def _load(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    for name, value in _trained(module):
-        value.copy_(values[name])
+    def weigh(self, batch: Batch) -> Tensor:
+        """Weight of a batch in each of its loss's terms, float64 (terms,)."""
+        ...
 
 
 @dataclass
@@ -154,14 +144,19 @@ class Loop:
         if run.tensorboard:
             self.accelerator.init_trackers("tensorboard")
         self.module = task.objective.to(self.accelerator.device)
+        _require_divisible(run, self.module, self.accelerator.num_processes)
+        if run.batch_norm is BatchNormMode.SHARED:
+            share_statistics(self.module)
         self.optimizer = build_optimizer(self.module, optimizer)
         self.model, self.stepper = self.accelerator.prepare(self.module, self.optimizer)
         self.ema = (
             AveragedWeights(self.module, optimizer.ema_decay) if optimizer.ema_decay else None
         )
         self.progress = Progress()
-        self.fingerprint = _fingerprint(identity)
+        self.fingerprint = fingerprint(identity)
         self._resume()
+        if self.accelerator.is_main_process:
+            write_config(self.out, identity)
 
     @property
     def state_path(self) -> Path:
@@ -177,7 +172,7 @@ class Loop:
             return self.progress
         first, world = self.progress.step, self.accelerator.num_processes
         batches = self.task.batches(first, self.accelerator.process_index, world)
-        self.model.train()
+        set_training(self.model, self.run.batch_norm)
         window = _Window()
         for step, batch in zip(range(first, self.run.steps), batches, strict=True):
             began = time.perf_counter()
@@ -200,22 +195,43 @@ class Loop:
         return self.progress
 
     def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        rank = self.accelerator.process_index
-        torch.manual_seed((self.run.seed * 1_000_003 + step) * 4099 + rank)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
         set_learning_rate(self.optimizer, learning_rate(self.config, step, self.run.steps))
-        batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
-        terms: dict[str, Tensor] = self.model(batch)
-        self.accelerator.backward(terms["loss"])
+        parts = self._parts(batch)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            # A part draws the same random numbers wherever it is taken, here or on device `place`.
+            place = rank + world * number
+            torch.manual_seed((self.run.seed * 1_000_003 + step) * 4099 + place)
+            is_last = number == len(parts) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                terms: dict[str, Tensor] = self.model(part)
+                self.accelerator.backward(terms["loss"])
+            for name, value in terms.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         if self.config.clip_norm > 0:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.stepper.step()
         self.stepper.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.module, step)
-        return {name: value.detach() for name, value in terms.items()}
+        return sums
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """What this device takes at once, one after the other, each with its share of the step."""
+        count, world = self.run.accumulate, self.accelerator.num_processes
+        batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        parts = [{name: value[k::count] for name, value in batch.items()} for k in range(count)]
+        if count * world > 1 and isinstance(self.module, DivisibleObjective):
+            weights = torch.stack([self.module.weigh(part) for part in parts])  # (parts, terms)
+            total: Tensor = self.accelerator.reduce(weights.sum(dim=0), "sum")
+            for part, own in zip(parts, weights, strict=True):
+                # DDP takes the mean over devices; this makes it the sum.
+                part["share"] = (own * world / total.clamp(min=1e-6)).float()
+        return parts
 
     def _log(self, window: _Window, step: int) -> None:
-        terms = window.means()
+        terms = self._mean_over_devices(window.means())
         if not math.isfinite(terms["loss"]):
             raise FloatingPointError(
                 f"step {step}: loss is {terms['loss']}; lower optimizer.learning_rate or set "
@@ -233,11 +249,17 @@ class Loop:
         )  # fmt: skip
         self._record({"step": self.progress.step, **terms, "rate": rate, "seconds_per_step": pace})
 
+    def _mean_over_devices(self, terms: dict[str, float]) -> dict[str, float]:
+        if self.accelerator.num_processes == 1:
+            return terms
+        values = torch.tensor(list(terms.values()), device=self.accelerator.device)
+        means: Tensor = self.accelerator.reduce(values, "mean")
+        return dict(zip(terms, means.tolist(), strict=True))
+
     def _record(self, values: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(self.out / "metrics.jsonl", json.dumps(values))
         numbers = {name: value for name, value in values.items() if name != "step"}
         self.accelerator.log(numbers, step=int(values["step"]))
 
@@ -248,18 +270,31 @@ class Loop:
             with self.averaged():
                 self.task.save(last, self.progress.step, {})
                 scores = self.task.score(last)
+                self._draw(last)
                 best = self.progress.best
                 self.progress.stale += 1
                 if best is None or scores["score"] > best:
                     self.progress.best, self.progress.stale = scores["score"], 0
                     self.task.save(self.out / "best.safetensors", self.progress.step, scores)
-            self.module.train()
+            set_training(self.module, self.run.batch_norm)
             text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
             log.info("step %d  scores: %s", self.progress.step, text)
             self._record({"step": self.progress.step, **scores})
         self.accelerator.wait_for_everyone()
         stale = torch.tensor(self.progress.stale, device=self.accelerator.device)
         self.progress.stale = int(broadcast(stale))
+
+    def _draw(self, path: Path) -> None:
+        if not (self.run.pictures and isinstance(self.task, DrawingTask)):
+            return
+        folder = self.out / "pictures"
+        folder.mkdir(exist_ok=True)
+        for name, picture in self.task.draw(path).items():
+            write_image(folder / f"{name}_{self.progress.step:07d}.png", picture)
+            if self.run.tensorboard:
+                tracker = self.accelerator.get_tracker("tensorboard")
+                images = {name: picture[None]}
+                tracker.log_images(images, self.progress.step, dataformats="NHWC")
 
     def _is_exhausted(self) -> bool:
         is_so = bool(self.run.patience) and self.progress.stale >= self.run.patience
@@ -290,17 +325,15 @@ class Loop:
             "ema": self.ema.values if self.ema else {},
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
-        partial = self.state_path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.state_path)  # noqa: PTH105  (one atomic rename)
+        write_state(self.state_path, state)
 
     def _resume(self) -> None:
+        if self.accelerator.is_main_process:
+            remove_leftovers(self.out)
         if not self.state_path.exists():
-            _forget_after(self.out / "metrics.jsonl", 0)
+            self._forget(0)
             return
-        state: dict[str, Any] = torch.load(
-            self.state_path, map_location=self.accelerator.device, weights_only=True
-        )
+        state = read_state(self.state_path, self.accelerator.device)
         if state["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"{self.state_path}: belongs to a run with other options; choose another "
@@ -313,8 +346,12 @@ class Loop:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
-        _forget_after(self.out / "metrics.jsonl", self.progress.step)
+        self._forget(self.progress.step)
         log.info("resuming at step %d of %d", self.progress.step, self.run.steps)
+
+    def _forget(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            forget_after(self.out / "metrics.jsonl", step)
 
 
 class _Window:
@@ -343,15 +380,12 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"
 
 
-def _fingerprint(identity: Config) -> str:
-    plain = to_plain(identity)
-    plain["run"] = {k: v for k, v in plain.get("run", {}).items() if k not in _HARMLESS}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _forget_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+def _require_divisible(run: RunConfig, module: nn.Module, world: int) -> None:
+    parts = world * run.accumulate
+    if run.batch_size % parts:
+        raise ConfigError(
+            f"run.batch_size: {run.batch_size} does not divide into {parts} equal parts: "
+            f"{world} devices, {run.accumulate} parts on each"
+        )
+    if run.accumulate > 1 and not isinstance(module, DivisibleObjective):
+        raise ConfigError("run.accumulate: this stage's loss needs the whole batch at once; set 1")

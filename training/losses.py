@@ -5,7 +5,8 @@ Dimensions: B batch, C unified classes, H W pixels, P pixels that count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import numpy as np
@@ -37,6 +38,24 @@ class LossConfig(Config):
         ClassWeights.NONE, doc="how much rare classes count: none or inverse_root"
     )
     max_class_weight: float = option(4.0, doc="largest weight of a rare class", low=1, high=100)
+    class_weight_table: dict[str, float] = option(
+        {},
+        doc="weight of single classes by name, 'person' or 'mfnet.bump', on top of class_weights; "
+        "classes that are not named keep theirs",
+    )
+    hard_below: float = option(
+        0.0,
+        doc="a pixel is hard where its true class has less than this probability, and only hard "
+        "ones count (OHEM, usually 0.7); 0 means that all count",
+        low=0,
+        high=1,
+    )
+    hard_share: float = option(
+        0.0625,
+        doc="share of the labelled pixels that count at least, the hardest first",
+        low=0,
+        high=1,
+    )
     points: int = option(
         0,
         doc="random pixels per image on which the loss is measured; 0 means every pixel",
@@ -51,8 +70,8 @@ class LossConfig(Config):
 class SegmentationLoss(nn.Module):
     """Eq. 8 for batches in which every sample may come from another data set.
 
-    Both terms are means over the labelled pixels of the whole batch, so a batch with nothing but
-    void costs exactly 0 and still has a gradient path.
+    Both terms are means over the labelled pixels of the whole batch, or over the hard ones among
+    them, so a batch with nothing but void costs exactly 0 and still has a gradient path.
 
     Args:
         label_space: the unified classes and every data set's map into them.
@@ -77,24 +96,45 @@ class SegmentationLoss(nn.Module):
             ids[columns] = torch.arange(len(columns))
             self.register_buffer(f"columns_{position}", columns, persistent=False)
             self.register_buffer(f"native_ids_{position}", ids, persistent=False)
-        self._ignored = _ignored_ids(label_space, self.config.unified_ignore)
+        self._ignored = _class_ids(label_space, self.config.unified_ignore)
 
-    def forward(self, logits: Tensor, labels: Tensor, native: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, logits: Tensor, labels: Tensor, native: Tensor, share: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Loss of one batch.
 
         Args:
             logits: (B, C, H, W) or, for sampled pixels, (B, C, P); any float type.
             labels: int64 unified ids of the same pixels, `VOID` where unlabelled.
             native: int64 (B,), position of each sample's data set in `label_space.natives`.
+            share: (2,), what the means of the two terms count where this batch is a part of a
+                larger one, see `weigh`; None where it is the whole.
 
         Returns:
             scalars `loss` (to lower), `unified` and `native` (its two terms, without weights).
         """
         logits = logits.float()
-        unified = self._mean(logits, self._unified_targets(labels, native), self.class_weights)
+        targets = self._unified_targets(labels, native)
+        unified = self._mean([(logits, targets, self.class_weights)])
         native_term = self._native_mean(logits, labels, native)
+        if share is not None:
+            unified, native_term = unified * share[0], native_term * share[1]
         loss = self.config.unified_weight * unified + self.config.native_weight * native_term
         return {"loss": loss, "unified": unified.detach(), "native": native_term.detach()}
+
+    def weigh(self, labels: Tensor, native: Tensor) -> Tensor:
+        """Weight of a batch's labelled pixels in each term, float64 (2,).
+
+        A batch in parts has the gradient of the whole when each part's means count by its share
+        of these. With `hard_below` that is no longer exact: every part looks for its own hard
+        pixels, as every device does; with `points`, it holds on average.
+        """
+        weights = self.class_weights
+        sums = []
+        for targets in (self._unified_targets(labels, native), labels):
+            known = targets[targets != VOID]
+            sums.append(known.new_tensor(len(known)) if weights is None else weights[known].sum())
+        return torch.stack(sums).double()
 
     def _unified_targets(self, labels: Tensor, native: Tensor) -> Tensor:
         if not self._ignored:
@@ -106,24 +146,24 @@ class SegmentationLoss(nn.Module):
         return targets
 
     def _native_mean(self, logits: Tensor, labels: Tensor, native: Tensor) -> Tensor:
-        total, weight = logits.sum() * 0.0, logits.new_zeros(())
+        parts, weights = [], self.class_weights
         for position in range(self.num_natives):
             chosen = native == position
             if not bool(chosen.any()):
                 continue
             columns = self.get_buffer(f"columns_{position}")
             ids = self.get_buffer(f"native_ids_{position}")
-            weights = self.class_weights
-            part = self._sum(
-                logits[chosen][:, columns],
-                ids[labels[chosen]],
-                None if weights is None else weights[columns],
-            )
-            total, weight = total + part[0], weight + part[1]
-        return total / weight.clamp(min=1e-6)
+            own = None if weights is None else weights[columns]
+            parts.append((logits[chosen][:, columns], ids[labels[chosen]], own))
+        return self._mean(parts)
 
-    def _mean(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        total, weight = self._sum(logits, targets, weights)
+    def _mean(self, parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
+        if self.config.hard_below > 0:
+            pixels = [_pixel_costs(*part) for part in parts]
+            costs, weights = (torch.cat(values) for values in zip(*pixels, strict=True))
+            return hard_mean(costs, weights, self.config.hard_below, self.config.hard_share)
+        sums = [self._sum(*part) for part in parts]
+        total, weight = (sum(values[1:], values[0]) for values in zip(*sums, strict=True))
         return total / weight.clamp(min=1e-6)
 
     @staticmethod
@@ -137,8 +177,41 @@ class SegmentationLoss(nn.Module):
         return total, weights[targets[labelled]].sum()
 
 
-def _ignored_ids(label_space: LabelSpace, names: Sequence[str]) -> list[tuple[int, int]]:
-    ignored = []
+def _pixel_costs(logits: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and weight of every labelled pixel."""
+    labelled = targets != VOID
+    costs = F.cross_entropy(logits, targets, ignore_index=VOID, reduction="none")[labelled]
+    return costs, torch.ones_like(costs) if weights is None else weights[targets[labelled]]
+
+
+def hard_mean(costs: Tensor, weights: Tensor, below: float, share: float) -> Tensor:
+    """Mean cost of the hard pixels; 0 with a gradient path where there are none at all.
+
+    Online hard example mining as CMNeXt and its followers use it, there with `below` 0.7 and
+    `share` 1/16.
+
+    Args:
+        costs: cross-entropy per labelled pixel, (P,).
+        weights: weight per labelled pixel, (P,); it does not decide who is hard.
+        below: a pixel is hard where its true class has a probability below this.
+        share: of the P pixels at least this share counts, the most costly ones.
+    """
+    if costs.numel() == 0:
+        return costs.sum()
+    least = max(1, int(costs.numel() * share))
+    limit = -math.log(below)
+    known = costs.detach()
+    chosen = known > limit
+    if int(chosen.sum()) < least:
+        chosen = torch.zeros_like(chosen).scatter(0, known.topk(least).indices, True)
+    kept = weights[chosen]
+    return (costs[chosen] * kept).sum() / kept.sum().clamp(min=1e-6)
+
+
+def _class_ids(
+    label_space: LabelSpace, names: Sequence[str], option_name: str = "loss.unified_ignore"
+) -> list[tuple[int, int]]:
+    found = []
     known = [space.name for space in label_space.natives]
     for name in names:
         set_name, _, class_name = name.partition(".")
@@ -146,11 +219,11 @@ def _ignored_ids(label_space: LabelSpace, names: Sequence[str]) -> list[tuple[in
         position = native.names.index(class_name) if class_name in native.names else None
         if position is None:
             raise ConfigError(
-                f"loss.unified_ignore: '{set_name}' has no class '{class_name}'"
+                f"{option_name}: '{set_name}' has no class '{class_name}'"
                 f"{did_you_mean(class_name, native.names)}"
             )
-        ignored.append((known.index(set_name), native.to_unified[position]))
-    return ignored
+        found.append((known.index(set_name), native.to_unified[position]))
+    return found
 
 
 def inverse_root_weights(counts: NDArray[np.int64], largest: float = 4.0) -> NDArray[np.float32]:
@@ -171,6 +244,39 @@ def inverse_root_weights(counts: NDArray[np.int64], largest: float = 4.0) -> NDA
         mean = float((weights * share).sum())
         weights[seen] = np.clip(weights[seen] / max(mean, 1e-12), 1.0 / largest, largest)
     return weights.astype(np.float32)
+
+
+def tabled_weights(
+    label_space: LabelSpace, table: Mapping[str, float], base: Tensor | None
+) -> Tensor | None:
+    """Class weights with those of a table on top.
+
+    Args:
+        label_space: unified classes and data sets.
+        table: factor per unified class (`person`) or data set's class (`mfnet.bump`).
+        base: float32 (C,) to multiply, or None for ones.
+
+    Returns:
+        float32 (C,), or `base` where the table is empty.
+
+    Raises:
+        ConfigError: for a class that does not exist, or a weight below 0.
+    """
+    if not table:
+        return base
+    weights = torch.ones(label_space.num_classes) if base is None else base.clone()
+    for name, factor in table.items():
+        if factor < 0:
+            raise ConfigError(f"loss.class_weight_table: {name}: {factor:g} is below 0")
+        if "." in name:
+            ((_, place),) = _class_ids(label_space, (name,), "loss.class_weight_table")
+        elif name in label_space.names:
+            place = label_space.names.index(name)
+        else:
+            hint = did_you_mean(name, label_space.names)
+            raise ConfigError(f"loss.class_weight_table: there is no class '{name}'{hint}")
+        weights[place] *= factor
+    return weights
 
 
 def sample_points(

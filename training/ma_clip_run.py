@@ -78,6 +78,10 @@ class PoolRunConfig(RunConfig):
     )
 
 
+_OF_STAGE_2 = ("epochs", "accumulate", "batch_norm", "pictures")
+"""The contrast needs its whole batch at once, there is no BatchNorm, and modalities take turns."""
+
+
 class MaClipRun(Config):
     """Stage 1: the LoRA pool of MA-CLIP, by contrast with captions."""
 
@@ -124,6 +128,9 @@ def read_ma_clip_run(path: Path | str, overrides: Sequence[str] = ()) -> MaClipR
             f"{path}: grad_checkpointing computes blocks again with the last adapter and "
             "therefore needs batching by_modality"
         )
+    for name in _OF_STAGE_2:
+        if getattr(run.run, name) != PoolRunConfig.model_fields[name].get_default():
+            raise ConfigError(f"{path}: run.{name}: is an option of stage 2; leave it out")
     if not run.ma_clip.lora_rank:
         raise ConfigError(f"{path}: ma_clip.lora_rank is 0; there is nothing to train")
     return run

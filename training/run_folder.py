@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from segrgbx_core.config import Config, to_plain
+from training.run_state import write_text
 
 _LIBRARIES = ("torch", "timm", "open_clip_torch", "peft", "accelerate", "transformers", "numpy")
 
@@ -27,7 +28,7 @@ _LIBRARIES = ("torch", "timm", "open_clip_torch", "peft", "accelerate", "transfo
 def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     """Documents a run in its folder while the block runs.
 
-    Writes `config.yaml` (all options as resolved), adds a start to `environment.json` (command,
+    Writes `config.yaml` (all options), adds a start to `environment.json` (command,
     commit, machine, versions; one entry per start of the run) and appends the log to `log.txt`.
     With several processes only the first one writes.
 
@@ -40,8 +41,8 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     if int(os.environ.get("RANK", "0")) != 0:
         yield folder
         return
-    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    if not (folder / "state.pt").exists():  # else the loop says whether these options may go on
+        write_config(folder, config)
     _add_start(folder / "environment.json")
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -56,6 +57,12 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
         root.setLevel(level)
         root.removeHandler(handler)
         handler.close()
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Writes a run's options, all of them, to `config.yaml`."""
+    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    write_text(folder / "config.yaml", text)
 
 
 def environment() -> dict[str, Any]:
@@ -103,7 +110,7 @@ def _add_start(path: Path) -> None:
     if path.exists():
         starts = json.loads(path.read_text(encoding="utf-8"))
     starts.append(environment())
-    path.write_text(f"{json.dumps(starts, indent=1)}\n", encoding="utf-8")
+    write_text(path, f"{json.dumps(starts, indent=1)}\n")
 
 
 def _version(name: str) -> str:

@@ -40,7 +40,7 @@ from training.embeddings import (
     fingerprint,
     write_embeddings,
 )
-from training.joint import Preparation, StepSampler
+from training.joint import Preparation, StepSampler, read_ahead
 from training.loop import Batch, Loop
 from training.lora import TrainingPool
 from training.ma_clip_run import MaClipRun, open_split, read_ma_clip_run
@@ -187,7 +187,7 @@ class MaClipTask:
         run = self.config.run
         require_divisible(run.batch_size, world)
         sampler = StepSampler(self.dataset.plan, first_step, run.batch_size, rank, world)
-        return iter(
+        return read_ahead(
             DataLoader(
                 self.dataset,
                 batch_sampler=sampler,

@@ -20,16 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from segrgbx_core.checkpoint import Contract, load_checkpoint, save_checkpoint
+from segrgbx_core.checkpoint import Contract, save_checkpoint
 from segrgbx_core.config import to_plain
-from segrgbx_core.errors import CheckpointError, ConfigError, SegrgbxError
+from segrgbx_core.errors import ConfigError, SegrgbxError
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.model import RgbxNetwork, build_model
-from segrgbx_core.model.adapter_files import load_adapters
-from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.overlay import Picture
 from training.augment import Variant
-from training.config import SegmentationRun, read_run
+from training.batch_norm import BatchNormMode
+from training.config import SegmentationRun, in_steps, read_run
 from training.datasets import Reader, open_reader
 from training.embeddings import (
     WholeFrames,
@@ -46,11 +46,21 @@ from training.joint import (
     StepSampler,
     count_classes,
     plan_draws,
+    read_ahead,
     shares,
 )
 from training.loop import Batch, Loop
-from training.losses import ClassWeights, SegmentationLoss, inverse_root_weights, sample_points
+from training.losses import (
+    ClassWeights,
+    SegmentationLoss,
+    inverse_root_weights,
+    sample_points,
+    tabled_weights,
+)
+from training.pictures import answers
 from training.run_folder import git_commit, run_folder, without_places
+from training.stale import sequences_of
+from training.starting_weights import build_ma_clip, load_encoder, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -105,21 +115,27 @@ class SegmentationObjective(nn.Module):
             scene = self.model.encode_scene(*embeddings, modality)
             coarse = self.model.coarse_logits(rgb, x, scene)
             logits, labels = sample_points(coarse, batch["labels"], points)
-        terms: dict[str, Tensor] = self.loss(logits, labels, batch["native"])
+        terms: dict[str, Tensor] = self.loss(logits, labels, batch["native"], batch.get("share"))
         return terms
+
+    def weigh(self, batch: Batch) -> Tensor:
+        """See `training.loop.DivisibleObjective`."""
+        return self.loss.weigh(batch["labels"], batch["native"])
 
 
 class SegmentationTask:
     """Data, checkpoints and scores of stage 2; see `training.loop.Task`."""
 
     def __init__(self, config: SegmentationRun) -> None:
-        self.config = config
         self._commit = git_commit()  # now: the checkout may change while the run goes on
         self.label_space = synthetic_label_space()
         self.readers = [
             open_reader(data.reader, data.root, data.train_split, data.modality, data.options)
             for data in config.data
         ]
+        run = in_steps(config.run, sum(map(len, self.readers)))
+        self.config = config = config.model_copy(update={"run": run})
+        _check(config)
         sizes = {str(position): len(reader) for position, reader in enumerate(self.readers)}
         stated = {str(position): data.share for position, data in enumerate(config.data)}
         self.weights = list(shares(sizes, stated, config.run.sampling).values())
@@ -130,8 +146,9 @@ class SegmentationTask:
             config.sensor,
             config.augment,
             config.run.keep_frames,
+            config.clip.stale,
         )
-        sources = [Source(reader) for reader in self.readers]
+        sources = [Source(reader, sequences=sequences_of(reader)) for reader in self.readers]
         if config.clip.full_frame and config.model.use_ma_clip:
             sources = [
                 replace(source, embeddings=self._embedded(position, source.reader))
@@ -141,6 +158,8 @@ class SegmentationTask:
         loss = SegmentationLoss(self.label_space, config.loss, self._class_weights(sources))
         torch.manual_seed(config.run.seed)
         model = build_model(config.model, self.label_space.num_classes, self.ma_clip.embed_dim)
+        if config.encoder_weights:
+            load_encoder(model, config.encoder_weights)
         if config.init:
             load_weights(model, config.init)
         self.objective: nn.Module = SegmentationObjective(
@@ -152,7 +171,7 @@ class SegmentationTask:
         """Batches of this rank from a step on."""
         run = self.config.run
         sampler = StepSampler(self.dataset.plan, first_step, run.batch_size, rank, world)
-        return iter(
+        return read_ahead(
             DataLoader(
                 self.dataset,
                 batch_sampler=sampler,
@@ -192,16 +211,28 @@ class SegmentationTask:
     def score(self, path: Path) -> dict[str, float]:
         """Mean IoU on every val split in its own classes; `score` is the mean of them."""
         scores: dict[str, float] = {}
-        for position, data in enumerate(self.config.data):
-            reader = open_reader(
-                data.reader, data.root, data.val_split, data.modality, data.options
-            )
+        for name, reader in self._val_readers():
             limit = self.config.run.score_samples
             report = evaluate(path, reader, sensors=self.config.sensor, limit=limit)
-            name = f"{data.reader}_{data.modality}"
-            scores[f"{name}_{position}" if name in scores else name] = report.miou
+            scores[name] = report.miou
         scores["score"] = sum(scores.values()) / len(scores)
         return scores
+
+    def draw(self, path: Path) -> dict[str, Picture]:
+        """A sheet per val split: RGB, X, truth, answer."""
+        count, sensor = self.config.run.pictures, self.config.sensor
+        return {name: answers(path, reader, count, sensor) for name, reader in self._val_readers()}
+
+    def _val_readers(self) -> Iterator[tuple[str, Reader]]:
+        names: set[str] = set()
+        for position, data in enumerate(self.config.data):
+            name = f"{data.reader}_{data.modality}"
+            name = f"{name}_{position}" if name in names else name
+            names.add(name)
+            yield (
+                name,
+                open_reader(data.reader, data.root, data.val_split, data.modality, data.options),
+            )
 
     def _dataset(self, sources: Sequence[Source]) -> JointDataset:
         run = self.config.run
@@ -210,11 +241,11 @@ class SegmentationTask:
         return JointDataset(sources, plan, self.preparation, run.batch_size)
 
     def _class_weights(self, sources: Sequence[Source]) -> Tensor | None:
-        config = self.config.loss
-        if config.class_weights is ClassWeights.NONE:
-            return None
-        counts = count_classes(sources, self.weights, self.label_space)
-        return torch.from_numpy(inverse_root_weights(counts, config.max_class_weight))
+        config, found = self.config.loss, None
+        if config.class_weights is not ClassWeights.NONE:
+            counts = count_classes(sources, self.weights, self.label_space)
+            found = torch.from_numpy(inverse_root_weights(counts, config.max_class_weight))
+        return tabled_weights(self.label_space, config.class_weight_table, found)
 
     def _embedded(self, position: int, reader: Reader) -> Tensor:
         config = self.config
@@ -240,70 +271,14 @@ class SegmentationTask:
         return embeddings
 
 
-def build_ma_clip(config: SegmentationRun) -> ModalityAwareClip:
-    """The run's frozen MA-CLIP.
-
-    From a checkpoint; from stage 1 (tower and adapters); or random, the same for the same seed.
-    Random adapters differ between modalities, so that the path is exercised; they know nothing.
-
-    Raises:
-        CheckpointError: when weights or adapters do not fit the tower that `ma_clip` describes.
-        ConfigError: when a checkpoint is named together with weights or adapters.
-    """
-    clip = config.clip
-    if clip.checkpoint:
-        if clip.weights or clip.adapters:
-            raise ConfigError(
-                "clip.checkpoint brings tower and adapters; clip.weights and clip.adapters must "
-                "be empty beside it"
-            )
-        loaded = load_checkpoint(clip.checkpoint)
-        if loaded.contract.ma_clip != config.ma_clip:
-            raise CheckpointError(
-                f"checkpoint {clip.checkpoint}: its MA-CLIP is not the one that ma_clip "
-                f"describes; copy the tower's options from the checkpoint's run"
-            )
-        return loaded.ma_clip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        ma_clip = ModalityAwareClip(config.ma_clip)
-        if not (clip.weights or clip.adapters):
-            _randomise_adapters(ma_clip)
-    if clip.weights:
-        load_clip_weights(ma_clip, clip.weights)
-    else:
-        log.warning("clip: random weights; MA-CLIP's embeddings carry no knowledge")
-    if clip.adapters:
-        served = load_adapters(clip.adapters, ma_clip)
-        lacking = {data.modality for data in config.data} - set(served)
-        if lacking:
-            names = ", ".join(sorted(map(str, lacking)))
-            log.warning("clip.adapters: none for %s; the plain CLIP serves there", names)
-    return ma_clip
-
-
-@torch.no_grad()
-def _randomise_adapters(ma_clip: ModalityAwareClip) -> None:
-    for name, values in ma_clip.named_parameters():
-        if name.endswith("lora_up"):
-            values.normal_(std=0.02)
-
-
-def load_weights(model: RgbxNetwork, path: str) -> None:
-    """Starts a model from a checkpoint's weights, strictly.
-
-    Raises:
-        CheckpointError: when the checkpoint has another architecture or label space.
-    """
-    weights = load_checkpoint(path).model.state_dict()
-    own = model.state_dict()
-    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-    if wrong or len(weights) != len(own):
-        raise CheckpointError(
-            f"checkpoint {path}: does not fit the run's model, first at "
-            f"'{(wrong or list(weights))[0]}'; copy `model` from the checkpoint's run"
-        )
-    model.load_state_dict(weights)
+def _check(config: SegmentationRun) -> None:
+    """Refuses options that exclude each other; warns of those that do nothing."""
+    if config.init and config.encoder_weights:
+        raise ConfigError("init and encoder_weights: are both set; init brings the encoder too")
+    if config.clip.stale.probability > 0 and not config.clip.full_frame:
+        raise ConfigError("clip.stale: needs clip.full_frame, which computes embeddings ahead")
+    if config.run.batch_norm is BatchNormMode.FROZEN and not config.init:
+        log.warning("run.batch_norm: frozen without init; BatchNorm does not normalise anything")
 
 
 def train(config: SegmentationRun) -> Path:
@@ -312,6 +287,7 @@ def train(config: SegmentationRun) -> Path:
         torch.set_num_threads(config.run.threads)
     with run_folder(config.run.out, config):
         task = SegmentationTask(config)
+        config = task.config
         count = sum(values.numel() for values in task.model.parameters())
         log.info(
             "SegRGB-X with %.2f M parameters, %d classes, %d samples, %d steps of %d",

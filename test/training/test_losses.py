@@ -7,7 +7,13 @@ from torch.nn import functional as F
 
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.labels import VOID, LabelSpace, NativeSpace
-from training.losses import LossConfig, SegmentationLoss, inverse_root_weights, sample_points
+from training.losses import (
+    LossConfig,
+    SegmentationLoss,
+    inverse_root_weights,
+    sample_points,
+    tabled_weights,
+)
 
 RED, GREEN, BLUE, WHITE, GREY = (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (2, 2, 2)
 
@@ -163,3 +169,71 @@ def test_rare_classes_weigh_more_within_limits():
     assert weights[4] == 1.0
     assert float((weights * counts).sum() / counts.sum()) == pytest.approx(1.0, abs=0.05)
     assert np.allclose(inverse_root_weights(np.array([5, 5])), 1.0)
+
+
+def slow_hard(costs, weights, below, share):
+    """The hard pixels one by one, as the published code takes them."""
+    order = np.argsort(-costs)
+    hard = [k for k in order if costs[k] > -np.log(below)]
+    least = max(1, int(len(costs) * share))
+    chosen = hard if len(hard) >= least else order[:least]
+    return (costs[chosen] * weights[chosen]).sum() / weights[chosen].sum()
+
+
+@pytest.mark.parametrize(("shift", "share"), [(0.0, 1 / 16), (6.0, 1 / 16), (6.0, 0.5)])
+def test_only_hard_pixels_count(rng, shift, share):
+    """A large shift makes all pixels easy, so that the share decides."""
+    label_space = space()
+    logits, labels, native = batch(rng, label_space)
+    for b, row, column in np.ndindex(*labels.shape):
+        if labels[b, row, column] != VOID:
+            logits[b, labels[b, row, column], row, column] += shift
+    weights = rng.uniform(0.5, 3, 5).astype(np.float32)
+    config = LossConfig(hard_below=0.7, hard_share=share)
+    terms = run(
+        SegmentationLoss(label_space, config, torch.from_numpy(weights)), logits, labels, native
+    )
+    costs = {"unified": [], "native": []}
+    counted = []
+    for b, row, column in np.ndindex(*labels.shape):
+        truth = int(labels[b, row, column])
+        if truth == VOID:
+            continue
+        z = logits[b, :, row, column].astype(np.float64)
+        columns = label_space.natives[native[b]].to_unified
+        counted.append(weights[truth])
+        for term, chosen in (("unified", list(range(5))), ("native", list(columns))):
+            costs[term].append(np.log(np.exp(z[chosen]).sum()) - z[truth])
+    for term, found in costs.items():
+        expected = slow_hard(np.array(found), np.array(counted), 0.7, share)
+        assert terms[term].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_easy_pixels_get_no_gradient_and_void_costs_nothing():
+    logits = torch.zeros(1, 5, 1, 32)
+    logits[0, 0] = 9.0
+    logits[0, 0, 0, :4] = -9.0
+    logits.requires_grad_()
+    loss = SegmentationLoss(space(), LossConfig(hard_below=0.7))
+    loss(logits, torch.zeros(1, 1, 32, dtype=torch.int64), torch.tensor([0]))["loss"].backward()
+    touched = logits.grad.abs().sum(dim=1).flatten() > 0
+    assert touched.tolist() == [True] * 4 + [False] * 28
+    empty = torch.randn(2, 5, 3, 3, requires_grad=True)
+    terms = loss(empty, torch.full((2, 3, 3), VOID), torch.tensor([0, 1]))
+    assert terms["loss"].item() == 0.0
+    terms["loss"].backward()
+    assert torch.equal(empty.grad, torch.zeros_like(empty))
+
+
+def test_tables_weigh_single_classes():
+    label_space = space()
+    assert tabled_weights(label_space, {}, None) is None
+    weights = tabled_weights(label_space, {"car": 3.0, "park.tree": 0.5}, None)
+    assert weights.tolist() == [1.0, 3.0, 1.0, 1.0, 0.5]
+    base = torch.tensor([2.0, 2.0, 1.0, 1.0, 1.0])
+    assert tabled_weights(label_space, {"car": 3.0}, base).tolist() == [2.0, 6.0, 1.0, 1.0, 1.0]
+    assert base[1] == 2.0
+    for wrong, text in (({"cra": 1.0}, "did you mean 'car'"), ({"park.tre": 1}, "'tree'"),
+                        ({"car": -1.0}, "is below 0")):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"class_weight_table.*{text}"):
+            tabled_weights(label_space, wrong, None)

@@ -106,6 +106,7 @@ class DeliverReader(FileReader):
 
     options = DeliverOptions
     splits = tuple(COUNTS)
+    sequence_mark = "/"  # an id ends in the frame's number, see `training.stale`
     modalities = (Modality.EVENT, Modality.DEPTH)
 
     def __init__(

@@ -58,6 +58,7 @@ class SyntheticReader:
     """
 
     native = SYNTHETIC_STREET.name
+    sequence_mark = "_"  # a record is named <seed>_<frame>, see `training.stale`
     options = SyntheticOptions
     sensor = SensorConfig(
         polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4, full_scale=4095)
@@ -89,6 +90,11 @@ class SyntheticReader:
         record = load_record(path, wanted)
         sample = self._sample(record, index)
         return Labelled(sample, record.labels, path.stem, record_groups(record))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the records."""
+        return tuple(path.stem for path in self._files)
 
     def _sample(self, record: Record, index: int) -> RgbxSample:
         if self._x is XSource.OWN:

@@ -1,0 +1,213 @@
+"""Options of stage 2 that a run must ask for: length, parts, statistics, pictures."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+import yaml
+from stage2_case import RUN, assert_close, one_step, read_case, register
+from torch import nn
+
+from segrgbx_core.errors import CheckpointError, ConfigError
+from segrgbx_core.images import read_image
+from segrgbx_core.model import ModelConfig
+from segrgbx_core.model.backbone import MixTransformer
+from training.batch_norm import BatchNormMode, set_training
+from training.config import in_steps
+from training.loop import Loop
+from training.ma_clip_run import read_ma_clip_run
+from training.run_state import fingerprint
+from training.train_segmentation import SegmentationTask, train
+
+
+@pytest.fixture(autouse=True)
+def _patches():
+    register()
+
+
+@pytest.fixture
+def read(tmp_path):
+    return partial(read_case, tmp_path)
+
+
+def gradients(config):
+    found, terms, _ = one_step(config)
+    return found, terms
+
+
+@pytest.mark.parametrize(
+    "loss", [(), ("loss.class_weights=inverse_root", "loss.unified_ignore=[mfnet.bump]")]
+)
+def test_parts_of_a_step_give_the_gradient_of_the_whole(read, loss):
+    """BatchNorm is frozen: its statistics are what parts cannot know of each other."""
+    options = ("run.batch_norm=frozen", *loss)
+    whole, terms = gradients(read(*options))
+    for count in (2, 4):
+        parts, own = gradients(read(*options, f"run.accumulate={count}", out=str(count)))
+        assert_close(parts, whole)
+        assert own.keys() == terms.keys()
+        for name in terms:
+            assert own[name] == pytest.approx(terms[name], rel=1e-5)
+    assert max(value.abs().max() for value in whole.values()) > 1e-4
+
+
+def test_parts_without_their_shares_would_not(read, monkeypatch):
+    """The labelled share differs between samples, so the mean of means is another gradient."""
+    from training import train_segmentation
+
+    whole, _ = gradients(read("run.batch_norm=frozen"))
+    even = lambda self, batch: torch.ones(2, dtype=torch.float64)  # noqa: E731
+    monkeypatch.setattr(train_segmentation.SegmentationObjective, "weigh", even)
+    parts, _ = gradients(read("run.batch_norm=frozen", "run.accumulate=2", out="b"))
+    with pytest.raises(AssertionError):
+        assert_close(parts, whole)
+
+
+def test_an_accumulating_run_resumes_bit_equal(read):
+    whole, broken = (read("run.accumulate=2", out=name) for name in "ab")
+    train(whole)
+    task = SegmentationTask(broken)
+    step, taken = task.objective.forward, []
+
+    def stops(batch):
+        taken.append(1)
+        if len(taken) == 6:  # in the middle of the third step
+            raise KeyboardInterrupt
+        return step(batch)
+
+    task.objective.forward = stops
+    with pytest.raises(KeyboardInterrupt):
+        Loop(task, broken.run, broken.optimizer, broken).train()
+    train(broken)
+    one, two = (
+        torch.load(f"{run.run.out}/state.pt", weights_only=True) for run in (whole, broken)
+    )
+    assert one["progress"]["step"] == two["progress"]["step"] == 4
+    for name, value in one["module"].items():
+        assert torch.equal(value, two["module"][name]), name
+
+
+def test_batches_that_do_not_divide_are_refused(read):
+    config = read("run.accumulate=3")
+    task = SegmentationTask(config)
+    with pytest.raises(ConfigError, match="4 does not divide into 3 equal parts"):
+        Loop(task, config.run, config.optimizer, config)
+
+
+def test_frozen_statistics_stay_and_their_scale_learns(read):
+    config = read("run.batch_norm=frozen")
+    task = SegmentationTask(config)
+    norms = [m for m in task.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(n.running_var.clone(), n.weight.detach().clone()) for n in norms]
+    Loop(task, config.run, config.optimizer, config).train()
+    assert len(norms) >= 5
+    for norm, (variance, weight) in zip(norms, before, strict=True):
+        assert torch.equal(norm.running_var, variance)
+        assert not torch.equal(norm.weight, weight)
+    set_training(task.model, BatchNormMode.OWN)
+    assert all(norm.training for norm in norms)
+
+
+def test_epochs_become_steps_and_stand_in_the_run_folder(read, tmp_path):
+    config = read("run.epochs=1.5", "run.steps=77")
+    assert in_steps(config.run, 10).steps == 4  # 15 draws, 4 at a time
+    assert in_steps(read().run, 10).steps == 4  # as stated
+    train(config)
+    written = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
+    assert written["run"]["steps"] == 4
+    assert written["run"]["epochs"] == 1.5
+    lines = map(json.loads, (tmp_path / "a/metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_a_refused_start_leaves_the_options_of_the_run(read, tmp_path):
+    train(read())
+    with pytest.raises(CheckpointError, match="other options"):
+        train(read("optimizer.learning_rate=0.5"))
+    written = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
+    assert written["optimizer"]["learning_rate"] == 1e-4
+
+
+def test_the_learning_rate_is_logged_and_the_folder_tells_the_whole_story(read, tmp_path):
+    train(read("optimizer.warm_up=0.5"))
+    lines = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    rates = [line["rate"] for line in lines if "loss" in line]
+    assert rates[:3] == pytest.approx([5e-5, 1e-4, 1e-4])
+    assert rates[3] < rates[2]
+    (start,) = json.loads((tmp_path / "a/environment.json").read_text())
+    assert {"command", "commit", "python", "devices", "libraries"} <= set(start)
+    log = (tmp_path / "a/log.txt").read_text()
+    assert "step 4/4" in log
+    assert "left 0m00s" in log
+    assert "scores: " in log
+
+
+def test_options_that_came_later_do_not_break_older_runs(read):
+    plain = fingerprint(read())
+    assert fingerprint(read("run.pictures=3", "run.tensorboard=true")) == plain
+    assert fingerprint(read("loss.hard_below=0", "run.accumulate=1", "clip.stale={}")) == plain
+    for changed in ("loss.hard_below=0.7", "run.accumulate=2", "run.batch_norm=frozen",
+                    "clip.stale.probability=0.5", "encoder_weights=a.pth", "run.epochs=2",
+                    "loss.class_weight_table={person: 2}"):  # fmt: skip
+        assert fingerprint(read(changed)) != plain, changed
+
+
+def test_pictures_lie_in_the_folder_and_in_tensorboard(read, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(read("run.pictures=2", "run.tensorboard=true", "run.score_every=2"))
+    paths = sorted((tmp_path / "a/pictures").iterdir())
+    assert [path.name for path in paths] == [
+        "patches_thermal_0000002.png",
+        "patches_thermal_0000004.png",
+    ]
+    assert read_image(paths[0]).std() > 20
+    found = events.EventAccumulator(str(tmp_path / "a"), size_guidance={events.IMAGES: 0})
+    folders = {path.parent for path in (tmp_path / "a").rglob("events.out*")}
+    (folder,) = folders
+    found = events.EventAccumulator(str(folder), size_guidance={events.IMAGES: 0})
+    found.Reload()
+    assert [image.step for image in found.Images("patches_thermal")] == [2, 4]
+    rates = [scalar.value for scalar in found.Scalars("rate")]
+    assert len(rates) == 4
+    assert found.Scalars("patches_thermal")[0].value >= 0
+
+
+def test_encoder_weights_fill_the_encoder_alone(read, tmp_path):
+    config = read(f"encoder_weights={tmp_path / 'mit.pth'}")
+    torch.manual_seed(3)
+    encoder = MixTransformer(config.model.backbone)
+    torch.save(official(encoder), tmp_path / "mit.pth")
+    given = SegmentationTask(config).model.state_dict()
+    plain = SegmentationTask(read(out="b")).model.state_dict()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(given[f"backbone.{name}"], value), name
+    others = [name for name in plain if not name.startswith("backbone.")]
+    assert all(torch.equal(given[name], plain[name]) for name in others)
+    with pytest.raises(ConfigError, match="are both set"):
+        SegmentationTask(read("encoder_weights=a", "init=b"))
+    with pytest.raises(CheckpointError, match=r"no\.pth: cannot be read"):
+        SegmentationTask(read("encoder_weights=no.pth"))
+
+
+def official(encoder):
+    """The encoder's values under the names of the published files."""
+    from segrgbx_core.model.weights import NAMINGS
+
+    naming = NAMINGS[0]
+    named = {}
+    for name, value in encoder.state_dict().items():
+        sources = naming.sources(name)
+        for source, part in zip(sources, value.chunk(len(sources)), strict=True):
+            named[source] = part.clone()
+    return named
+
+
+def test_stage_1_refuses_what_it_cannot_do(tmp_path):
+    path = tmp_path / "run.yaml"
+    plain = {"tower": "tiny", "captions": "c", "data": RUN["data"], "run": {"out": "a"}}
+    path.write_text(yaml.safe_dump(plain))
+    for changed in ("run.accumulate=2", "run.epochs=3", "run.batch_norm=frozen", "run.pictures=1"):
+        with pytest.raises(ConfigError, match="is an option of stage 2"):
+            read_ma_clip_run(path, [changed])
+    assert ModelConfig().use_ma_clip
