@@ -13,7 +13,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo soak bench twins reproduce-small test quick check fix docs clean
+.PHONY: help setup demo soak bench twins reproduce-small test quick coverage check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,7 +50,14 @@ test: $(READY)  ## run the whole CPU test suite
 
 quick: $(READY)  ## lint and the tests that need neither torch nor ROS
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q --durations=0 test/core -m "not slow and not clip" -k "not model and not clip and not inference and not checkpoint and not batch and not bench"
+	$(BIN)/python -m pytest -q --light -m "not slow" test/core
+
+coverage: $(READY)  ## lines that the CPU test suite runs, by package; pages of them in coverage_out/
+	$(BIN)/python -m pytest -m "not ros" --numprocesses auto --maxprocesses 4 --cov --cov-report=
+	$(BIN)/python -m pytest -m ros --cov --cov-append --cov-report=
+	$(BIN)/coverage html
+	for package in segrgbx_core segrgbx_ros training; do \
+	  echo "$$package $$($(BIN)/coverage report --include="$$package/*" --format=total) %"; done
 
 check: $(READY)  ## format, lint, import rules and types
 	$(BIN)/ruff format --check .
@@ -66,4 +73,4 @@ docs: $(READY)  ## write the generated pages and pictures in docs/
 	$(BIN)/python -m segrgbx_ros.parameter_table
 
 clean:  ## remove what was built, keep the virtual environment
-	rm -rf build install log dist demo_out bench_out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build install log dist demo_out bench_out coverage_out .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -63,10 +63,13 @@ setup(
         ],
         "synth": ["embreex>=4.4"],
         "export": EXPORT,
+        "openvino": ["openvino>=2025.0"],  # one more runtime for exported models, on CPUs
         "dev": [
+            "coverage>=7.10",
             "hypothesis>=6.90",
             "import-linter>=2.0",
             "mypy>=1.11",
+            "pre-commit>=3.5",
             "pytest>=7.4",
             "pytest-timeout>=2.2",
             "pytest-cov>=4.1",

@@ -3,8 +3,10 @@
 import ipaddress
 import os
 import socket
+import sys
 from pathlib import Path
 
+import import_graph
 import numpy as np
 import pytest
 
@@ -20,11 +22,42 @@ else:
 # Tensors in tests are tiny: a second thread costs more than it gives. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+HEAVY = {
+    "accelerate", "matplotlib", "open_clip", "peft", "rclpy", "sklearn", "timm", "torch",
+    "torchvision", "transformers",
+}  # fmt: skip
+"""Libraries that take a second or more to import, or that need ROS."""
+
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT.parent / "shared" / "samples"
 
 _connect = socket.socket.connect
 _connect_ex = socket.socket.connect_ex
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--light",
+        action="store_true",
+        help="leave out test files that import torch, ROS or another heavy library, or a module "
+        "that does; what this project's source says decides",
+    )
+
+
+def pytest_ignore_collect(collection_path, config):
+    # Before collection, because collecting a file imports it.
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if config.getoption("--light") and is_test:
+        return bool(HEAVY & import_graph.reached_libraries(collection_path)) or None
+    return None
+
+
+def pytest_sessionfinish(session):
+    loaded = HEAVY & set(sys.modules)
+    if session.config.getoption("--light") and loaded:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(f"--light: a test imported {', '.join(sorted(loaded))}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_collection_modifyitems(items):

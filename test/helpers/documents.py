@@ -118,8 +118,10 @@ def unknown_options(text: str, sections: Collection[str], options: Collection[st
 
 
 def unknown_arguments(text: str, arguments: Collection[str]) -> list[str]:
-    """Words before `:=` in code type, those of parameters aside, that are no launch argument."""
-    words = [one for part in code(text) for one in re.findall(r"(?<![\w./-])(\w+):=", part)]
+    """Words before `:=` in code type that are no launch argument; parameters and remaps aside."""
+    words = [
+        one for part in code(text) for one in re.findall(r"(?<![\w./-])(?<!-r )(\w+):=", part)
+    ]
     return [word for word in words if word not in arguments]
 
 
