@@ -2,7 +2,7 @@
 
 python -m training.ablate components RUN.yaml --out runs/ablation --seeds 0,1,2
 
-Every arm is the run file with the table's options changed (`training.ablation_tables`). The same
+Every arm is the run file with the table's options changed (`training.ablation.tables`). The same
 command goes on after a stop; finished arms are not repeated. `--count-only` prints parameters and
 multiply-adds and trains nothing.
 """
@@ -26,9 +26,9 @@ from segrgbx_core.cost import Cost, count_cost, total_cost
 from segrgbx_core.errors import ConfigError, SegrgbxError
 from segrgbx_core.inference import InferenceConfig
 from segrgbx_core.labels import synthetic_label_space
-from training.ablation_page import cost_table, write_page
-from training.ablation_results import COST_SIZE, DataSize, Page
-from training.ablation_tables import TABLES, Arm, Table, arm_model
+from training.ablation.page import cost_table, write_page
+from training.ablation.results import COST_SIZE, DataSize, Page
+from training.ablation.tables import TABLES, Arm, Table, arm_model
 from training.config import SegmentationRun, read_run
 from training.datasets import open_reader
 from training.datasets.synthetic import is_rendered

@@ -21,11 +21,11 @@ from segrgbx_core.errors import ConfigError, SegrgbxError
 from segrgbx_core.inference import InferenceConfig
 from training.config import read_run
 from training.datasets import READERS, Reader, parse_options
-from training.joint_report import JointReport
-from training.score_report import Report
-from training.score_sources import Source, open_sources, source_of, sources_of_run
-from training.scoring import Pace, evaluate_sources
-from training.views import Fit, ViewConfig
+from training.scores.joint import JointReport
+from training.scores.report import Report
+from training.scores.scoring import Pace, evaluate_sources
+from training.scores.sources import Source, open_sources, source_of, sources_of_run
+from training.scores.views import Fit, ViewConfig
 
 __all__ = ["Report", "evaluate", "main"]
 

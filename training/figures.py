@@ -20,10 +20,10 @@ from segrgbx_core.errors import ConfigError, SegrgbxError
 from segrgbx_core.images import write_image
 from segrgbx_core.inference import InferenceConfig
 from training.config import SegmentationRun, read_run
-from training.embedding_map import draw_map, map_embeddings
-from training.feature_maps import feature_sheet
-from training.figure_sources import open_figure_sources
-from training.panels import entries, panel_sheet, pick_failures, pick_frames
+from training.drawing.embedding_map import draw_map, map_embeddings
+from training.drawing.feature_maps import feature_sheet
+from training.drawing.panels import entries, panel_sheet, pick_failures, pick_frames
+from training.drawing.sources import open_figure_sources
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -20,7 +20,7 @@ from typing import Any
 
 from segrgbx_core.compare import PAPER_MS
 from segrgbx_core.errors import DataError, SegrgbxError
-from training.published import (
+from training.scores.published import (
     PaperTable,
     Published,
     Result,
@@ -29,7 +29,7 @@ from training.published import (
     read_published,
     read_results,
 )
-from training.score_report import percent
+from training.scores.report import percent
 
 _METHODS = {
     "segrgbx": "SegRGB-X",
@@ -273,7 +273,8 @@ def _legend(conditions: str) -> list[str]:
         "- **ours**: measured here. [n] leads to split, samples, reading, size and checkpoint in "
         '"Ours in detail"; (part) is not the whole split. Absent classes are left out. The '
         "first reading averages 9 classes of MFNet and 8 of RGB-P, the second 8 and 9. A mean is "
-        "given where all five data sets are complete. Fine-tuned: one data set, from a checkpoint.",
+        "given where all five data sets are complete. Fine-tuned: one data set, from a "
+        "checkpoint.",
         "",
         "mIoU in per cent.",
         "",

@@ -3,7 +3,7 @@
 python -m training.synthetic_benchmark --scale reduced --out runs/synthetic_benchmark
 
 Renders fixed scenes (train and test seeds never meet), trains every arm of
-`training.synthetic_arms`, and writes `report.md`, `report.json` and charts. The same command goes
+`training.benchmark.arms`, and writes `report.md`, `report.json` and charts. The same command goes
 on where it stopped. Synthetic scenes only: nothing here speaks of real roads.
 """
 
@@ -21,11 +21,7 @@ from tqdm import tqdm
 from segrgbx_core.errors import SegrgbxError
 from segrgbx_core.modality import MODALITIES, Modality
 from training.arms import train_arms
-from training.config import SegmentationRun
-from training.datasets.synthetic import XSource
-from training.synthetic.records import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
-from training.synthetic.render import Job, frame_times, render_all
-from training.synthetic_arms import (
+from training.benchmark.arms import (
     ARMS,
     EQUAL_PER_MODALITY,
     SCALES,
@@ -35,8 +31,12 @@ from training.synthetic_arms import (
     run_of,
     seeds_of,
 )
-from training.synthetic_page import Findings, write_page
-from training.synthetic_scores import Score, score
+from training.benchmark.page import Findings, write_page
+from training.benchmark.scores import Score, score
+from training.config import SegmentationRun
+from training.datasets.synthetic import XSource
+from training.synthetic.records import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
+from training.synthetic.render import Job, frame_times, render_all
 
 FIRST_TEST_SEED = TEST_SEEDS.start + 1000
 """Behind the scenes of the shipped recordings."""

@@ -16,8 +16,8 @@ from segrgbx_core.model import ALL_PRESETS, PRESETS, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.samples import RgbxSample
 from training import ablate, datasets
-from training.ablation_results import summary
-from training.ablation_tables import TABLES, Arm, Table, arm_model
+from training.ablation.results import summary
+from training.ablation.tables import TABLES, Arm, Table, arm_model
 from training.config import read_run
 from training.datasets.labelled import Labelled
 

@@ -18,9 +18,9 @@ from training.datasets import Labelled, open_reader
 from training.datasets.export import UrbanLfLayout, export_urbanlf
 from training.datasets.synthetic import is_rendered, mark_rendered
 from training.evaluate import evaluate, main
-from training.score_sources import open_sources
-from training.scoring import Pace, evaluate_sources
-from training.views import Fit, ViewConfig
+from training.scores.scoring import Pace, evaluate_sources
+from training.scores.sources import open_sources
+from training.scores.views import Fit, ViewConfig
 
 CPU = InferenceConfig(device="cpu")
 NAMES = ("deliver", "mfnet", "nyu", "zju_rgbp", "urbanlf")

@@ -9,11 +9,11 @@ import pytest
 from segrgbx_core.label_tables import DELIVER, MFNET, PUBLIC_SPACES, ZJU
 from segrgbx_core.labels import UNIFIED, synthetic_label_space
 from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
-from training.confusion_picture import draw_confusion, shown_shares
 from training.datasets.deliver import Case, Weather
-from training.joint_report import JointReport
-from training.protocols import PROTOCOLS, protocol_of
-from training.score_report import Report, Subject
+from training.scores.confusion_picture import draw_confusion, shown_shares
+from training.scores.joint import JointReport
+from training.scores.protocols import PROTOCOLS, protocol_of
+from training.scores.report import Report, Subject
 
 SPACE = synthetic_label_space()
 

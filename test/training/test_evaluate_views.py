@@ -15,7 +15,7 @@ from segrgbx_core.labels import VOID
 from segrgbx_core.modality import Modality
 from segrgbx_core.probabilities import EncodedPair, Probabilities
 from segrgbx_core.samples import RgbxSample
-from training.views import Fit, ViewConfig, Viewer, starts
+from training.scores.views import Fit, ViewConfig, Viewer, starts
 
 CPU = InferenceConfig(device="cpu")
 SENSORS = SensorConfig(polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4))

@@ -15,10 +15,10 @@ from segrgbx_core.samples import RgbxSample
 from training import datasets, figures
 from training.config import read_run
 from training.datasets.labelled import Labelled
-from training.embedding_map import caption, map_embeddings, without_adapters
-from training.feature_maps import caught, feature_sheet, heat, stage_maps
-from training.figure_sources import open_figure_sources, origin_note, spread
-from training.panels import entries, panel_sheet, pick_failures, pick_frames
+from training.drawing.embedding_map import caption, map_embeddings, without_adapters
+from training.drawing.feature_maps import caught, feature_sheet, heat, stage_maps
+from training.drawing.panels import entries, panel_sheet, pick_failures, pick_frames
+from training.drawing.sources import open_figure_sources, origin_note, spread
 
 ROAD, PERSON, SKY = 0, 9, 3
 SIZE = (48, 64)

@@ -9,11 +9,11 @@ from segrgbx_core.errors import DataError
 from segrgbx_core.label_tables import PUBLIC_SPACES
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.metrics import ConfusionMatrix
-from training.joint_report import JointReport
-from training.protocols import PROTOCOLS, protocol_of
-from training.published import Role, read_published, read_results
 from training.report import Page, arrange, main
-from training.score_report import Report, Subject, write_json
+from training.scores.joint import JointReport
+from training.scores.protocols import PROTOCOLS, protocol_of
+from training.scores.published import Role, read_published, read_results
+from training.scores.report import Report, Subject, write_json
 
 SPACE = synthetic_label_space()
 NAMES = tuple(space.name for space in PUBLIC_SPACES)

@@ -13,13 +13,7 @@ from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import XForm
 from training import twin_test
 from training.arms import has_ended, steps_done, train_arms
-from training.config import read_run
-from training.datasets import open_reader
-from training.datasets.synthetic import XSource
-from training.synthetic.records import Record
-from training.synthetic.render import save_record
-from training.synthetic.twins import FIRST, SECOND
-from training.synthetic_arms import (
+from training.benchmark.arms import (
     ARMS,
     COMPONENTS,
     EQUAL_PER_MODALITY,
@@ -28,9 +22,15 @@ from training.synthetic_arms import (
     SPECIALISTS,
     run_of,
 )
+from training.benchmark.page import Findings, write_page
+from training.benchmark.scores import Score, difference, score
+from training.config import read_run
+from training.datasets import open_reader
+from training.datasets.synthetic import XSource
+from training.synthetic.records import Record
+from training.synthetic.render import save_record
+from training.synthetic.twins import FIRST, SECOND
 from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
-from training.synthetic_page import Findings, write_page
-from training.synthetic_scores import Score, difference, score
 from training.twin_test import ARMS as TWIN_ARMS
 from training.twin_test import Verdict, twin_runs
 

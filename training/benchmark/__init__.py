@@ -1,0 +1,1 @@
+"""The synthetic benchmark: its arms, scores with their spread, and its page."""

@@ -1,0 +1,176 @@
+"""Scores of the synthetic benchmark: per scene, so that differences come with their spread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.inference import InferenceConfig
+from segrgbx_core.label_tables import SYNTHETIC_STREET
+from segrgbx_core.metrics import ConfusionMatrix
+from segrgbx_core.modality import Modality
+from training.datasets import Labelled, Reader, open_reader
+from training.datasets.synthetic import XSource
+from training.evaluate import evaluate
+
+_SCENE = "scene "
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """One model on one kind of X.
+
+    Attributes:
+        scenes: int64 (S, C, C + 1), confusion matrix of each scene.
+        groups: confusion matrix by light and by camera failure, `normal` for none.
+    """
+
+    scenes: NDArray[np.int64]
+    groups: Mapping[str, ConfusionMatrix]
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU in per cent over the classes that occur."""
+        return 100 * miou_of(self.scenes.sum(axis=0))
+
+    def group_miou(self, name: str) -> float:
+        """Mean IoU of a group in per cent, NaN where it has no scene."""
+        return 100 * self.groups[name].miou() if name in self.groups else float("nan")
+
+    def classes_iou(self, names: Sequence[str]) -> float:
+        """Mean IoU of the named classes in per cent."""
+        ids = [SYNTHETIC_STREET.names.index(name) for name in names]
+        return 100 * miou_of(self.scenes.sum(axis=0), ids)
+
+    def save(self, path: Path) -> None:
+        """Writes an npz file, atomically."""
+        groups: dict[str, Any] = {f"group {name}": one.matrix for name, one in self.groups.items()}
+        draft = path.with_suffix(".part")
+        with draft.open("wb") as file:
+            np.savez_compressed(file, scenes=self.scenes, **groups)
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Score:
+        """Reads what `save` wrote."""
+        with np.load(path) as archive:
+            groups = {}
+            for name in archive.files:
+                if name.startswith("group "):
+                    groups[name[6:]] = ConfusionMatrix(len(archive[name]))
+                    groups[name[6:]].matrix += archive[name]
+            return cls(archive["scenes"], groups)
+
+
+class _ByScene:
+    """A reader whose samples also belong to a group of their scene, and `normal` if none fails."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.native, self.modality = reader.native, reader.modality
+        self.sensor: Any = getattr(reader, "sensor", None)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, index: int) -> Labelled:
+        item = self._reader[index]
+        # Facts are the time of day and, if any, the failure.
+        normal = ("normal",) if len(item.groups) < 2 else ()
+        scene = _SCENE + item.name.split("_", maxsplit=1)[0]
+        return replace(item, groups=(*item.groups, *normal, scene))
+
+
+def score(checkpoint: Path, data: Path, modality: Modality, x: XSource, device: str) -> Score:
+    """Scores a checkpoint on the test scenes.
+
+    Args:
+        checkpoint: what is scored.
+        data: folder with the rendered split `test`.
+        modality: which X.
+        x: the sensor's own data or a control.
+        device: auto or cpu.
+    """
+    reader = open_reader("synthetic_street", data, "test", modality, {"x": x.value})
+    report = evaluate(checkpoint, _ByScene(reader), InferenceConfig(device=device))
+    scenes = [report.groups[name].matrix for name in sorted(report.groups) if _SCENE in name]
+    groups = {name: one for name, one in report.groups.items() if _SCENE not in name}
+    return Score(np.stack(scenes), groups)
+
+
+def miou_of(matrix: NDArray[np.int64], classes: Sequence[int] | None = None) -> float:
+    """Mean IoU in [0, 1] of a matrix (C, C + 1) over the classes that occur."""
+    confusion = ConfusionMatrix(len(matrix))
+    confusion.matrix += matrix
+    return confusion.miou(classes=classes)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much one model is better than another on the same scenes, in points of mIoU.
+
+    Attributes:
+        mean: over training seeds.
+        scene_sd: standard deviation from the choice of test scenes (paired bootstrap).
+        seed_sd: standard deviation over training seeds, None for one seed.
+        seeds: number of training seeds.
+        scenes: number of test scenes.
+    """
+
+    mean: float
+    scene_sd: float
+    seed_sd: float | None
+    seeds: int
+    scenes: int
+
+    @property
+    def spread(self) -> float:
+        """Standard error of `mean` from scenes and seeds together."""
+        seed_part = 0.0 if self.seed_sd is None else self.seed_sd**2 / self.seeds
+        return float(np.sqrt(self.scene_sd**2 + seed_part))
+
+
+def difference(ours: Sequence[Score], theirs: Sequence[Score]) -> Difference:
+    """Compares two arms seed by seed and scene by scene.
+
+    Args:
+        ours: one score per training seed.
+        theirs: the same seeds and scenes.
+    """
+    gains = [one.miou - other.miou for one, other in zip(ours, theirs, strict=True)]
+    first, second = (sum(one.scenes for one in arm) for arm in (ours, theirs))
+    count = len(ours[0].scenes)
+    rng = np.random.default_rng(0)
+    resampled = []
+    for _ in range(_RESAMPLES):
+        drawn = np.bincount(rng.integers(0, count, count), minlength=count)
+        mine, other = (np.tensordot(drawn, matrices, axes=1) for matrices in (first, second))
+        resampled.append(100 * (miou_of(mine) - miou_of(other)))
+    return Difference(
+        mean=float(np.mean(gains)),
+        scene_sd=float(np.std(resampled)),
+        seed_sd=float(np.std(gains, ddof=1)) if len(gains) > 1 else None,
+        seeds=len(gains),
+        scenes=count,
+    )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes plain values; what is not a number becomes null."""
+    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Scoring a checkpoint on data sets: views, readings of mIoU, reports, what others published."""

@@ -1,0 +1,249 @@
+"""How a frame is shown to the model when it is scored: sizes, mirrored copies, windows.
+
+Plain is what a vehicle does: the whole frame once, in the model's input size. Published figures
+often average over scales, mirrored copies or overlapping windows. The average is that of softmax
+probabilities on the grid of RGB; whatever the view, MA-CLIP looks at whole frames, as at run time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import field_validator
+from torch import Tensor
+
+from segrgbx_core.batch import resize_image
+from segrgbx_core.config import Config, option
+from segrgbx_core.encoders import flip_horizontally
+from segrgbx_core.inference import Segmenter
+from segrgbx_core.labels import VOID
+from segrgbx_core.model import Scene
+from segrgbx_core.probabilities import EncodedPair, Probabilities
+from segrgbx_core.samples import RgbxSample
+from segrgbx_core.scene_cache import join_scenes, split_scene
+
+_MULTIPLE = 32
+"""Total stride of the encoder: input sides that are multiples leave no ragged last cell."""
+
+
+class Fit(str, Enum):
+    """How a frame gets into the model's input."""
+
+    WHOLE = "whole"
+    """Whole, in the model's input size, as on a vehicle."""
+    NATIVE = "native"
+    """Whole, in its own resolution, each side up to a multiple of 32."""
+    WINDOW = "window"
+    """Part by part: windows of the model's input size slide over it in its own resolution."""
+
+
+class ViewConfig(Config):
+    """Which views of a frame are averaged."""
+
+    fit: Fit = option(
+        Fit.WHOLE,
+        doc="whole: frames in the model's input size; native: in their own resolution; window: "
+        "windows of the input size over their own resolution",
+    )
+    scales: tuple[float, ...] = option(
+        (1.0,), doc="sizes of frames (whole: of the input) that are averaged, as factors"
+    )
+    flip: bool = option(False, doc="average with the mirrored frame")
+    stride: float = option(
+        2 / 3, doc="step between windows, as a share of the window", low=0.1, high=1
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _check_scales(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+        if not scales or not all(0.1 <= scale <= 4 for scale in scales):
+            raise ValueError("scales are one or more factors in [0.1, 4], such as [0.75, 1, 1.25]")
+        return scales
+
+    @property
+    def is_plain(self) -> bool:
+        """True where one pass per frame does, as `Segmenter.predict` takes it."""
+        return self.fit is Fit.WHOLE and self.scales == (1.0,) and not self.flip
+
+    def text(self, height: int, width: int) -> str:
+        """The views in words.
+
+        Args:
+            height: rows of the model's input.
+            width: its columns.
+        """
+        size = f"{width}x{height}"
+        words = {
+            Fit.WHOLE: f"whole frames at {size}",
+            Fit.NATIVE: "whole frames at native resolution",
+            Fit.WINDOW: f"windows {size}, stride {self.stride:.2g}",
+        }[self.fit]
+        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        words += f", scales {scales}" if self.scales != (1.0,) else ", single scale"
+        return f"{words}, mirrored too" if self.flip else words
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A rectangle of a frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, pair: EncodedPair) -> EncodedPair:
+        """That part of a pair whose X lies on RGB's grid."""
+        rows = slice(self.top, self.top + self.height)
+        columns = slice(self.left, self.left + self.width)
+        return replace(pair, rgb=pair.rgb[rows, columns], x_image=pair.x_image[rows, columns])
+
+
+class Viewer:
+    """Answers samples by the average over their views.
+
+    Args:
+        segmenter: what answers each view.
+        config: which views.
+        batch_size: windows per forward pass.
+    """
+
+    def __init__(self, segmenter: Segmenter, config: ViewConfig, batch_size: int = 4) -> None:
+        self._source = Probabilities(segmenter)
+        self._segmenter, self._config, self._batch_size = segmenter, config, batch_size
+
+    @torch.inference_mode()
+    def labels(self, sample: RgbxSample) -> NDArray[np.uint8]:
+        """The most probable classes, uint8 (H, W); `VOID` where the model gave no numbers.
+
+        Raises:
+            as `Segmenter.predict`.
+        """
+        mean = self.probabilities(sample)
+        labels = mean.argmax(dim=0).to(torch.uint8)
+        labels.masked_fill_(mean.isnan().any(dim=0), VOID)
+        return labels.cpu().numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, sample: RgbxSample) -> Tensor:
+        """Mean probabilities, float32 (C, H, W) on the segmenter's device.
+
+        Raises:
+            as `Segmenter.predict`.
+        """
+        config = self._config
+        pairs = [self._source.encoded(sample)]
+        if config.flip:
+            pairs.append(self._mirrored(pairs[0]))
+        height, width = sample.rgb.shape[:2]
+        native = _up(height), _up(width)
+        scene = self._source.look(pairs, native if config.fit is Fit.NATIVE else None)
+        total: Tensor | None = None
+        for scale in config.scales:
+            if config.fit is Fit.WINDOW:
+                answers = self._windowed(pairs, scene, scale)
+            else:
+                answers = self._source.of(pairs, scene, self._size(native, scale))
+            for position, answer in enumerate(answers):
+                answer = answer.flip(-1) if position else answer  # the second pair is mirrored
+                total = answer if total is None else total.add_(answer)
+        assert total is not None, "a config has at least one scale"
+        return total.div_(len(config.scales) * len(pairs))
+
+    def _mirrored(self, pair: EncodedPair) -> EncodedPair:
+        encoding = self._segmenter.contract.encoding
+        x_image = flip_horizontally(pair.x_image, pair.modality, encoding)
+        return replace(pair, rgb=np.ascontiguousarray(pair.rgb[:, ::-1]), x_image=x_image)
+
+    def _size(self, native: tuple[int, int], scale: float) -> tuple[int, int] | None:
+        """Input size at a scale; None for the segmenter's own, which need be no multiple of 32."""
+        size = (self._segmenter.input.height, self._segmenter.input.width)
+        if self._config.fit is Fit.NATIVE:
+            size = native
+        elif scale == 1:
+            return None
+        return _up(size[0] * scale), _up(size[1] * scale)
+
+    def _windowed(self, pairs: Sequence[EncodedPair], scene: Scene, scale: float) -> list[Tensor]:
+        """Per pair the mean over windows, (C, H, W)."""
+        height, width = pairs[0].rgb.shape[:2]
+        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        scaled = [_resized(pair, rows, columns) for pair in pairs]
+        windows = self._windows(rows, columns)
+        side = (windows[0].height, windows[0].width)
+        size = None if side == self._input_size else (_up(side[0]), _up(side[1]))
+        scenes = split_scene(scene, len(pairs))
+        visits = torch.zeros(rows, columns, device=self._segmenter.device)
+        sums: list[Tensor] = []
+        for window in windows:
+            _part(visits, window).add_(1)
+        jobs = [(position, window) for position in range(len(pairs)) for window in windows]
+        for start in range(0, len(jobs), self._batch_size):
+            chunk = jobs[start : start + self._batch_size]
+            parts = [window.of(scaled[position]) for position, window in chunk]
+            looks = join_scenes([scenes[position] for position, _ in chunk])
+            answers = self._source.of(parts, looks, size)
+            for (position, window), answer in zip(chunk, answers, strict=True):
+                if position == len(sums):
+                    sums.append(answer.new_zeros(len(answer), rows, columns))
+                _part(sums[position], window).add_(answer)
+        means = [total.div_(visits) for total in sums]
+        if (rows, columns) == (height, width):
+            return means
+        return [
+            F.interpolate(mean[None], (height, width), mode="bilinear", align_corners=False)[0]
+            for mean in means
+        ]
+
+    @property
+    def _input_size(self) -> tuple[int, int]:
+        return self._segmenter.input.height, self._segmenter.input.width
+
+    def _windows(self, rows: int, columns: int) -> list[_Window]:
+        """Windows that cover a frame; one that is smaller than the input is its own window."""
+        height, width = min(self._input_size[0], rows), min(self._input_size[1], columns)
+        return [
+            _Window(top, left, height, width)
+            for top in starts(rows, height, self._config.stride)
+            for left in starts(columns, width, self._config.stride)
+        ]
+
+
+def starts(length: int, window: int, stride: float) -> list[int]:
+    """First pixels of windows that cover a side; the last one ends with it.
+
+    Args:
+        length: pixels of the side.
+        window: pixels of a window, at most `length`.
+        stride: step as a share of the window.
+    """
+    step = max(1, math.ceil(window * stride))
+    return [*range(0, length - window, step), length - window]
+
+
+def _part(grid: Tensor, window: _Window) -> Tensor:
+    """The view of (..., H, W) that a window covers."""
+    rows = slice(window.top, window.top + window.height)
+    return grid[..., rows, window.left : window.left + window.width]
+
+
+def _resized(pair: EncodedPair, rows: int, columns: int) -> EncodedPair:
+    """A pair with RGB and X on one grid."""
+    linear = pair.modality.facts.resamples_linearly
+    return replace(
+        pair,
+        rgb=np.asarray(resize_image(pair.rgb, rows, columns), np.uint8),
+        x_image=np.asarray(resize_image(pair.x_image, rows, columns, linear), np.float32),
+    )
+
+
+def _up(side: float) -> int:
+    """A side in pixels, up to a multiple of the encoder's stride."""
+    return _MULTIPLE * max(1, math.ceil(round(side, 6) / _MULTIPLE))
