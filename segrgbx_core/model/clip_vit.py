@@ -160,7 +160,8 @@ class ClipVit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
         patches = self.patch_embed(images)
-        classes = self.cls_token.expand(len(patches), -1, -1)
+        # Not len(): it would bake the batch size into an exported graph.
+        classes = self.cls_token.expand(patches.shape[0], -1, -1)
         tokens = self.norm_pre(torch.cat([classes, patches], dim=1) + self.pos_embed)  # (B, N, D)
         for block in self.blocks:
             if self._checkpoints and torch.is_grad_enabled():
@@ -171,7 +172,8 @@ class ClipVit(nn.Module):
 
     def _init_weights(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=_INIT_STD)
-        nn.init.normal_(self.cls_token, std=1e-6)
+        # Not normal_: on the meta device, where checkpoints are read, it imports torch's compiler.
+        nn.init.trunc_normal_(self.cls_token, std=1e-6)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=_INIT_STD)
