@@ -159,7 +159,7 @@ def test_page_holds_every_table_and_says_what_it_cannot(tmp_path):
         "no statement about real roads",
         "RGB fed twice",
         "| thermal |",
-        "one generalist, equal steps per modality | 750",
+        "one generalist, equal steps per modality | 600",
         "without DSRM",
         "Nothing can be concluded about components",
         "Figure 9 in small",
