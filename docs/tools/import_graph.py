@@ -27,16 +27,18 @@ def modules() -> dict[str, Path]:
 def named_imports(path: Path, at_start: bool = False) -> Iterator[str]:
     """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`.
 
+    Imports for type checkers only never happen, so they do not count.
+
     Args:
         path: the file.
-        at_start: True leaves out what importing the file does not import: imports inside
-            functions, and those for type checkers only.
+        at_start: True leaves out what importing the file does not import yet, which is what its
+            functions import when they run.
 
     Raises:
         ValueError: for a relative import, which this project does not use.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in _at_start(tree) if at_start else ast.walk(tree):
+    for node in _real(tree, at_start):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -46,21 +48,30 @@ def named_imports(path: Path, at_start: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _at_start(node: ast.AST) -> Iterator[ast.AST]:
+def _real(node: ast.AST, at_start: bool) -> Iterator[ast.AST]:
+    """Statements that can run, in the order of the file."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        if at_start and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            yield from (one for other in child.orelse for one in (other, *_at_start(other)))
-            continue
-        yield child
-        yield from _at_start(child)
+            for other in child.orelse:
+                yield other
+                yield from _real(other, at_start)
+        elif isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield child
+            yield from _real(child, at_start)
 
 
 @cache
 def own_imports(module: str) -> frozenset[str]:
     """Modules of the three packages that a module imports at its start, packages included."""
     return _own(named_imports(modules()[module], at_start=True)) - {module}
+
+
+@cache
+def late_imports(module: str) -> frozenset[str]:
+    """Modules of the three packages that a module imports only when one of its functions runs."""
+    return _own(named_imports(modules()[module])) - own_imports(module) - {module}
 
 
 @cache

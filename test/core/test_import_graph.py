@@ -14,7 +14,7 @@ ROOT = import_graph.ROOT
         ("try:\n    import a\nexcept ImportError:\n    a = None", {"a"}, {"a"}),
         ("class C:\n    import a", {"a"}, {"a"}),
         ("def f():\n    import a", set(), {"a"}),
-        ("if TYPE_CHECKING:\n    import a\nelse:\n    import b", {"b"}, {"a", "b"}),
+        ("if TYPE_CHECKING:\n    import a\nelse:\n    import b", {"b"}, {"b"}),
     ],
 )
 def test_imports_of_a_file(tmp_path, text, at_start, everywhere):
