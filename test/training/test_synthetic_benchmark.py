@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from segrgbx_core.errors import DataError
 from segrgbx_core.label_tables import SYNTHETIC_STREET
 from segrgbx_core.metrics import ConfusionMatrix
 from segrgbx_core.modality import MODALITIES, Modality
@@ -28,7 +29,7 @@ from training.config import read_run
 from training.datasets import open_reader
 from training.datasets.synthetic import XSource
 from training.synthetic.records import Record
-from training.synthetic.render import save_record
+from training.synthetic.render import load_record, save_record
 from training.synthetic.twins import FIRST, SECOND
 from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
 from training.twin_test import ARMS as TWIN_ARMS
@@ -77,6 +78,14 @@ def test_controls_stand_in_for_x(data):
     # The other X is that of the other scene, frame by frame.
     np.testing.assert_array_equal(other.x, sample(data, XSource.OWN, 2).x)
     assert (other.x != own.x).any()
+
+
+def test_rooms_are_not_taken_for_streets(data):
+    path = data / "val" / "00000_00.npz"
+    save_record(path, replace(load_record(path), label_space="nyu"))
+    assert load_record(path).label_space == "nyu"
+    with pytest.raises(DataError, match=r"00000_00.npz: holds labels of 'nyu'"):
+        sample(data, XSource.OWN)
 
 
 def test_every_arm_is_equal_but_for_what_it_tests(tmp_path):

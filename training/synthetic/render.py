@@ -64,6 +64,7 @@ def save_record(path: Path, record: Record) -> None:
         "seed": record.seed,
         "stamp_ns": record.stamp_ns,
         "x_stamp_ns": record.x_stamp_ns,
+        "label_space": record.label_space,
         "meta": dict(record.meta),
     }
     draft = path.with_suffix(f".{os.getpid()}.part")
