@@ -43,7 +43,7 @@ NODE_OPTIONS = {leaf.name for leaf in leaves(NodeConfig)} | {
 }
 OPTIONS = NODE_OPTIONS | source_facts.option_names()
 SECTIONS = source_facts.option_sections() | set(PAIRS)
-FOLDERS = [path.name for path in ROOT.iterdir() if path.is_dir()]
+FOLDERS = {name.partition("/")[0] for name in _tracked() if "/" in name}
 # rclpy's own parameters may stand before := as well.
 ARGUMENTS = source_facts.launch_arguments() | {"use_sim_time"}
 

@@ -120,7 +120,7 @@ def unknown_options(text: str, sections: Collection[str], options: Collection[st
 def unknown_arguments(text: str, arguments: Collection[str]) -> list[str]:
     """Words before `:=` in code type that are no launch argument; parameters and remaps aside."""
     words = [
-        one for part in code(text) for one in re.findall(r"(?<![\w./-])(?<!-r )(\w+):=", part)
+        one for part in code(text) for one in re.findall(r"(?<![\w./-])(?<!-[rp] )(\w+):=", part)
     ]
     return [word for word in words if word not in arguments]
 
