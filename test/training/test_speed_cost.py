@@ -1,0 +1,173 @@
+"""What speed costs: forms, turns, streams, and what the command writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from segrgbx_core.batch import InputConfig
+from segrgbx_core.checkpoint import random_checkpoint
+from segrgbx_core.errors import ConfigError
+from segrgbx_core.labels import synthetic_label_space
+from segrgbx_core.modality import Modality
+from training import speed_cost
+from training.datasets import open_reader
+from training.speed_cost import EXACT, Form, Subject, forms, main, measure, scene_of
+from training.speed_cost_report import below_limit, draw, speed, to_markdown
+from training.synthetic.records import Record
+from training.synthetic.render import frame_times, save_record
+
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two scenes of three frames, noise with labels, and a checkpoint that has learned nothing."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "val").mkdir()
+    rng = np.random.default_rng(0)
+    for seed in (1, 2):
+        for frame in range(3):
+            record = Record(
+                seed=seed,
+                stamp_ns=frame * 100_000_000,
+                x_stamp_ns=frame * 100_000_000,
+                rgb=rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8),
+                labels=rng.integers(0, 16, SIZE, dtype=np.uint8),
+                thermal=rng.integers(28000, 31000, SIZE, dtype=np.uint16),
+            )
+            save_record(folder / "val" / f"{seed:05d}_{frame:02d}.npz", record)
+    size = InputConfig(height=SIZE[0], width=SIZE[1])
+    space = synthetic_label_space().to_dict()
+    random_checkpoint(folder / "tiny.safetensors", input=size, label_space=space)
+    return folder
+
+
+def subject(data, **changes):
+    reader = open_reader("synthetic_street", data, "val", Modality.THERMAL)
+    return Subject(data / "tiny.safetensors", "", reader, "cpu", **changes)
+
+
+def test_scenes_are_streams_and_keep_their_looks(data):
+    kept = Form("kept", {"scene.refresh_every": 2})
+    [result], missing = measure(subject(data), {"refresh_every": [kept]})
+    assert missing == {}
+    assert result["exact"]["looks"] == 1
+    assert result["exact"]["agreement"] == 1
+    [form] = result["forms"]
+    assert form["looks"] == pytest.approx(4 / 6)  # frames 0 and 2 of both scenes
+    assert 0 < form["agreement"] <= 1
+    assert form["cpu_ms"] > 0
+
+
+def test_limits(data):
+    [result], _ = measure(subject(data, scenes=1, frames=2), {"precision": [EXACT]})
+    assert result["forms"][0]["miou"] == result["exact"]["miou"]
+    frames = speed_cost._frames(subject(data, scenes=1, frames=2))
+    assert [(item.name, scene) for item, scene in frames] == [
+        ("00001_00", "00001"), ("00001_01", "00001"),
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_run_is_said(data):
+    groups = {
+        "precision": [Form("fp16", {"precision": "fp16"})],
+        "backend": forms(SIZE)["backend"][1:3],  # CUDA graph, ONNX Runtime
+    }
+    results, missing = measure(subject(data, scenes=1, frames=1), groups)
+    assert results == []
+    assert "fp16 is not supported on a CPU" in missing["fp16"]
+    assert "needs a CUDA device" in missing["CUDA graph"]
+    assert "needs --exported" in missing["ONNX Runtime"]
+
+
+def test_the_exact_form_must_run(data, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    blind = Subject(data / "tiny.safetensors", "", subject(data).reader, "cuda")
+    with pytest.raises(ConfigError, match="torch sees no CUDA device"):
+        measure(blind, {"precision": [EXACT]})
+
+
+@pytest.mark.parametrize(
+    ("name", "scene"),
+    [
+        ("00003_00", "00003"),
+        ("cloud/MAP_10_point102/045050", "cloud/MAP_10_point102"),
+        ("00055D", "00055D"),
+    ],
+)
+def test_names_of_scenes(name, scene):
+    assert scene_of(name) == scene
+
+
+def test_sizes_are_multiples_of_sixteen_and_every_option_exists():
+    chosen = forms((240, 320), (0.5, 1.5))
+    assert [form.name for form in chosen["input size"]] == ["160x128", "480x352"]
+    assert set(chosen) == {"refresh_every", "precision", "input size", "backend"}
+    tiny = forms((64, 64), (0.1,))["input size"][0]
+    assert tiny.changes == {"input_height": 32, "input_width": 32}
+
+
+def form(name, agreement, cpu, wall=10.0, device="cpu"):
+    return {
+        "name": name, "miou": 0.5, "agreement": agreement, "worst_agreement": agreement,
+        "wall_ms": wall, "p95_ms": wall, "cpu_ms": cpu, "looks": 1.0, "device": device,
+    }  # fmt: skip
+
+
+def made_report():
+    return {
+        "checkpoint": "a.safetensors", "hash": "f" * 64, "data": "x", "trained_input": "64x64",
+        "missing": {"fp16": "not on a CPU"},
+        "groups": [
+            {"group": "precision", "exact": form("exact", 1.0, 20.0),
+             "forms": [form("bf16", 0.9949, 10.0)]},
+            {"group": "input size", "exact": form("exact", 1.0, 20.0),
+             "forms": [form("32x32", 0.5, 5.0)]},
+        ],
+    }  # fmt: skip
+
+
+def test_report_shows_losses_speed_and_limits(tmp_path):
+    report = made_report()
+    page = to_markdown(report)
+    assert "| bf16 | 50.00 | +0.00 | 99.49 % | 99.49 % | 10.0 | 10.0 | 10.0 | 2.00 |" in page
+    assert "- not run: fp16: not on a CPU" in page
+    assert below_limit(report) == ["bf16"]  # another size may answer otherwise
+    assert "fewer than 99.5 % of the labels are the exact form's: bf16" in page
+    report["groups"][0]["forms"][0]["agreement"] = float("nan")
+    assert below_limit(report) == ["bf16"]
+    on_gpu = form("exact", 1.0, 20.0, device="cuda:0 (a GPU)")
+    assert speed(form("bf16", 1.0, 10.0, wall=2.5), on_gpu) == 4
+    draw(made_report(), tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_writes_page_figures_and_chart(data, tmp_path, capsys):
+    arguments = [
+        str(data / "tiny.safetensors"), "--root", str(data), "--scenes", "1", "--frames", "1",
+        "--only", "input size", "--scales", "0.5", "--device", "cpu", "--out", str(tmp_path),
+        "--check",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == (tmp_path / "speed_cost.md").read_text()
+    report = json.loads((tmp_path / "speed_cost.json").read_text())
+    assert [form["name"] for form in report["groups"][0]["forms"]] == ["32x32"]
+    assert (tmp_path / "speed_cost.png").is_file()
+    assert main([str(data / "none.safetensors"), "--root", str(data)]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_check_fails_where_labels_change(data, monkeypatch, capsys):
+    monkeypatch.setattr(speed_cost, "measure", lambda *_: (made_report()["groups"], {}))
+    arguments = [str(data / "tiny.safetensors"), "--root", str(data)]
+    assert main(arguments) == 0
+    assert main([*arguments, "--check"]) == 1
+    assert "bf16" in capsys.readouterr().out
+
+
+def test_rendered_frames_at_an_interval():
+    times = frame_times(3, 4, 0.1)
+    assert np.allclose(np.diff(times), 0.1)
+    assert frame_times(3, 4) == frame_times(3, 4, 0.0)
+    assert min(np.diff(frame_times(3, 4))) > 0.4
