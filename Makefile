@@ -64,6 +64,7 @@ check: $(READY)  ## format, lint, import rules and types
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	MYPYPATH=docs/tools $(BIN)/mypy docs/tools/*.py
 
 fix: $(READY)  ## repair format and lint where that can be done by a tool
 	$(BIN)/ruff check --fix .
