@@ -81,8 +81,8 @@ def run_demo(files: DemoFiles, pair: Modality, rate: float = 1.0) -> dict[str, A
         answers = play_through_node(bag, routes, pair, files.config, log, parameters, rate)
         scores = score_answers(answers, truth) if truth else None
         beside = None
-        if truth and files.rgb_only:
-            beside = score_rgb_only(bag, files, transports, routes, truth)
+        if truth and files.rgb_only and answers.masks:
+            beside = score_rgb_only(bag, files, transports, routes, truth, set(answers.masks))
         if answers.masks:
             write_pictures(files, pair, answers, truth, pictures_of(bag, routes, pair, answers))
     metrics = {**metrics_of(files, pair, answers, scores, beside), "rate": rate}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from segrgbx_ros.report import Scores, Spread
 from segrgbx_ros.roundtrip import Answers
 from segrgbx_ros.sinks import SheetRow, sheet, spread
 from segrgbx_ros.topics import Routes
-from segrgbx_ros.truth import TopicTruth
+from segrgbx_ros.truth import Labels, TopicTruth
 
 PICTURES = 6
 
@@ -52,8 +53,25 @@ def score_answers(answers: Answers, truth: TopicTruth) -> Scores:
     return Scores(answers.labels.names, confusion, scored, len(answers.masks) - scored)
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """The truth of those frames alone that the live node has answered."""
+
+    truth: TopicTruth
+    stamps: Collection[int]
+
+    def labels(self, stamp_ns: int) -> Labels | None:
+        """Ids of the image with this stamp; None where the node gave no answer."""
+        return self.truth.labels(stamp_ns) if stamp_ns in self.stamps else None
+
+
 def score_rgb_only(
-    bag: Bag, files: DemoFiles, parameters: Mapping[str, Any], routes: Routes, truth: TopicTruth
+    bag: Bag,
+    files: DemoFiles,
+    parameters: Mapping[str, Any],
+    routes: Routes,
+    truth: TopicTruth,
+    answered: Collection[int],
 ) -> Scores | None:
     """The comparison: the RGB-only checkpoint on the same frames, as a replay without X.
 
@@ -63,6 +81,7 @@ def score_rgb_only(
         parameters: node options as for the live node.
         routes: inputs of one pair.
         truth: its labels.
+        answered: stamps that are scored, in ns.
     """
     from segrgbx_ros.loading import load_segmenter  # noqa: PLC0415 - torch takes seconds to import
 
@@ -78,7 +97,8 @@ def score_rgb_only(
     }
     alone = Routes(routes.namespace, {name: uses for name, uses in rgb.items() if uses})
     pair = next(iter(alone.inputs.values()))[0][0]
-    report = evaluate(bag, config, load_segmenter(config), alone, {pair: TruthSource(truth)})
+    source = TruthSource(_Answered(truth, answered))
+    report = evaluate(bag, config, load_segmenter(config), alone, {pair: source})
     return report.pairs[pair].scores
 
 
