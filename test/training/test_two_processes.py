@@ -1,7 +1,8 @@
 """Stage 2 on two processes (gloo): the gradients of one process with the whole batch.
 
-BatchNorm is why that needs saying: with its own statistics each process normalises by its half of
-the samples, which is what a step in two parts does too; shared or frozen, the halves are the whole.
+BatchNorm is why that needs saying: with its own statistics each process normalises by its half
+of the samples, which is what a step in two parts does too; shared or frozen, the halves are the
+whole.
 """
 
 import json

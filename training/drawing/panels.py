@@ -192,20 +192,24 @@ def panel_sheet(
         shown.append(truth)
         rows.append(cells)
         captions.append(_caption(pick, columns, own, space))
-    sources = list({id(pick.source): pick.source for pick in picks}.values())
-    splits = " and ".join(dict.fromkeys(source.split for source in sources))
-    note = f"Frames evenly spread over the {splits} split; mIoU of the single frame."
     is_failing = any(pick.failure for pick in picks)
     return contact_sheet(
         rows,
         ["RGB", "X as the model sees it", "truth", *(entry.title for entry in columns)],
         captions,
         heading="Predictions where sensors fail" if is_failing else "Predictions",
-        note=f"{origin_note(sources, [entry.contract for entry in columns])} {note}".strip(),
+        note=_note(columns, picks),
         legend_classes=(space.names, palette, present_ids(*shown)),
         cell_width=cell_width,
         theme=LIGHT,
     )
+
+
+def _note(columns: Sequence[Entry], picks: Sequence[Pick]) -> str:
+    sources = list({id(pick.source): pick.source for pick in picks}.values())
+    splits = " and ".join(dict.fromkeys(source.split for source in sources))
+    note = f"Frames evenly spread over the {splits} split; mIoU of the single frame."
+    return f"{origin_note(sources, [entry.contract for entry in columns])} {note}".strip()
 
 
 def _answers(
