@@ -77,6 +77,7 @@ class DemoScene:
         light: time of day.
         speed_mps: of the camera; negative draws it.
         corruption: failure of the RGB camera.
+        x_scale: size of X images relative to RGB.
     """
 
     seed: int
@@ -84,13 +85,15 @@ class DemoScene:
     light: Light
     speed_mps: float = 4.0
     corruption: Corruption = Corruption.NONE
+    x_scale: float = 1.0
 
 
 DEMO_SCENES = {
     Modality.EVENT: DemoScene(20_044, 5.0, Light.DAY, corruption=Corruption.OVER_EXPOSURE),
     Modality.THERMAL: DemoScene(20_024, 8.0, Light.NIGHT, 3.5),
     Modality.DEPTH: DemoScene(20_055, 5.0, Light.DUSK, corruption=Corruption.MOTION_BLUR),
-    Modality.POLARIZATION: DemoScene(20_043, 5.0, Light.DAY),
+    # Four pixels of the mosaic make one measurement, so it has twice RGB's pixels per side.
+    Modality.POLARIZATION: DemoScene(20_043, 5.0, Light.DAY, x_scale=2.0),
     Modality.LIGHT_FIELD: DemoScene(20_044, 5.0, Light.OVERCAST),
 }
 """People, cars and cyclists too bright for RGB; people at night; a blurred street at dusk; a wet
@@ -267,31 +270,21 @@ def write_recording(
 def demo_world(modality: Modality, width: int = 320, height: int = 240) -> World:
     """The world of one of the demo's recordings."""
     scene = DEMO_SCENES[modality]
-    return World(
-        scene.seed,
-        _config(
-            (width, height), RATE_HZ, scene.light, scene.speed_mps, corruption=scene.corruption
-        ),
+    config = WorldConfig(
+        width=width,
+        height=height,
+        light=scene.light,
+        speed_mps=scene.speed_mps,
+        corruption=scene.corruption,
+        x_scale=scene.x_scale,
+        **_event_windows(RATE_HZ),
     )
+    return World(scene.seed, config)
 
 
-def _config(
-    size: tuple[int, int],
-    rate_hz: float,
-    light: Light,
-    speed_mps: float,
-    corruption: Corruption = Corruption.NONE,
-) -> WorldConfig:
-    return WorldConfig(
-        width=size[0],
-        height=size[1],
-        light=light,
-        speed_mps=speed_mps,
-        corruption=corruption,
-        # Windows that meet make a stream without gaps.
-        event_window_ms=1000.0 / rate_hz,
-        event_substeps=8,
-    )
+def _event_windows(rate_hz: float) -> dict[str, Any]:
+    """Windows that meet make a stream without gaps."""
+    return {"event_window_ms": 1000.0 / rate_hz, "event_substeps": 8}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -304,12 +297,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             world, seconds = demo_world(modality), DEMO_SCENES[modality].seconds
             count = write_recording(options.out, world, [modality], seconds)
         else:
-            config = _config(
-                parse_size(options.size),
-                options.rate,
-                Light(options.light),
-                options.speed,
-                Corruption(options.corruption),
+            width, height = parse_size(options.size)
+            config = WorldConfig(
+                width=width,
+                height=height,
+                light=Light(options.light),
+                speed_mps=options.speed,
+                corruption=Corruption(options.corruption),
+                **_event_windows(options.rate),
             )
             world, modalities = World(options.seed, config), parse_sensors(options.modality)
             count = write_recording(options.out, world, modalities, options.seconds, options.rate)
