@@ -1,0 +1,113 @@
+"""Draws the pictures of the demo for the front page: five sensors in rows, one drive as a clip.
+
+python docs/tools/draw_demo.py        writes docs/images/five_sensors.jpg and docs/images/demo.webp
+
+Every picture is a replay of the demo's recordings with the shipped checkpoint; those that are not
+shipped are rendered into demo_out/recordings first, as `make demo MODALITY=all` does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.images import write_image
+from segrgbx_core.labels import palette_array
+from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.overlay import blend, preview
+from segrgbx_ros.bags import Bag
+from segrgbx_ros.config import read_node_yaml
+from segrgbx_ros.demo_files import CHECKPOINT, NOTE, ROOT, demo_recording
+from segrgbx_ros.demo_results import truth_of
+from segrgbx_ros.evaluation import TruthSource, evaluate
+from segrgbx_ros.loading import load_segmenter
+from segrgbx_ros.sinks import Frame, SheetRow, sheet
+from segrgbx_ros.topics import find_routes, recorded_transports
+
+IMAGES = ROOT / "docs" / "images"
+SHOWN = {
+    Modality.EVENT: 20,
+    Modality.THERMAL: 60,
+    Modality.DEPTH: 8,
+    Modality.POLARIZATION: 12,
+    Modality.LIGHT_FIELD: 20,
+}
+"""Number of the frame that stands for a recording."""
+CLIP, CLIP_WIDTH, CLIP_MS = Modality.THERMAL, 640, 100
+
+
+@dataclass
+class _Frames:
+    """Keeps the frames of a replay."""
+
+    frames: list[Frame] = field(default_factory=list)
+
+    def take(self, frame: Frame) -> None:
+        """Keeps it."""
+        self.frames.append(frame)
+
+
+def replayed(modality: Modality) -> tuple[list[Frame], Any]:
+    """All frames of a modality's recording as segmented, and the published classes."""
+    file, kept = ROOT / "config" / f"{modality}.yaml", _Frames()
+    with Bag(demo_recording(modality, ROOT / "demo_out")) as bag:
+        changes: dict[str, Any] = recorded_transports(bag, read_node_yaml(file), modality)
+        config = read_node_yaml(file, {**changes, "model.checkpoint": str(CHECKPOINT)})
+        routes = find_routes(bag, config, [modality])
+        truth = truth_of(bag, routes, modality)
+        assert truth is not None
+        segmenter = load_segmenter(config)
+        truths = {modality.value: TruthSource(truth)}
+        evaluate(bag, config, segmenter, routes, truths, [kept])
+    return kept.frames, segmenter.classes
+
+
+def draw_sensors(replays: Mapping[Modality, list[Frame]], classes: Any, path: Path) -> None:
+    """One row per sensor: RGB, X, truth, prediction."""
+    rows = []
+    for modality, frames in replays.items():
+        frame = frames[SHOWN[modality]]
+        answer = frame.prediction
+        rows.append(SheetRow(frame.sample.rgb, answer.x_image, answer.labels, frame.truth))
+    captions = [modality.facts.title for modality in replays]
+    picture = sheet(rows, captions, classes, "One model, five complementary sensors", NOTE)
+    write_image(path, picture, quality=82)
+
+
+def draw_clip(frames: list[Frame], classes: Any, path: Path) -> None:
+    """RGB, X and the overlay side by side, as an animation."""
+    palette = palette_array(classes.palette)
+    shots = []
+    for frame in frames:
+        rgb, answer = frame.sample.rgb, frame.prediction
+        strip = np.hstack([rgb, preview(answer.x_image), blend(rgb, answer.labels, palette)])
+        height = round(CLIP_WIDTH * strip.shape[0] / strip.shape[1])
+        shots.append(Image.fromarray(strip).resize((CLIP_WIDTH, height), Image.Resampling.LANCZOS))
+    first, *others = shots
+    first.save(path, save_all=True, append_images=others, duration=CLIP_MS, loop=0, quality=60)
+
+
+def main() -> int:
+    """Draws both pictures; 2 where a recording cannot be had."""
+    try:
+        replays, classes = {}, None
+        for modality in MODALITIES:
+            replays[modality], classes = replayed(modality)
+    except SegrgbxError as error:
+        print(error, file=sys.stderr)
+        return 2
+    draw_sensors(replays, classes, IMAGES / "five_sensors.jpg")
+    draw_clip(replays[CLIP], classes, IMAGES / "demo.webp")
+    print(f"written: {IMAGES / 'five_sensors.jpg'}, demo.webp")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
