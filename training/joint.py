@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from segrgbx_core.batch import resize_image
 from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
-from segrgbx_core.errors import ConfigError, SegrgbxError
+from segrgbx_core.errors import ConfigError, DataError, EncodingError, SegrgbxError
 from segrgbx_core.labels import LabelSpace
 from training.augment import AugmentConfig, Views, at_progress, augment
-from training.datasets import Reader, sensor_of
+from training.datasets import Labelled, Reader, sensor_of
 from training.stale import StaleConfig, embedding_of
 
 
@@ -169,14 +169,22 @@ class Preparation:
 
 
 def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
-    """A whole frame: RGB, encoded X on RGB's grid, unified labels."""
+    """A whole frame: RGB, encoded X on RGB's grid, unified labels.
+
+    Raises:
+        DataError: naming the file or sample that is missing, broken or outside its table.
+        EncodingError: naming the sample whose X does not fit the encoder.
+    """
     item = reader[index]
     sample = item.sample
     sensor = sensor_of(reader, preparation.sensor)
-    x_image = encode(sample, preparation.encoding, sensor)
+    try:
+        x_image = encode(sample, preparation.encoding, sensor)
+    except EncodingError as error:
+        raise EncodingError(f"{reader.native} sample '{item.name}': {error}") from None
     height, width = sample.rgb.shape[:2]
     x_image = resize_image(x_image, height, width, sample.modality.facts.resamples_linearly)
-    labels = preparation.label_space.unify(item.labels, reader.native)
+    labels = _unified(item, reader, preparation.label_space)
     x = torch.from_numpy(np.ascontiguousarray(x_image.transpose(2, 0, 1)))
     if torch.equal(x[0], x[1]) and torch.equal(x[0], x[2]):
         x = x[:1].clone().expand(3, -1, -1)  # a grey picture is kept once
@@ -186,6 +194,13 @@ def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
         labels=torch.from_numpy(labels),
         modality=sample.modality,
     )
+
+
+def _unified(item: Labelled, reader: Reader, label_space: LabelSpace) -> NDArray[np.uint8]:
+    try:
+        return label_space.unify(item.labels, reader.native)
+    except DataError as error:
+        raise DataError(f"{reader.native} sample '{item.name}': {error}") from None
 
 
 class JointDataset(Dataset[dict[str, Tensor]]):
@@ -295,7 +310,7 @@ def count_classes(
         chosen = np.unique(np.linspace(0, size - 1, min(size, samples)).astype(int))
         counts = np.zeros(256)
         for index in chosen:
-            labels = label_space.unify(source.reader[int(index)].labels, source.reader.native)
+            labels = _unified(source.reader[int(index)], source.reader, label_space)
             counts += np.bincount(labels.ravel(), minlength=256)
         counts = counts[: label_space.num_classes]
         total += weight * counts / max(counts.sum(), 1.0)

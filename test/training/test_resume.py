@@ -149,7 +149,7 @@ def test_a_process_that_is_shot_resumes_bit_equal(tmp_path, run_file, whole):
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(run_file),
                "--set", f"run.out={broken}"]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     lines = broken / "metrics.jsonl"
     while time.monotonic() < deadline and process.poll() is None:
         if lines.exists() and len(lines.read_text().splitlines()) >= 5:

@@ -14,10 +14,12 @@ import multiprocessing
 import os
 import sys
 import time
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
@@ -92,7 +94,7 @@ def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) ->
                 width, height = (int(value) for value in archive["events_size"])
                 columns = {name: archive[f"events_{name}"] for name in EVENT_ARRAYS}
                 arrays["events"] = Events(**columns, width=width, height=height)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: is no rendered record ({error})") from None
     return Record(**facts, **arrays)
 
