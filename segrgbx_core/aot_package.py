@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from segrgbx_core.batch import Batch
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.export_graphs import gather, spread
+from segrgbx_core.errors import CheckpointError, ConfigError
+from segrgbx_core.exported import ExportedModel
 from segrgbx_core.modality import Modality
 from segrgbx_core.model import Scene
+from segrgbx_core.model.backbone import STRIDES
+from segrgbx_core.onnx_engine import gather, refuse_other_modality, spread
 
 FRAME, SCENE = "frame.pt2", "scene.pt2"
 
@@ -41,19 +43,28 @@ class AotEngine:
     """Runs both packages on the CPU.
 
     Args:
-        folder: where they lie.
-        num_stages: how many of the scene's tensors are prompts.
+        model: an exported model with packages.
+        merge_for: the modality that will be asked for, or None; the package's own choice holds.
+
+    Raises:
+        ConfigError: when a package does not run here, or does not serve what is asked for.
+        CheckpointError: when the export left the packages out.
     """
 
-    def __init__(self, folder: Path, num_stages: int) -> None:
+    def __init__(self, model: ExportedModel, merge_for: Modality | None = None) -> None:
+        refuse_other_modality(model, merge_for)
         self.device = torch.device("cpu")
         self.name = "AOTInductor cpu"
         self.precision = "fp32"
-        self.merged_for: Modality | None = None
-        self._num_stages = num_stages
-        self._paths = (folder / FRAME, folder / SCENE)
-        load: Callable[[str], Any] = torch._inductor.aoti_load_package
-        self._frame, self._scene = (load(str(path)) for path in self._paths)
+        self.merged_for = model.merged_for
+        self._num_stages = len(STRIDES)
+        self._paths = (model.folder / FRAME, model.folder / SCENE)
+        for path in self._paths:
+            if not path.is_file():
+                raise CheckpointError(
+                    f"exported model {model.name}: has no {path.name}; export with --aot"
+                )
+        self._frame, self._scene = (_load(path) for path in self._paths)
 
     @property
     def memory(self) -> int:
@@ -69,3 +80,15 @@ class AotEngine:
         """See `Engine`."""
         logits: Tensor = self._frame(batch.rgb_pixels, batch.x_pixels, *spread(scene))[2]
         return logits
+
+
+def _load(path: Path) -> Any:
+    load: Callable[[str], Any] = torch._inductor.aoti_load_package
+    try:
+        return load(str(path))
+    except RuntimeError as error:
+        text = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(
+            f"backend: aot cannot load {path.name}, which was compiled for another kind of "
+            f"processor or release of torch: {text}"
+        ) from None

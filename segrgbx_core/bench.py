@@ -32,7 +32,6 @@ from segrgbx_core.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures
 from segrgbx_core.errors import ConfigError, SegrgbxError, did_you_mean
 from segrgbx_core.exported import read_exported
 from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.inference_options import Backend
 from segrgbx_core.labels import unified_label_space
 from segrgbx_core.latency import (
     made_up_sample,
@@ -181,7 +180,7 @@ def _variants(
         changed = with_changes(config, variant.changes)
         segmenter = base
         if variant.changes:
-            is_exported = changed.backend is Backend.ONNX
+            is_exported = changed.backend.runs_exported
             weights = read_exported(chosen.exported) if is_exported else _weights(chosen)
             segmenter = Segmenter(weights, changed, merge_for=base.merge_for)
         runs[variant.name] = (segmenter, samples, names if variant.is_stream else ())

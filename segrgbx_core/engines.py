@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from segrgbx_core.aot_package import AotEngine
 from segrgbx_core.checkpoint import LoadedCheckpoint
 from segrgbx_core.cuda_graph import CudaRecorder, GraphEngine
 from segrgbx_core.devices import choose_device, choose_precision
@@ -13,8 +14,11 @@ from segrgbx_core.exported import ExportedModel
 from segrgbx_core.inference_options import Backend, InferenceConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.onnx_engine import OnnxEngine
+from segrgbx_core.openvino_engine import OpenVinoEngine
 from segrgbx_core.scene_cache import Lane
 from segrgbx_core.side_stream import SideStream
+
+_CPU = torch.device("cpu")
 
 
 def check_options(config: InferenceConfig) -> None:
@@ -24,19 +28,28 @@ def check_options(config: InferenceConfig) -> None:
         ConfigError: for the first such option.
     """
     device = choose_device(config.device)
-    if config.backend is Backend.ONNX:
-        for name in ("compile", "cuda_graph"):
-            if getattr(config, name):
-                raise ConfigError(f"{name}: has no effect with backend onnx; leave it out")
-        if config.precision != "auto":
-            raise ConfigError(
-                f"precision: {config.precision} has no effect with backend onnx, whose precision "
-                "was chosen at export or is the provider's; leave it out"
-            )
+    if config.backend.runs_exported:
+        _check_exported(config, device)
         return
     choose_precision(config.precision, device)
     if config.cuda_graph and device.type != "cuda":
         raise ConfigError(f"cuda_graph: needs a CUDA device, not {device}; leave it out")
+
+
+def _check_exported(config: InferenceConfig, device: torch.device) -> None:
+    backend = config.backend
+    for name in ("compile", "cuda_graph"):
+        if getattr(config, name):
+            raise ConfigError(f"{name}: has no effect with backend {backend.value}; leave it out")
+    if backend is not Backend.ONNX and config.device != "auto" and device.type != "cpu":
+        raise ConfigError(f"device: backend {backend.value} runs on a CPU, not on {device}")
+    if backend is Backend.OPENVINO:
+        choose_precision(config.precision, _CPU)
+    elif config.precision != "auto":
+        raise ConfigError(
+            f"precision: {config.precision} has no effect with backend {backend.value}, whose "
+            "precision was chosen at export or is the provider's; leave it out"
+        )
 
 
 def make_engine(
@@ -58,9 +71,15 @@ def make_engine(
     check_options(config)
     device = choose_device(config.device)
     if isinstance(checkpoint, ExportedModel):
+        if config.backend is Backend.AOT:
+            return AotEngine(checkpoint, merge_for)
+        if config.backend is Backend.OPENVINO:
+            return OpenVinoEngine(checkpoint, choose_precision(config.precision, _CPU), merge_for)
         return OnnxEngine(checkpoint, config.onnx, device, merge_for)
-    if config.backend is Backend.ONNX:
-        raise ConfigError("backend: onnx runs exported models; export the checkpoint first")
+    if config.backend.runs_exported:
+        raise ConfigError(
+            f"backend: {config.backend.value} runs exported models; export the checkpoint first"
+        )
     precision = choose_precision(config.precision, device)
     engine: Engine = EagerEngine(checkpoint, device, precision, config, merge_for)
     if config.cuda_graph:

@@ -102,7 +102,7 @@ def export_checkpoint(
         results["frame"] = compare_labels(eager, labels, cases, FRAME, min_agreement)
         if aot:
             write_package(programs, made)
-            packaged = AotEngine(made, tracer.num_stages)
+            packaged = AotEngine(read_exported(made))
             results["aot"] = compare(eager, packaged, cases, "aot", min_agreement)
         shutil.move(made, folder)
     return {form: [asdict(case) for case in cases] for form, cases in results.items()}

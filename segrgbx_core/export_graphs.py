@@ -22,9 +22,9 @@ from torch.export import Dim, ExportedProgram
 from segrgbx_core.batch import rgb_tensor
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.labels import VOID
-from segrgbx_core.model import RgbxNetwork, Scene
+from segrgbx_core.model import RgbxNetwork
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.onnx_engine import KV, QUERY
+from segrgbx_core.onnx_engine import KV, QUERY, gather, spread
 
 FRAME_OUTPUTS = ("labels", "confidence")
 LOGITS_OUTPUT = "logits"
@@ -127,19 +127,6 @@ def bicubic_weights(count: int, side: int) -> Tensor:
 def channels_first(pixels: Tensor) -> Tensor:
     """(B, H, W, 3) to (B, 3, H, W)."""
     return pixels.permute(0, 3, 1, 2)
-
-
-def spread(scene: Scene) -> tuple[Tensor, ...]:
-    """A scene's tensors with RGB and X along an axis of their own, prompts first."""
-    kv = (torch.unflatten(part, 1, (2, -1)) for part in scene.prompt_kv)  # (blocks, 2, B, K, 2D_i)
-    queries = (torch.unflatten(part, 0, (2, -1)) for part in scene.queries)  # (2, B, D_4, h, w)
-    return (*kv, *queries)
-
-
-def gather(parts: Sequence[Tensor], num_stages: int) -> Scene:
-    """What `spread` took apart."""
-    kv = tuple(part.flatten(1, 2) for part in parts[:num_stages])  # (blocks, 2B, K, 2 D_i)
-    return Scene(kv, tuple(part.flatten(0, 1) for part in parts[num_stages:]))
 
 
 class Tracer:

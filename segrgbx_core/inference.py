@@ -24,7 +24,7 @@ from segrgbx_core.encoders import SensorConfig, encode
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.exported import ExportedModel, read_exported, refuse_exported
-from segrgbx_core.inference_options import Backend, ConfidenceKind, InferenceConfig
+from segrgbx_core.inference_options import ConfidenceKind, InferenceConfig
 from segrgbx_core.labels import UNIFIED, VOID, LabelSpace
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Prediction, RgbxSample
@@ -139,7 +139,7 @@ class Segmenter:
         # Options first: a wrong device should not cost the time of loading.
         check_options(config)
         loaded: LoadedCheckpoint | ExportedModel
-        if config.backend is Backend.ONNX:
+        if config.backend.runs_exported:
             loaded = read_exported(path)
         else:
             refuse_exported(path)

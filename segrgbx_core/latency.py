@@ -11,13 +11,16 @@ import ctypes
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from segrgbx_core.aot_package import FRAME as AOT_FRAME
 from segrgbx_core.config import from_mapping, to_plain
+from segrgbx_core.devices import choose_device
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, Events, RgbxSample
@@ -71,8 +74,22 @@ def variants(config: InferenceConfig, exported: str = "", compiled: bool = False
     ]
     both = {**kept[10], "precision": "bf16"}
     chosen.append(Variant("precision: bf16, a look every 10 frames", both, is_stream=True))
+    if choose_device(config.device).type == "cuda":
+        chosen.append(Variant("precision: fp16", {"precision": "fp16"}))
+        graph = {"cuda_graph": True}
+        chosen.append(Variant("cuda_graph: true", graph))
+        chosen.append(
+            Variant("cuda_graph: true, a look every 10 frames", {**graph, **kept[10]}, True)
+        )
     if compiled:
         chosen.append(Variant("compile: true", {"compile": True}))
+    if exported and (Path(exported) / AOT_FRAME).is_file():
+        chosen.append(Variant("backend: aot", {"backend": "aot", "precision": "auto"}))
+    if exported and find_spec("openvino"):
+        chosen += [
+            Variant(f"backend: openvino, {name}", {"backend": "openvino", "precision": name})
+            for name in ("fp32", "bf16")
+        ]
     if exported:
         onnx = {"backend": "onnx", "precision": "auto"}
         chosen.append(Variant("backend: onnx", onnx))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,7 @@ class OnnxEngine:
         device: torch.device,
         merge_for: Modality | None = None,
     ) -> None:
-        if merge_for is not None and model.merged_for not in (None, merge_for):
-            raise ConfigError(
-                f"exported model {model.name}: serves {model.merged_for} alone, not {merge_for}; "
-                f"export with --modality {merge_for} or without --modality"
-            )
+        refuse_other_modality(model, merge_for)
         self.device = torch.device("cpu")
         self.precision = "fp32"
         self.merged_for = model.merged_for
@@ -84,13 +81,8 @@ class OnnxEngine:
         """See `Engine`."""
         if not self._scene_outputs:
             return Scene()
-        given = {**_images(batch), "modality": batch.modality.numpy()}
-        given = {name: array for name, array in given.items() if name in self._takes}
-        made = self._scene.run(self._scene_outputs, given)
-        parts = dict(zip(self._scene_outputs, map(torch.from_numpy, made), strict=True))
-        kv = [part.flatten(1, 2) for name, part in parts.items() if name.startswith(KV)]
-        queries = [part.flatten(0, 1) for name, part in parts.items() if name.startswith(QUERY)]
-        return Scene(tuple(kv), tuple(queries))
+        made = self._scene.run(self._scene_outputs, scene_feeds(batch, self._takes))
+        return scene_of(dict(zip(self._scene_outputs, made, strict=True)))
 
     def logits(self, batch: Batch, scene: Scene) -> Tensor:
         """See `Engine`."""
@@ -98,15 +90,50 @@ class OnnxEngine:
         return torch.from_numpy(logits)
 
 
+def refuse_other_modality(model: ExportedModel, asked: Modality | None) -> None:
+    """Checks that an exported model serves the modality that will be asked for, if any is named.
+
+    Raises:
+        ConfigError: when it serves another one alone.
+    """
+    if asked is not None and model.merged_for not in (None, asked):
+        raise ConfigError(
+            f"exported model {model.name}: serves {model.merged_for} alone, not {asked}; "
+            f"export with --modality {asked} or without --modality"
+        )
+
+
+def scene_feeds(batch: Batch, takes: Container[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs of the scene's graph; one with a merged LoRA does not take the modality."""
+    given = {**_images(batch), "modality": batch.modality.numpy()}
+    return {name: array for name, array in given.items() if name in takes}
+
+
+def scene_of(parts: Mapping[str, np.ndarray[Any, Any]]) -> Scene:
+    """The scene from what its graph returns, by name and in order."""
+    num_stages = sum(name.startswith(KV) for name in parts)
+    return gather([torch.from_numpy(part) for part in parts.values()], num_stages)
+
+
 def feeds(batch: Batch, scene: Scene) -> dict[str, np.ndarray[Any, Any]]:
     """Inputs of the frame's graph; in a scene, RGB and X get an axis of their own."""
-    parts = {
-        f"{KV}{index}": torch.unflatten(part, 1, (2, -1)).numpy()  # (blocks, 2, B, K, 2 D_i)
-        for index, part in enumerate(scene.prompt_kv, 1)
-    }
-    for index, part in enumerate(scene.queries, 1):
-        parts[f"{QUERY}{index}"] = torch.unflatten(part, 0, (2, -1)).numpy()  # (2, B, D_4, h, w)
+    names = [f"{KV}{index}" for index in range(1, len(scene.prompt_kv) + 1)]
+    names += [f"{QUERY}{index}" for index in range(1, len(scene.queries) + 1)]
+    parts = {name: part.numpy() for name, part in zip(names, spread(scene), strict=True)}
     return {**_images(batch), **parts}
+
+
+def spread(scene: Scene) -> tuple[Tensor, ...]:
+    """A scene's tensors with RGB and X along an axis of their own, prompts first."""
+    kv = (torch.unflatten(part, 1, (2, -1)) for part in scene.prompt_kv)  # (blocks, 2, B, K, 2D_i)
+    queries = (torch.unflatten(part, 0, (2, -1)) for part in scene.queries)  # (2, B, D_4, h, w)
+    return (*kv, *queries)
+
+
+def gather(parts: Sequence[Tensor], num_stages: int) -> Scene:
+    """What `spread` took apart."""
+    kv = tuple(part.flatten(1, 2) for part in parts[:num_stages])  # (blocks, 2B, K, 2 D_i)
+    return Scene(kv, tuple(part.flatten(0, 1) for part in parts[num_stages:]))
 
 
 def choose_provider(name: str, device: torch.device) -> str:

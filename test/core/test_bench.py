@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core import bench
+from segrgbx_core import bench, latency
 from segrgbx_core.bench import made_up_sample, main, measure
 from segrgbx_core.checkpoint import default_contract, random_checkpoint
 from segrgbx_core.cost import Cost, count_cost, count_structures, total_cost
@@ -171,10 +171,48 @@ def test_variants_fit_the_options():
     assert "precision: fp32" in names
     assert "precision: bf16" not in names
     assert {"compile: true", "backend: onnx"} < set(names)
+    assert not any(name.startswith(("cuda_graph", "precision: fp16")) for name in names)
     changed = with_changes(InferenceConfig(), {"scene.refresh_every": 7, "channels_last": False})
     assert (changed.scene.refresh_every, changed.channels_last) == (7, False)
     with pytest.raises(ConfigError, match="unknown"):
         with_changes(InferenceConfig(), {"channels_lost": False})
+
+
+def test_variants_of_the_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(latency, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(latency, "find_spec", lambda _: object())
+    (tmp_path / "frame.pt2").write_bytes(b"")
+    chosen = variants(InferenceConfig(), str(tmp_path))
+    names = {variant.name for variant in chosen}
+    assert {
+        "precision: fp16",
+        "cuda_graph: true",
+        "backend: aot",
+        "backend: openvino, bf16",
+    } < names
+    for variant in chosen:
+        with_changes(InferenceConfig(), variant.changes)
+    monkeypatch.setattr(latency, "find_spec", lambda _: None)
+    names = {variant.name for variant in variants(InferenceConfig(), str(tmp_path / "other"))}
+    assert not any("openvino" in name or "aot" in name for name in names)
+
+
+@pytest.mark.gpu
+def test_one_command_measures_all_of_a_gpu(tmp_path):
+    """As docs/performance.md gives it, in small."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    path = tmp_path / "gpu.json"
+    arguments = [
+        *("--compare", "--latency", "--variants", "--pairs", "--cuda-graph", "--device", "cuda"),
+        *("--preset", "tiny", "--rgb-size", "96x64", "--input-size", "64x64"),
+        *("--repeats", "2", "--warm-up", "1", "--json", str(path)),
+    ]
+    assert main(arguments) == 0
+    report = json.loads(path.read_text())
+    assert report["ratios"]["ours_vs_cmx"] > 0
+    assert report["latency"]["variants"]["cuda_graph: true"]["total"]["median_ms"] > 0
+    assert report["latency"]["pairs"]["4"]["memory"] > 0
 
 
 def test_nobody_is_always_first():

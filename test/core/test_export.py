@@ -1,6 +1,7 @@
 """Exported models answer like the checkpoint, in this package and in any other host."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -182,7 +183,7 @@ def test_an_existing_folder_is_left_alone(exported):
         export.export_checkpoint(random_weights(contract()), folder)
 
 
-def test_options_without_effect_are_refused(exported):
+def test_options_without_effect_are_refused(exported, monkeypatch):
     folder, _ = exported
     for field, value in (("compile", True), ("cuda_graph", True), ("precision", "bf16")):
         config = ONNX.model_copy(update={field: value})
@@ -190,6 +191,72 @@ def test_options_without_effect_are_refused(exported):
             Segmenter.from_checkpoint(folder, config)
     with pytest.raises(ConfigError, match="export the checkpoint first"):
         Segmenter(random_weights(contract()), ONNX)
+
+    aot = InferenceConfig(device="cpu", backend=Backend.AOT, precision="bf16")
+    with pytest.raises(ConfigError, match=r"precision.*has no effect with backend aot"):
+        Segmenter.from_checkpoint(folder, aot)
+    for backend in (Backend.AOT, Backend.OPENVINO):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        with pytest.raises(ConfigError, match=f"backend {backend.value} runs on a CPU, not on"):
+            Segmenter.from_checkpoint(folder, InferenceConfig(device="cuda", backend=backend))
+
+
+def test_openvino_answers_like_onnx_runtime(exported):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    folder, _ = exported
+    [case] = make_cases((64, 96), [Modality.DEPTH], 1)
+    ours = eager()
+    for precision, error in (("fp32", 1e-4), ("bf16", 0.1)):
+        config = InferenceConfig(device="cpu", backend=Backend.OPENVINO, precision=precision)
+        theirs = Segmenter.from_checkpoint(folder, config)
+        assert theirs.device_name == "openvino cpu"
+        assert (theirs.precision, theirs.memory > 1e6) == (precision, True)
+        with torch.inference_mode():
+            expected = ours.logits(case.batch, ours.scene(case.batch))
+            logits = theirs.engine.logits(case.batch, theirs.engine.scene(case.batch))
+        assert ((expected - logits).std() / expected.std()).item() < error
+        assert len(theirs.predict([sample(), sample(Modality.DEPTH, 50, 64, 1)])) == 2
+
+
+def test_openvino_refuses_foreign_graphs(exported, tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    config = InferenceConfig(device="cpu", backend=Backend.OPENVINO)
+    other = changed(exported[0], tmp_path / "other", merged_for="depth")
+    with pytest.raises(CheckpointError, match="exported with another contract"):
+        Segmenter.from_checkpoint(other, config)
+    (other / "logits.onnx").write_bytes(b"no graph")
+    with pytest.raises(ConfigError, match=r"openvino: cannot run logits\.onnx"):
+        Segmenter.from_checkpoint(other, config)
+
+
+def test_missing_openvino_is_named(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    config = InferenceConfig(device="cpu", backend=Backend.OPENVINO)
+    with pytest.raises(ConfigError, match=r"not installed; pip install 'segrgbx_ros\[openvino\]'"):
+        Segmenter.from_checkpoint(exported[0], config)
+
+
+def test_compiled_packages_are_one_more_backend(exported, tmp_path, monkeypatch):
+    """With doubles for what AOTInductor compiles, which takes minutes."""
+    config = InferenceConfig(device="cpu", backend=Backend.AOT)
+    with pytest.raises(CheckpointError, match=r"has no frame\.pt2; export with --aot"):
+        Segmenter.from_checkpoint(exported[0], config)
+    folder = changed(exported[0], tmp_path / "aot")
+    for name in ("frame.pt2", "scene.pt2"):
+        (folder / name).write_bytes(b"compiled")
+    with pytest.raises(ConfigError, match=r"backend: aot cannot load frame\.pt2"):
+        Segmenter.from_checkpoint(folder, config)
+    inner = eager()
+    tracer = export_graphs.Tracer(inner.model, inner.ma_clip)
+    halves = {"frame.pt2": tracer._frame_graph, "scene.pt2": tracer._scene_graph}
+    monkeypatch.setattr("segrgbx_core.aot_package._load", lambda path: halves[path.name])
+    theirs = Segmenter.from_checkpoint(folder, config)
+    assert theirs.device_name == "AOTInductor cpu"
+    samples = [sample(), sample(Modality.DEPTH, 50, 64, 1)]
+    ours = Segmenter(random_weights(contract()), InferenceConfig(device="cpu"))
+    for one, other in zip(ours.predict(samples), theirs.predict(samples), strict=True):
+        assert (one.labels == other.labels).mean() > 0.999
 
 
 def test_providers(monkeypatch):

@@ -258,9 +258,10 @@ HEAVY = {
     [
         ([f"segrgbx_core.{part}" for part in sorted(NUMPY_RING)], HEAVY),
         ([f"segrgbx_ros.{part}" for part in sorted(ROS_FREE)], HEAVY),
+        (["segrgbx_core.inference"], {"timm", "torchvision", "torch._dynamo", "onnxruntime"}),
         (["segrgbx_ros.replay"], {"rclpy", "open_clip", "peft", "transformers", "training"}),
     ],
-    ids=["numpy ring", "pairing and decoding", "replay"],
+    ids=["numpy ring", "pairing and decoding", "inference", "replay"],
 )
 def test_heavy_libraries_stay_out(modules, forbidden):
     code = f"import sys\nimport {', '.join(modules)}\nprint(*sorted(sys.modules))"
