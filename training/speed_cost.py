@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from segrgbx_core.checkpoint import read_contract
 from segrgbx_core.errors import ConfigError, DataError, SegrgbxError
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.latency import with_changes
@@ -56,6 +57,7 @@ class Form:
     runs_exported: bool = False
 
 
+COMPILED = Form("torch.compile", {"compile": True})
 EXACT = Form("exact: fp32, in process, a look per frame")
 
 
@@ -134,7 +136,7 @@ def forms(trained: tuple[int, int], scales: Sequence[float] = SCALES) -> dict[st
             for height, width in sizes.values()
         ],
         "backend": [
-            Form("torch.compile", {"compile": True}),
+            COMPILED,
             Form("CUDA graph", {"cuda_graph": True}),
             *(
                 Form(title, {"backend": name, "precision": precision}, runs_exported=True)
@@ -209,6 +211,8 @@ def _ready(subject: Subject, form: Form) -> _Tally:
         label_space=reader.native,
         merge_for=reader.modality,
     )
+    if form.runs_exported and segmenter.contract != read_contract(subject.checkpoint):
+        raise ConfigError(f"{subject.exported} was exported from another checkpoint; export anew")
     first = reader[0].sample
     segmenter.warm_up(first.rgb.shape[:2], [reader.modality])
     segmenter.predict([first])
@@ -254,7 +258,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = forms((trained.input.height, trained.input.width), chosen.scales)
         if chosen.only:
             groups = {name: groups[name] for name in groups if name in chosen.only}
+        if "backend" in groups and not chosen.compile:
+            groups["backend"].remove(COMPILED)
         results, missing = measure(subject, groups)
+        if not chosen.compile:
+            missing[COMPILED.name] = "takes a minute or more to start; ask for it with --compile"
         report = {
             "checkpoint": subject.checkpoint.name,
             "hash": trained.checkpoint.hash,
@@ -299,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", action="append", default=[], choices=list(forms((64, 64))), help="not all groups"
     )
+    parser.add_argument("--compile", action="store_true", help="with torch.compile, slow to start")
     parser.add_argument("--out", default="", help="folder for speed_cost.md, .json and .png")
     parser.add_argument(
         "--check",

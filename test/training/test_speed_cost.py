@@ -18,6 +18,8 @@ from training.synthetic.records import Record
 from training.synthetic.render import frame_times, save_record
 
 SIZE = (64, 64)
+INPUT = InputConfig(height=SIZE[0], width=SIZE[1])
+SPACE = synthetic_label_space().to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,7 @@ def data(tmp_path_factory):
                 thermal=rng.integers(28000, 31000, SIZE, dtype=np.uint16),
             )
             save_record(folder / "val" / f"{seed:05d}_{frame:02d}.npz", record)
-    size = InputConfig(height=SIZE[0], width=SIZE[1])
-    space = synthetic_label_space().to_dict()
-    random_checkpoint(folder / "tiny.safetensors", input=size, label_space=space)
+    random_checkpoint(folder / "tiny.safetensors", input=INPUT, label_space=SPACE)
     return folder
 
 
@@ -79,6 +79,16 @@ def test_what_cannot_be_run_is_said(data):
     assert "fp16 is not supported on a CPU" in missing["fp16"]
     assert "needs a CUDA device" in missing["CUDA graph"]
     assert "needs --exported" in missing["ONNX Runtime"]
+
+
+def test_exports_of_other_checkpoints_are_refused(data, monkeypatch):
+    """Both would run, and the table would compare two models."""
+    onnx = Form("ONNX Runtime", {}, runs_exported=True)
+    path, reader = data / "other.safetensors", subject(data).reader
+    other = Subject(data / "tiny.safetensors", str(path), reader, "cpu")
+    random_checkpoint(path, seed=1, label_space=SPACE, input=INPUT)
+    _, missing = measure(other, {"backend": [onnx]})
+    assert "was exported from another checkpoint; export anew" in missing["ONNX Runtime"]
 
 
 def test_the_exact_form_must_run(data, monkeypatch):
