@@ -19,9 +19,18 @@ from typing import Any
 
 from segrgbx_core.errors import SegrgbxError
 from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.samples import XForm
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import read_node_yaml
-from segrgbx_ros.demo_files import CHECKPOINT, NOTE, RGB_ONLY, ROOT, DemoFiles, demo_recording
+from segrgbx_ros.demo_files import (
+    CHECKPOINT,
+    NOTE,
+    RGB_ONLY,
+    ROOT,
+    DemoFiles,
+    demo_recording,
+    knows_packets,
+)
 from segrgbx_ros.demo_results import (
     metrics_of,
     pictures_of,
@@ -65,13 +74,16 @@ def run_demo(files: DemoFiles, pair: Modality, rate: float = 1.0) -> dict[str, A
     remove_old(files.out)
     log = files.out / "node.log"
     with Bag(files.recording) as bag:
-        config = read_node_yaml(files.config)
-        transports = recorded_transports(bag, config, pair)
-        config = read_node_yaml(files.config, transports)
+        changes: dict[str, Any] = {}
+        if pair is Modality.EVENT and not knows_packets():
+            print("event_camera_msgs is not installed: drawn event pictures stand for the stream")
+            changes[f"{pair}.x_form"] = XForm.IMAGE.value
+        changes |= recorded_transports(bag, read_node_yaml(files.config, changes), pair)
+        config = read_node_yaml(files.config, changes)
         # Slower playing stretches the time between RGB and its X as well.
         wait_ms = min(500.0, max(config.sync.wait_ms, WAIT_MS) / rate)
         parameters: dict[str, Any] = {
-            **transports,
+            **changes,
             "model.checkpoint": str(files.checkpoint),
             "sync.wait_ms": wait_ms,
         }
@@ -82,7 +94,7 @@ def run_demo(files: DemoFiles, pair: Modality, rate: float = 1.0) -> dict[str, A
         scores = score_answers(answers, truth) if truth else None
         beside = None
         if truth and files.rgb_only and answers.masks:
-            beside = score_rgb_only(bag, files, transports, routes, truth, set(answers.masks))
+            beside = score_rgb_only(bag, files, changes, routes, truth, set(answers.masks))
         if answers.masks:
             write_pictures(files, pair, answers, truth, pictures_of(bag, routes, pair, answers))
     metrics = {**metrics_of(files, pair, answers, scores, beside), "rate": rate}

@@ -6,6 +6,7 @@ shipped; the others are rendered once from the same kind of scene and kept.
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ def demo_recording(modality: Modality, out: Path) -> Path:
     if not (rendered / "metadata.yaml").exists():
         _render(modality, rendered)
     return rendered
+
+
+def knows_packets() -> bool:
+    """Whether the message package of event cameras is installed; it is no wheel, ROS brings it."""
+    return importlib.util.find_spec("event_camera_msgs") is not None
 
 
 def _render(modality: Modality, folder: Path) -> None:

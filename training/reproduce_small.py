@@ -36,6 +36,9 @@ FIRST_SCENE = 5000
 """Offset in both ranges of seeds: no scene of the demo's checkpoint."""
 
 
+PICTURES = {"embeddings": "embeddings.png", "panels": "panels.jpg", "features": "features.jpg"}
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A public data set whose layout is filled with rendered scenes.
@@ -111,7 +114,7 @@ def stages(out: Path, workers: int) -> list[Stage]:
         ),
     ]
     for job, number in (("embeddings", 5), ("panels", 7), ("features", 8)):
-        picture = str(results / f"{job}.png")
+        picture = str(results / PICTURES[job])
         found.append(
             Stage(
                 f"figure {number}",
@@ -193,6 +196,7 @@ def write_page(todo: Sequence[Stage], seconds: dict[str, float], out: Path) -> P
     """Writes `results/README.md`: scores, pictures, commands with their times."""
     results = out / "results"
     scores = (results / "evaluation" / "report.md").read_text(encoding="utf-8")
+    scores = scores.replace("](", "](evaluation/")  # its links start from its own folder
     total = sum(seconds[stage.command] for stage in todo) / 60
     lines = [
         "# The paper's experiment in small",
@@ -205,11 +209,11 @@ def write_page(todo: Sequence[Stage], seconds: dict[str, float], out: Path) -> P
         "",
         *(line for line in scores.splitlines() if not line.startswith("# ")),
         "",
-        "![MA-CLIP's embeddings](embeddings.png)",
+        f"![MA-CLIP's embeddings]({PICTURES['embeddings']})",
         "",
-        "![Predictions](panels.png)",
+        f"![Predictions]({PICTURES['panels']})",
         "",
-        "![Feature maps of the stages](features.png)",
+        f"![Feature maps of the stages]({PICTURES['features']})",
         "",
         "| stage | seconds |",
         "|---|---:|",

@@ -7,7 +7,8 @@ Topics, with each pair named like its modality: `/<pair>/rgb/image/compressed` (
 `/<pair>/label/compressed` (PNG, mono8, unified ids, 255 void) with RGB's stamps, and X as a driver
 of that sensor publishes it on `/<pair>/x/image/compressed`: thermal counts of 0.01 K, depth in
 millimetres, the polarization sensor's mosaic with its 12 bits at the upper end of 16, one corner
-view of the light field (JPEG). Events travel as EventPacket messages on `/event/x/events`.
+view of the light field (JPEG). Events travel as EventPacket messages on `/event/x/events`, and
+drawn as pictures like the other sensors, for machines without that message package.
 
 Thermal and polarization cameras run on their own clock: a little later than RGB, with jitter, and
 they really exposed then. Depth and light field share RGB's trigger. Recordings are synthetic; the
@@ -36,10 +37,13 @@ from rosbags.typesys import (
 )
 from tqdm import tqdm
 
+from segrgbx_core.encoders import encode
 from segrgbx_core.errors import DataError, SegrgbxError
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.overlay import preview
 from segrgbx_core.samples import Events
+from training.datasets.synthetic import record_sample
 from training.synthetic.event_packets import encode_libcaer_cmp
 from training.synthetic.records import TEST_SEEDS, Corruption, Light, Record, WorldConfig
 from training.synthetic.render import parse_sensors, parse_size
@@ -154,11 +158,12 @@ def _of_record(
         Packet(rgb_at, f"/{pair}/rgb/image/compressed", frame, stamp, COMPRESSED, rgb),
         Packet(rgb_at + 1, f"/{pair}/label/compressed", frame, stamp, COMPRESSED, label),
     ]
-    if modality is Modality.EVENT and record.events is not None:
-        return made + _event_packets(record.events, x_stamp, x_frame, index)
     fields = _compressed(*x_image(record, modality))
     topic = f"/{pair}/x/image/compressed"
-    return [*made, Packet(x_at, topic, x_frame, x_stamp, COMPRESSED, fields)]
+    made.append(Packet(x_at, topic, x_frame, x_stamp, COMPRESSED, fields))
+    if record.events is not None and modality is Modality.EVENT:
+        made += _event_packets(record.events, x_stamp, x_frame, index)
+    return made
 
 
 def _event_packets(events: Events, end_ns: int, frame: str, index: int) -> list[Packet]:
@@ -210,6 +215,8 @@ def x_image(record: Record, modality: Modality) -> tuple[str, bytes]:
     Raises:
         DataError: when the record was rendered without the modality.
     """
+    if modality is Modality.EVENT and record.events is not None:
+        return "rgb8", _png(preview(encode(record_sample(record, modality)))[..., ::-1])
     if modality is Modality.THERMAL and record.thermal is not None:
         return "mono16", _png(record.thermal // THERMAL_STEP * THERMAL_STEP)
     if modality is Modality.DEPTH and record.depth is not None:
