@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import multiprocessing
 import resource
 import time
 from pathlib import Path
@@ -108,6 +109,7 @@ def equal(one, two):
 
 def run_in_trouble(folder, out, trouble=None, overrides=()):
     """Trains by the command line in a process of its own; stderr goes to `<out>.errors`."""
+    multiprocessing.set_start_method("fork", force=True)  # of workers: nothing to import again
     register()
     torch.set_num_threads(1)
     if trouble:
