@@ -215,6 +215,8 @@ def write_page(todo: Sequence[Stage], seconds: dict[str, float], out: Path) -> P
         "",
         f"![Feature maps of the stages]({PICTURES['features']})",
         "",
+        "Beside the paper's tables: [results.md](results.md).",
+        "",
         "| stage | seconds |",
         "|---|---:|",
         *(f"| {stage.name} | {seconds[stage.command]:.0f} |" for stage in todo),

@@ -112,6 +112,8 @@ def test_any_size_and_every_parameter_learns(name, size):
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         dead = key.startswith("fuse.") and ".gate." in key  # one ReLU here, which may be closed
+        # A 32x32 image leaves stage 4 one token: a softmax over one key has no slope.
+        dead |= size == (32, 32) and "stages.3." in key and (".attn.q." in key or ".kv." in key)
         assert dead or parameter.grad.abs().max() > 0, key
 
 

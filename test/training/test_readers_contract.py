@@ -206,6 +206,12 @@ def test_options_of_a_command_line():
         parse_options(["flips"])
 
 
-def test_data_sets_without_options_say_so(tmp_path):
-    with pytest.raises(ConfigError, match="'synthetic_street' has no options; got weather"):
+def test_data_sets_without_options_say_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(READERS, "plain", lambda *_: None)
+    with pytest.raises(ConfigError, match="'plain' has no options; got weather"):
+        open_reader("plain", tmp_path, "train", Modality.EVENT, {"weather": []})
+
+
+def test_unknown_options_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown option 'weather' \(known: x\)"):
         open_reader("synthetic_street", tmp_path, "train", Modality.EVENT, {"weather": []})

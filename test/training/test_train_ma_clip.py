@@ -105,7 +105,7 @@ def trained(run_file, data):
 
 
 def test_learns_and_leaves_the_tower_alone(run_file, tmp_path):
-    config = read(run_file, tmp_path, "run.steps=80", "run.score_every=80", "loss.scale=10")
+    config = read(run_file, tmp_path, "run.steps=160", "run.score_every=160", "loss.scale=10")
     task = MaClipTask(config)
     frozen = {name: value.clone() for name, value in task.pool.tower.state_dict().items()
               if ".lora_" not in name}  # fmt: skip
