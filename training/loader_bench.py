@@ -2,6 +2,7 @@
 
     python -m training.loader_bench mfnet /data/ir_seg_dataset
     python -m training.loader_bench --made 12    # all five, on made files of the published size
+    python -m training.loader_bench --made 12 --profile 6    # and where the time goes
 
 Times are CPU seconds of one process, so that a busy machine does not change them much. Made
 pictures have the spectrum of natural ones: what cannot be compressed takes longer to decode.
@@ -10,6 +11,8 @@ pictures have the spectrum of natural ones: what cannot be compressed takes long
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import sys
 import tempfile
 import time
@@ -77,19 +80,8 @@ def measure(reader: FileReader, samples: int, crop: int = 512) -> Timing:
         samples: how many to average over.
         crop: height and width of training views.
     """
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    stages = _stages(reader, crop)
     chosen = spread(len(reader), samples)
-    view = AugmentConfig(crop_height=crop, crop_width=crop)
-    preparation = Preparation(unified_label_space(), EncodingConfig(), reader.sensor, view)
-    rng = np.random.default_rng(0)
-    stages: tuple[Callable[[int], Any], ...] = (
-        lambda index: reader[index],
-        lambda index: prepare(reader, index, preparation),
-        lambda index: augment(
-            prepare(reader, index, preparation), view, preparation.encoding, rng
-        ),
-    )
     spent = []
     for stage in stages:
         stage(chosen[0])  # the first call of a library costs more
@@ -99,6 +91,49 @@ def measure(reader: FileReader, samples: int, crop: int = 512) -> Timing:
         spent.append(1000 * (time.process_time() - started) / len(chosen))
     height, width = reader[chosen[0]].sample.rgb.shape[:2]
     return Timing(f"{reader.native}, {width}x{height}", *spent)
+
+
+def _stages(reader: FileReader, crop: int) -> tuple[Callable[[int], Any], ...]:
+    """Reading; that and preparing; that and a random training view; each by a sample's index."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    view = AugmentConfig(crop_height=crop, crop_width=crop)
+    preparation = Preparation(unified_label_space(), EncodingConfig(), reader.sensor, view)
+    rng = np.random.default_rng(0)
+    return (
+        lambda index: reader[index],
+        lambda index: prepare(reader, index, preparation),
+        lambda index: augment(
+            prepare(reader, index, preparation), view, preparation.encoding, rng
+        ),
+    )
+
+
+def profile(reader: FileReader, samples: int, crop: int, count: int) -> list[tuple[str, float]]:
+    """The functions that one worker spends most time in.
+
+    Args:
+        reader: a split.
+        samples: how many to average over.
+        crop: height and width of training views.
+        count: how many functions.
+
+    Returns:
+        name and own time per sample in ms, longest first. The profiler itself makes functions
+        that are called often look slower than they are.
+    """
+    stage = _stages(reader, crop)[-1]
+    chosen = spread(len(reader), samples)
+    stage(chosen[0])
+    profiler = cProfile.Profile(time.process_time)
+    for index in chosen:
+        profiler.runcall(stage, index)
+    own: dict[str, float] = {}
+    facts: dict[tuple[str, int, str], tuple[Any, ...]] = vars(pstats.Stats(profiler))["stats"]
+    for (path, _, name), fact in facts.items():
+        place = name if path.startswith("~") else f"{Path(path).stem}.{name}"
+        own[place] = own.get(place, 0.0) + 1000 * fact[2] / len(chosen)
+    return sorted(own.items(), key=lambda item: -item[1])[:count]
 
 
 def make_all(root: Path, count: int) -> dict[str, dict[str, Any]]:
@@ -121,7 +156,8 @@ def make_all(root: Path, count: int) -> dict[str, dict[str, Any]]:
     export_zju(frames(names, (1024, 1224), 8, "angles"), root / "zju_rgbp", "train")
     names = [f"Image{n:03d}" for n in numbers]
     export_urbanlf(frames(names, (432, 623), 14, "1_1"), root / "urbanlf", "train")
-    return {"deliver": {}, "mfnet": {}, "nyu": {}, "zju_rgbp": {}, "urbanlf": {}}
+    few = {"coding": "from_one"}  # what classes occur in a few samples proves nothing
+    return {"deliver": {}, "mfnet": {}, "nyu": few, "zju_rgbp": {}, "urbanlf": {}}
 
 
 def _natural(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -169,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="train")
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--crop", type=int, default=512, help="size of a training view")
+    parser.add_argument("--profile", type=int, default=0, help="name this many functions too")
     parser.add_argument("--made", type=int, default=0, help="make this many samples of each")
     options = parser.parse_args(arguments)
     if not options.made and not options.data_set:
@@ -188,6 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(problems[0], file=sys.stderr)
                     return 1
                 print(measure(readers[0], options.samples, options.crop).row(), flush=True)
+                if options.profile:
+                    sizes = options.samples, options.crop, options.profile
+                    for place, spent in profile(readers[0], *sizes):
+                        print(f"    {spent:7.1f} ms  {place}", flush=True)
     except SegrgbxError as error:
         print(error, file=sys.stderr)
         return 2

@@ -182,13 +182,21 @@ def flip_horizontally(x_image: XImage, representation: PolarizationRepresentatio
     return mirrored
 
 
+def _mean_of_colours(plane: _Plane) -> _Plane:
+    # The same bits as plane.mean(axis=2), which is six times slower over an axis of three.
+    total = plane[..., 0] + plane[..., 1]
+    total += plane[..., 2]
+    total /= np.float32(3)
+    return total
+
+
 def _render(
     s0: _Plane, s1: _Plane, s2: _Plane, encoding: PolarizationEncoding, brightest: float
 ) -> XImage:
     is_colour = s0.ndim == 3
     if is_colour and encoding.representation is PolarizationRepresentation.STOKES:
         # Stokes parameters are linear in light: the mean over colours is that of a grey camera.
-        s0, s1, s2 = (plane.mean(axis=2) for plane in (s0, s1, s2))
+        s0, s1, s2 = (_mean_of_colours(plane) for plane in (s0, s1, s2))
     # Not cv2.magnitude: its last bit depends on where arrays lie in memory, so runs would differ.
     polarized = np.sqrt(s1 * s1 + s2 * s2)
     is_dark = s0 < np.float32(max(2 * encoding.dark_level * brightest, 1e-6))

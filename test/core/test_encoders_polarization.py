@@ -8,6 +8,7 @@ from segrgbx_core.encoders.polarization import (
     PolarizationEncoding,
     PolarizationRepresentation,
     PolarizationSensor,
+    _mean_of_colours,
     flip_horizontally,
     from_raw,
 )
@@ -172,3 +173,8 @@ def test_real_polarizers_show_their_angles(samples_dir):
         np.median(aolp[510:560, column - 25 : column + 25]) for column in (154, 481, 778, 1056)
     ]
     np.testing.assert_allclose(seen, [90, 45, 0, -45], atol=8)
+
+
+def test_mean_of_colours_has_numpys_bits(rng):
+    plane = rng.normal(0, 300, (37, 53, 3)).astype(np.float32)
+    np.testing.assert_array_equal(_mean_of_colours(plane), plane.mean(axis=2))
