@@ -18,8 +18,9 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from segrgbx_core.errors import ConfigError, DataError, SegrgbxError
+from segrgbx_core.errors import DataError, SegrgbxError
 from segrgbx_ros.bags import Bag, Recorded
+from segrgbx_ros.topics import parse_remaps
 
 CLOCK_PERIOD_S = 0.01
 _POLL_S = 0.05
@@ -177,21 +178,6 @@ class BagPlayer:
         message = kind()
         message.clock.sec, message.clock.nanosec = divmod(now_ns, 1_000_000_000)
         publisher.publish(message)
-
-
-def parse_remaps(texts: Sequence[str]) -> dict[str, str]:
-    """`["/a:=/b"]` as `{"/a": "/b"}`.
-
-    Raises:
-        ConfigError: for a text of another form.
-    """
-    remaps = {}
-    for text in texts:
-        source, mark, target = text.partition(":=")
-        if not (source and mark and target):
-            raise ConfigError(f"--remap: '{text}' has not the form from:=to")
-        remaps[source] = target
-    return remaps
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from segrgbx_ros.evaluation import TruthSource, evaluate
 from segrgbx_ros.pair_labels import pair_labels
 from segrgbx_ros.report import Report
 from segrgbx_ros.sinks import Pictures, Predictions, Sink
-from segrgbx_ros.topics import Routes, find_routes
+from segrgbx_ros.topics import Routes, find_routes, parse_remaps
 from segrgbx_ros.truth import FolderTruth, TopicTruth, Truth
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
     pairs = _chosen_pairs(config, options.pair)
     with ExitStack() as stack:
         bag = stack.enter_context(Bag(options.bag))
-        routes = find_routes(bag, config, pairs, options.namespace, _remaps(options.remap))
+        routes = find_routes(bag, config, pairs, options.namespace, parse_remaps(options.remap))
         truths = {
             pair: TruthSource(truth, options.truth_space)
             for pair in pairs
@@ -158,16 +158,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     if options.label_space:
         chosen["label.space"] = options.label_space
     return chosen
-
-
-def _remaps(texts: Sequence[str]) -> Mapping[str, str]:
-    remaps = {}
-    for text in texts:
-        source, mark, target = text.partition(":=")
-        if not (source and mark and target):
-            raise ConfigError(f"--remap: '{text}' has not the form from:=to")
-        remaps[source] = target
-    return remaps
 
 
 def _chosen_pairs(config: NodeConfig, names: Sequence[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from segrgbx_core.align import OnMissingX
@@ -42,6 +42,21 @@ class Routes:
     def topic(self, pair: str, stream: Stream) -> str:
         """Recorded topic of an input, empty when the recording lacks it."""
         return next((name for name, uses in self.inputs.items() if (pair, stream) in uses), "")
+
+
+def parse_remaps(texts: Sequence[str]) -> dict[str, str]:
+    """`["/a:=/b"]` as `{"/a": "/b"}`.
+
+    Raises:
+        ConfigError: for a text of another form.
+    """
+    remaps = {}
+    for text in texts:
+        source, mark, target = text.partition(":=")
+        if not (source and mark and target):
+            raise ConfigError(f"--remap: '{text}' has not the form from:=to")
+        remaps[source] = target
+    return remaps
 
 
 def find_routes(

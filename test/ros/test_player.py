@@ -14,7 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from segrgbx_core.errors import ConfigError, DataError  # noqa: E402
 from segrgbx_ros.bag_writer import BagWriter  # noqa: E402
 from segrgbx_ros.bags import Bag  # noqa: E402
-from segrgbx_ros.player import BagPlayer, main, parse_remaps  # noqa: E402
+from segrgbx_ros.player import BagPlayer, main  # noqa: E402
+from segrgbx_ros.topics import parse_remaps  # noqa: E402
 
 pytestmark = pytest.mark.ros
 START = 1_700_000_000_000_000_000
