@@ -8,12 +8,15 @@ MODALITY ?= thermal
 OUT ?= demo_out
 # How long the soak test runs.
 MINUTES ?= 20
+# How many broken messages the decoders are shown, and which ones.
+CASES ?= 100000
+SEED ?= 1
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo soak bench twins reproduce-small test quick coverage check fix docs clean
+.PHONY: help setup demo soak fuzz bench twins reproduce-small test quick coverage check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +35,10 @@ demo: $(READY)  ## play a recording (MODALITY, or all) through the live node; re
 
 soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame accounted for
 	$(BIN)/python -m segrgbx_ros.soak --minutes $(MINUTES)
+
+fuzz: $(READY)  ## show every decoder CASES (100000) broken messages; other ones with another SEED
+	SEGRGBX_FUZZ_CASES=$(CASES) SEGRGBX_FUZZ_SEED=$(SEED) \
+	  $(BIN)/python -m pytest test/ros/test_decoder_fuzz.py -q --timeout 0
 
 bench: $(READY)  ## time SegRGB-X beside its ancestors in one run; results in bench_out/
 	mkdir -p bench_out

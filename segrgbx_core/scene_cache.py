@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_core.batch import Batch
 from segrgbx_core.inference_options import SceneConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.model import Scene
 from segrgbx_core.samples import Array
 
-_NS_PER_MS = 1_000_000
 _MAX_STREAMS = 64
 _THUMBNAIL = 32
 
@@ -167,7 +167,7 @@ class SceneCache:
         config, before = self._config, entry.look
         return (
             entry.age >= config.refresh_every
-            or look.stamp_ns - before.stamp_ns > config.max_age_ms * _NS_PER_MS
+            or look.stamp_ns - before.stamp_ns > config.max_age_ms * NS_PER_MS
             or _changed(before.thumbnail, look.thumbnail, config.change)
         )
 

@@ -8,8 +8,9 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Float64
 
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_core.samples import Prediction
-from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
+from segrgbx_ros.pipeline import PairedMessages
 
 STAGES = ("preprocess", "inference", "postprocess", "total", "age", "sync_dt")
 """Three stages of a pass, arrival of RGB to now, its stamp to now, and how far apart X's is."""

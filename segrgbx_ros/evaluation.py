@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_core.config import to_plain
 from segrgbx_core.errors import DataError, EncodingError
 from segrgbx_core.labels import UNIFIED
@@ -24,7 +25,7 @@ from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.event_arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.geometry import resized_ids
 from segrgbx_ros.pair_labels import PairLabels, PairPredictor, pair_labels
-from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
+from segrgbx_ros.pipeline import PairedMessages, Pipeline
 from segrgbx_ros.report import PairReport, Report, Scores, Spread
 from segrgbx_ros.sinks import Frame, Sink
 from segrgbx_ros.topics import Routes

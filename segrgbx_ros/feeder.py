@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_ros.live import Listener
 from segrgbx_ros.messages import fill_image
 
@@ -21,19 +21,35 @@ NUMBER = 8
 _QOS = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A mask that came back.
+
+    Attributes:
+        stamp_ns: of the frame it answers.
+        heard_ns: wall clock at its reception.
+    """
+
+    stamp_ns: int
+    heard_ns: int
+
+    @property
+    def age_ms(self) -> float:
+        """Stamp to reception."""
+        return (self.heard_ns - self.stamp_ns) / NS_PER_MS
+
+
 @dataclass
 class Returned:
     """What came back.
 
     Attributes:
-        masks: how many.
-        ages_ms: stamp to reception of each mask.
+        masks: in order of reception.
         status: values of every status of the newest report, by name without the node's.
         messages: level and sentence of the same.
     """
 
-    masks: int = 0
-    ages_ms: list[float] = field(default_factory=list)
+    masks: list[Heard] = field(default_factory=list)
     status: dict[str, dict[str, str]] = field(default_factory=dict)
     messages: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -58,6 +74,10 @@ class Feeder:
         listener: whose node publishes and subscribes.
         width: of RGB; thermal has half of it.
         height: of RGB.
+
+    Attributes:
+        returned: what came back; another thread adds to it.
+        sent_ns: stamps of the frames sent, ascending.
     """
 
     def __init__(self, listener: Listener, width: int, height: int) -> None:
@@ -78,10 +98,14 @@ class Feeder:
             node.create_publisher(Image, f"/{PAIR}/{name}/image", _QOS) for name in ("x", "rgb")
         ]
         self.returned = Returned()
-        self.sent = 0
-        self._lock = threading.Lock()
+        self.sent_ns: list[int] = []
         listener.subscribe(Image, f"/{PAIR}/mask", self._on_mask)
         listener.subscribe(DiagnosticArray, "/diagnostics", self._on_report)
+
+    @property
+    def sent(self) -> int:
+        """Frames sent."""
+        return len(self.sent_ns)
 
     @property
     def is_heard(self) -> bool:
@@ -93,29 +117,22 @@ class Feeder:
         end = time.monotonic() + seconds
         due = time.monotonic()
         while due < end:
-            stamp = self._clock.now().to_msg()
+            now = self._clock.now()
+            stamp = now.to_msg()
             for publisher, message in zip(
                 self._publishers, self._frames[self.sent % NUMBER], strict=True
             ):
                 message.header.stamp = stamp
                 message.header.frame_id = "camera_optical"
                 publisher.publish(message)
-            self.sent += 1
+            self.sent_ns.append(now.nanoseconds)
             due = max(due + 1 / rate_hz, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
 
-    def take_ages(self) -> list[float]:
-        """Ages of the masks that came since the last call, in ms."""
-        with self._lock:
-            ages, self.returned.ages_ms = self.returned.ages_ms, []
-        return ages
-
     def _on_mask(self, mask: Any) -> None:
         stamp = mask.header.stamp
-        age_ns = time.time_ns() - (stamp.sec * 1_000_000_000 + stamp.nanosec)
-        with self._lock:
-            self.returned.masks += 1
-            self.returned.ages_ms.append(age_ns / 1e6)
+        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        self.returned.masks.append(Heard(stamp_ns, time.time_ns()))
 
     def _on_report(self, report: Any) -> None:
         for status in report.status:

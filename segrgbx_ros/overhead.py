@@ -135,7 +135,7 @@ def _summary(durations: dict[str, list[float]], feeder: Feeder) -> dict[str, Any
     for name, values in (
         ("node_ms", (total[:number] - model)[kept]),
         ("model_ms", np.asarray(model)[kept]),
-        ("stamp_to_heard_ms", np.array(feeder.returned.ages_ms)),
+        ("stamp_to_heard_ms", np.array([mask.age_ms for mask in feeder.returned.masks])),
     ):
         if len(values):
             low, high = np.percentile(values, [50, 95])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.align import AlignCounts, Match, PairAligner, event_aligner
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_core.encoders import EncodingConfig
 from segrgbx_core.errors import EncodingError
 from segrgbx_core.modality import Modality
@@ -26,7 +27,6 @@ from segrgbx_ros.registration import Registrar
 
 __all__ = ["PairedMessages", "Pipeline", "Stream"]
 
-NS_PER_MS = 1_000_000
 
 _GREY = ("mono8", "8UC1", "mono16", "16UC1")
 _RGB = ("rgb8", "bgr8", "rgba8", "bgra8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_core.errors import ConfigError, EncodingError
 from segrgbx_core.samples import Prediction, RgbxSample
 from segrgbx_ros import messages
@@ -19,7 +20,7 @@ from segrgbx_ros.inputs import Inputs, check_message_types
 from segrgbx_ros.messages import NS_PER_S
 from segrgbx_ros.outputs import PairOutputs
 from segrgbx_ros.pair_labels import PairLabels, PairPredictor
-from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages, Pipeline
+from segrgbx_ros.pipeline import PairedMessages, Pipeline
 from segrgbx_ros.reporter import Reporter
 from segrgbx_ros.watches import InputWatch, Throttle
 from segrgbx_ros.worker import Memory, Worker

@@ -2,8 +2,9 @@
 
 `python -m segrgbx_ros.soak --minutes 20` (`make soak MINUTES=20`) starts the node in a process of
 its own, sends it synthetic frames over DDS and writes `soak.json`: memory over time with its
-slope, ages of the masks, and what became of every frame. The counts must add up exactly. The rate
-is halved until the node answers half of the frames, so that a slow machine can run it too.
+slope, ages of the masks, whether each answers the newest frame there was, and what became of every
+frame. The counts must add up exactly. The rate is halved until the node answers half of the
+frames, so that a slow machine can run it too.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import json
 import os
 import sys
 import time
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_core.errors import SegrgbxError
-from segrgbx_ros.feeder import PAIR, Feeder
+from segrgbx_ros.feeder import PAIR, Feeder, Heard
 from segrgbx_ros.live import Listener, NodeProcess, own_domain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +32,8 @@ START_S = 180.0
 SETTLE_S = 3.0
 TRIAL_S = 8.0
 LOWEST_HZ = 1.0
+TRANSPORT_MS = 100
+"""What a frame may take to the node, and a mask from it, on a busy machine."""
 MAX_SLOPE_MB = 1.0
 """Growth in MB per minute from which on memory leaks, once the first quarter is over."""
 
@@ -50,32 +56,36 @@ def soak(
             time.sleep(0.1)
         time.sleep(SETTLE_S)
         rate_hz = _bearable_rate(feeder, rate_hz)
-        feeder.take_ages()
-        memory, ages = _run(node, feeder, minutes, rate_hz)
+        trial = len(feeder.returned.masks)
+        memory = _run(node, feeder, minutes, rate_hz)
         time.sleep(SETTLE_S)
-        ages += feeder.take_ages()
         node.check()
+        masks = feeder.returned.masks[trial:]
+        counts = _counts(feeder)
         summary: dict[str, Any] = {
             "minutes": minutes,
             "rate_hz": rate_hz,
             "size": list(size),
             "memory": _memory(memory),
-            "ages_ms": _spread(ages),
-            "counts": _counts(feeder),
+            "ages_ms": _spread([mask.age_ms for mask in masks]),
+            "newest_wins": _newest_wins(feeder.sent_ns, masks, counts),
+            "counts": counts,
             "statuses": {name: text for name, (_, text) in feeder.returned.messages.items()},
             "inference": feeder.returned.status.get("inference", {}),
         }
-    summary["ok"] = summary["counts"]["adds_up"] and not summary["memory"]["leaks"]
+    summary["ok"] = bool(
+        counts["adds_up"] and summary["newest_wins"]["kept"] and not summary["memory"]["leaks"]
+    )
     (out / "soak.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
 def _bearable_rate(feeder: Feeder, rate_hz: float) -> float:
     while True:
-        sent, masks = feeder.sent, feeder.returned.masks
+        sent, masks = feeder.sent, len(feeder.returned.masks)
         feeder.feed(TRIAL_S, rate_hz)
         time.sleep(1.0)
-        answered = (feeder.returned.masks - masks) / max(1, feeder.sent - sent)
+        answered = (len(feeder.returned.masks) - masks) / max(1, feeder.sent - sent)
         if answered >= 0.5 or rate_hz / 2 < LOWEST_HZ:
             return rate_hz
         rate_hz /= 2
@@ -83,16 +93,40 @@ def _bearable_rate(feeder: Feeder, rate_hz: float) -> float:
 
 def _run(
     node: NodeProcess, feeder: Feeder, minutes: float, rate_hz: float
-) -> tuple[list[tuple[float, float]], list[float]]:
-    """Memory over time as (s, MB), and ages of masks in ms."""
-    memory, ages = [], []
+) -> list[tuple[float, float]]:
+    """Memory over time as (s, MB)."""
+    memory = []
     began = time.monotonic()
     while (passed := time.monotonic() - began) < minutes * 60:
         node.check()
         feeder.feed(min(1.0, minutes * 60 - passed), rate_hz)
         memory.append((time.monotonic() - began, node.memory_mb()))
-        ages += feeder.take_ages()
-    return memory, ages
+    return memory
+
+
+def _newest_wins(
+    sent_ns: Sequence[int], masks: Sequence[Heard], counts: dict[str, Any]
+) -> dict[str, Any]:
+    """Whether each mask answers the newest frame that was there when its pass began.
+
+    A pass begins once the mask before it is out, so all that was sent `TRANSPORT_MS` before that
+    mask was heard may be answered, and nothing older. A frame that was lost or got no X excuses
+    one mask that answers the frame before it.
+    """
+    skipped = [
+        bisect(sent_ns, before.heard_ns - TRANSPORT_MS * NS_PER_MS)
+        - bisect(sent_ns, mask.stamp_ns)
+        for before, mask in pairwise(masks)
+    ]
+    late = sum(count > 0 for count in skipped)
+    excused = counts["lost_in_transport"] + sum(counts["dropped"].values())
+    return {
+        "masks": len(masks),
+        "older_than_allowed": late,
+        "frames_missed_at_most": max(0, *skipped) if skipped else 0,
+        "excused": excused,
+        "kept": late <= excused,
+    }
 
 
 def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
@@ -138,7 +172,7 @@ def _counts(feeder: Feeder) -> dict[str, Any]:
         "received = paired + dropped": received == pairs + sum(dropped.values()),
         "paired = answered + replaced + failed + limited + cleared": pairs
         == answered + replaced + sum(failed.values()) + limited + cleared,
-        "published = heard": answered == found.masks,
+        "published = heard": answered == len(found.masks),
         "sent >= received": feeder.sent >= received,
     }
     return {
@@ -151,7 +185,7 @@ def _counts(feeder: Feeder) -> dict[str, Any]:
         "rate_limited": limited,
         "failed": failed,
         "published": answered,
-        "masks_heard": found.masks,
+        "masks_heard": len(found.masks),
         "checks": adds_up,
         "adds_up": all(adds_up.values()),
     }

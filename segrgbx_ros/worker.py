@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_core.errors import SegrgbxError
 from segrgbx_core.samples import Prediction, RgbxSample
 from segrgbx_ros.config import BatchConfig
-from segrgbx_ros.pipeline import NS_PER_MS, PairedMessages
+from segrgbx_ros.pipeline import PairedMessages
 
 
 class Predictor(Protocol):

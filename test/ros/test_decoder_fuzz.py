@@ -1,9 +1,6 @@
 """Whatever bytes come, decoders answer or raise EncodingError, and never read what is not theirs.
 
-The suite runs a few thousand cases. More of them, each run with other ones:
-
-    SEGRGBX_FUZZ_CASES=100000 SEGRGBX_FUZZ_SEED=1 \\
-        python -m pytest test/ros/test_decoder_fuzz.py -q --timeout 0
+The suite runs a few thousand cases; `make fuzz CASES=100000 SEED=1` runs more and other ones.
 """
 
 import copy

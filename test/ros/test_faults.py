@@ -266,7 +266,7 @@ def _huge(message):
 
 
 @pytest.mark.parametrize("stream", ["x", "rgb"])
-def test_one_message_in_a_hundred_is_corrupt(drive, stream):
+def test_one_message_in_ten_is_corrupt(drive, stream):
     one = drive()
     complaints = ("needs", "empty", "step 1", "'yuv999'", "less than a row")
     for spoil, complaint in zip((_cut, _empty, _narrow, _name, _huge), complaints, strict=True):

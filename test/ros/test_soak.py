@@ -8,6 +8,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
 from segrgbx_ros import overhead, soak  # noqa: E402
+from segrgbx_ros.feeder import Heard  # noqa: E402
 
 
 def test_every_frame_of_a_short_run_is_accounted_for(checkpoint, tmp_path, monkeypatch, capsys):
@@ -22,6 +23,7 @@ def test_every_frame_of_a_short_run_is_accounted_for(checkpoint, tmp_path, monke
     assert counts["published"] > 0
     assert found["memory"]["last_mb"] > 50
     assert found["ages_ms"]["p50"] > 0
+    assert found["newest_wins"]["masks"] > 1
 
 
 def test_a_leak_is_called_one():
@@ -31,6 +33,23 @@ def test_a_leak_is_called_one():
     assert found["leaks"]
     flat = [(second, 400.0) for second, _ in samples]
     assert not soak._memory(flat)["leaks"]
+
+
+def test_a_node_that_answers_old_frames_is_found_out():
+    second = 1_000_000_000
+    sent = [index * second for index in range(20)]
+    counts = {"lost_in_transport": 0, "dropped": {"too_far": 1}}
+
+    def judged(*answers):
+        masks = [Heard(int(stamp * second), int(heard * second)) for stamp, heard in answers]
+        return soak._newest_wins(sent, masks, counts)
+
+    assert judged((0, 2.5), (2, 4.5), (4, 6.5), (7, 7.5))["older_than_allowed"] == 0
+    in_a_queue = judged((0, 2.5), (1, 4.5), (2, 6.5), (3, 8.5))
+    assert in_a_queue["older_than_allowed"] == 3
+    assert in_a_queue["frames_missed_at_most"] == 3
+    assert not in_a_queue["kept"]
+    assert judged((0, 2.5), (1, 4.5), (4, 6.5))["kept"], "a frame without X excuses one"
 
 
 def test_the_nodes_own_time_is_measured(capsys):

@@ -1,0 +1,71 @@
+"""What stands between options and a loaded model; no rclpy needed."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from segrgbx_core.errors import ConfigError
+from segrgbx_ros import loading
+from segrgbx_ros.config import node_config
+
+TOTAL = 8 << 30
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Limits asked for, as (share, device index), of a GPU with 8 GiB."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (TOTAL // 2, TOTAL))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *limit: asked.append(limit)
+    )
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("device", "max_mb", "expected"),
+    [
+        ("cuda:1", 2048, [(0.25, 1)]),
+        ("cuda", 6144, [(0.75, 3)]),
+        ("cuda:0", 99_999, [(1.0, 0)]),
+        ("cuda:0", 0, []),
+        ("cpu", 2048, []),
+    ],
+)
+def test_the_memory_limit_is_a_share_of_the_gpus_own(limits, device, max_mb, expected):
+    loading._limit_memory(torch.device(device), max_mb)
+    assert limits == expected
+
+
+def test_the_option_reaches_the_limit(monkeypatch):
+    asked = []
+    monkeypatch.setattr(loading, "_limit_memory", lambda device, mb: asked.append((device, mb)))
+    options = {"model.allow_random_weights": True, "model.device": "cpu"}
+    loading.load_segmenter(node_config({**options, "model.max_memory_mb": 512}))
+    assert asked == [(torch.device("cpu"), 512)]
+
+
+def test_no_model_is_an_error_that_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"model\.checkpoint: is empty; give the path"):
+        loading.load_segmenter(node_config({}))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, expected):
+    assert loading.is_out_of_memory(error) is expected
+
+
+def test_memory_facts_name_the_process():
+    facts = loading.memory_facts(SimpleNamespace(device=torch.device("cpu")))
+    assert facts.keys() == {"rss_mb"}
+    assert facts["rss_mb"] > 50
