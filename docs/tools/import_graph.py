@@ -24,21 +24,20 @@ def modules() -> dict[str, Path]:
     return {module_name(path): path for path in found}
 
 
-def named_imports(path: Path, at_start: bool = False) -> Iterator[str]:
+def named_imports(path: Path, at_start: bool = False, for_types: bool = False) -> Iterator[str]:
     """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`.
-
-    Imports for type checkers only never happen, so they do not count.
 
     Args:
         path: the file.
         at_start: True leaves out what importing the file does not import yet, which is what its
             functions import when they run.
+        for_types: True counts imports for type checkers only, which never happen, as well.
 
     Raises:
         ValueError: for a relative import, which this project does not use.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in _real(tree, at_start):
+    for node in _counted(tree, at_start, for_types):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -48,18 +47,19 @@ def named_imports(path: Path, at_start: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _real(node: ast.AST, at_start: bool) -> Iterator[ast.AST]:
-    """Statements that can run, in the order of the file."""
+def _counted(node: ast.AST, at_start: bool, for_types: bool) -> Iterator[ast.AST]:
+    """Statements whose imports count, in the order of the file."""
     for child in ast.iter_child_nodes(node):
         if at_start and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        is_typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if is_typing and not for_types:
             for other in child.orelse:
                 yield other
-                yield from _real(other, at_start)
+                yield from _counted(other, at_start, for_types)
         elif isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
             yield child
-            yield from _real(child, at_start)
+            yield from _counted(child, at_start, for_types)
 
 
 @cache

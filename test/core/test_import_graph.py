@@ -24,6 +24,13 @@ def test_imports_of_a_file(tmp_path, text, at_start, everywhere):
     assert set(import_graph.named_imports(path)) == everywhere
 
 
+def test_imports_for_types_count_where_asked(tmp_path):
+    path = tmp_path / "one.py"
+    path.write_text("if TYPE_CHECKING:\n    import a\nelse:\n    import b\ndef f():\n    import c")
+    assert list(import_graph.named_imports(path, for_types=True)) == ["a", "b", "c"]
+    assert list(import_graph.named_imports(path)) == ["b", "c"]
+
+
 def test_relative_imports_are_refused(tmp_path):
     path = tmp_path / "one.py"
     path.write_text("from . import two")

@@ -1,13 +1,10 @@
 """Who may import whom. Two rings keep start-up fast; three packages keep their subjects apart."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from import_graph import PACKAGES, ROOT, named_imports
 
 NUMPY_RING = {
     "align",
@@ -83,17 +80,6 @@ MAY_USE_ROS = {
 TRAINING_LIBRARIES = {"open_clip", "peft", "transformers", "accelerate", "sklearn"}
 
 
-def _imports(path):
-    """Dotted names of every import of a file, late ones too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
 def _part(name):
     """`segrgbx_core.encoders.depth` -> `encoders`."""
     parts = name.split(".")
@@ -101,15 +87,15 @@ def _part(name):
 
 
 def _files(package):
-    """Each file with the part of the package that it belongs to and its imports."""
+    """Each file with the part of the package that it belongs to and all its imports."""
     for path in sorted((ROOT / package).rglob("*.py")):
         name = path.relative_to(ROOT).with_suffix("").parts
-        yield path, name[1], sorted(set(_imports(path)))
+        yield path, name[1], sorted(set(named_imports(path, for_types=True)))
 
 
 def _third_party(imports):
-    own = {"segrgbx_core", "segrgbx_ros", "training", "__future__"}
-    return {name.split(".")[0] for name in imports} - own - set(sys.stdlib_module_names)
+    own = {*PACKAGES, "__future__"}
+    return {_top(name) for name in imports} - own - set(sys.stdlib_module_names)
 
 
 def _offences(package, is_offence):
