@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -84,6 +86,33 @@ def read_tensors(
             return tensors, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a complete {SUFFIX} file ({error})") from None
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Reads a `.safetensors` file or a pickled state dict, wrapped or not; runs no code from it.
+
+    Raises:
+        CheckpointError: when the file is missing or holds no named tensors.
+    """
+    path = Path(path)
+    if path.suffix == SUFFIX:
+        return read_tensors(path)[0]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the path"
+        ) from None
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: is not a file of plain weights ({reason})") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
+    if not tensors or not content:
+        raise CheckpointError(f"{path}: holds no named tensors; expected a state dict")
+    return dict(content)
 
 
 def file_hash(path: Path | str) -> str:

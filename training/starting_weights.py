@@ -14,7 +14,8 @@ from segrgbx_core.model.adapter_files import load_adapters
 from segrgbx_core.model.baselines.released import Baseline, load_imagenet_weights
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.model.weights import load_encoder_weights, read_weights
+from segrgbx_core.model.weights import load_encoder_weights
+from segrgbx_core.tensor_files import read_weights
 from training.config import SegmentationRun
 
 log = logging.getLogger(__name__)

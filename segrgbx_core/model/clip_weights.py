@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
 from segrgbx_core.errors import CheckpointError
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.tensor_files import SUFFIX, check_keys, read_tensors
+from segrgbx_core.tensor_files import check_keys, read_weights
 
 # open_clip's own ViT, part by part, in timm's words.
 _RENAMED = {
@@ -42,7 +41,7 @@ def load_clip_weights(ma_clip: ModalityAwareClip, path: Path | str) -> None:
     Raises:
         CheckpointError: when the file is unreadable or does not fit the tower.
     """
-    load_image_tower(ma_clip.tower, read_state(path), where=str(path))
+    load_image_tower(ma_clip.tower, read_weights(path), where=str(path))
 
 
 def load_image_tower(
@@ -94,31 +93,6 @@ def convert_clip_weights(
         new_name, value = _from_open_clip(name, tensor, where)
         converted[new_name] = value
     return converted
-
-
-def read_state(path: Path | str) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or torch file; no code that a torch file holds is run.
-
-    Raises:
-        CheckpointError: when the file is missing or holds anything but tensors.
-    """
-    if str(path).endswith(SUFFIX):
-        return read_tensors(path)[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); check the path"
-        ) from None
-    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: is no file of plain tensors ({type(error).__name__})"
-        ) from None
-    for key in ("state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(item, Tensor) for item in state.values()):
-        raise CheckpointError(f"{path}: is no file of plain tensors")
-    return state
 
 
 def _from_open_clip(name: str, tensor: Tensor, where: str) -> tuple[str, Tensor]:

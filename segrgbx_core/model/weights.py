@@ -7,12 +7,10 @@ The name tables are in docs/paper.md, section "Outside weights".
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 from segrgbx_core.errors import CheckpointError
 from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.segrgbx import SegRGBX
-from segrgbx_core.tensor_files import SUFFIX, read_tensors
 
 State = Mapping[str, Tensor]
 Sources = tuple[str, ...]
@@ -156,39 +153,12 @@ _CMX_NORM = ("decode_head.linear_fuse.1", "decode_head.linear_fuse.bn")
 _CMX_CLASSIFIER = "decode_head.linear_pred"
 
 
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Reads a `.safetensors` file or a pickled state dict, wrapped or not; runs no code from it.
-
-    Raises:
-        CheckpointError: when the file is missing or holds no named tensors.
-    """
-    path = Path(path)
-    if path.suffix == SUFFIX:
-        return read_tensors(path)[0]
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); check the path"
-        ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: is not a file of plain weights ({reason})") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    tensors = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
-    if not tensors or not content:
-        raise CheckpointError(f"{path}: holds no named tensors; expected a state dict")
-    return dict(content)
-
-
 def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "weights") -> str:
     """Fills an encoder with ImageNet weights of any family in `NAMINGS`.
 
     Args:
         backbone: the encoder; untouched when the weights do not fit.
-        state: the file's tensors, see `read_weights`.
+        state: the file's tensors, see `tensor_files.read_weights`.
         where: put before every message, such as the file's name.
 
     Returns:
@@ -221,7 +191,7 @@ def load_cmx_weights(
 
     Args:
         model: the network; untouched when the weights do not fit.
-        state: the file's tensors, see `read_weights`.
+        state: the file's tensors, see `tensor_files.read_weights`.
         stream: CMX has an encoder per stream, ours is shared; this one is taken.
         classifier: False leaves the last layer out, for another set of classes.
         where: put before every message.

@@ -82,7 +82,7 @@ def test_files_of_open_clip_load(open_clip, tmp_path):
     load_clip_weights(ours, tmp_path / "clip.pt")
     torch.testing.assert_close(ours.tower.head.weight, theirs.visual.proj.T)
     (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(CheckpointError, match="no file of plain tensors"):
+    with pytest.raises(CheckpointError, match="is not a file of plain weights"):
         load_clip_weights(ours, tmp_path / "text.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_clip_weights(ours, tmp_path / "missing.pt")

@@ -104,7 +104,7 @@ def load_released_weights(
 
     Args:
         model: the network; untouched when the weights do not fit.
-        state: the file's tensors, see `weights.read_weights`.
+        state: the file's tensors, see `tensor_files.read_weights`.
         classifier: False leaves the last layer out, for another set of classes.
         where: put before every message, such as the file's name.
 
