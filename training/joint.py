@@ -290,6 +290,24 @@ class StepSampler:
             yield list(self.plan.batch(step, self.batch_size, self.rank, self.world))
 
 
+def read_steps(
+    dataset: Dataset[dict[str, Tensor]], sampler: StepSampler, workers: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of a sampler's steps, read by `workers` processes; 0 reads in this one.
+
+    Raises:
+        SegrgbxError: as `read_ahead`.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return read_ahead(loader)
+
+
 def count_classes(
     sources: Sequence[Source],
     weights: Sequence[float],

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from segrgbx_core.config import to_plain
 from segrgbx_core.errors import SegrgbxError
@@ -40,7 +39,7 @@ from training.embeddings import (
     fingerprint,
     write_embeddings,
 )
-from training.joint import Preparation, StepSampler, read_ahead
+from training.joint import Preparation, StepSampler, read_steps
 from training.loop import Batch, Loop
 from training.lora import TrainingPool
 from training.ma_clip_run import MaClipRun, open_split, read_ma_clip_run
@@ -187,15 +186,7 @@ class MaClipTask:
         run = self.config.run
         require_divisible(run.batch_size, world)
         sampler = StepSampler(self.dataset.plan, first_step, run.batch_size, rank, world)
-        return read_ahead(
-            DataLoader(
-                self.dataset,
-                batch_sampler=sampler,
-                num_workers=run.workers,
-                persistent_workers=run.workers > 0,
-                pin_memory=torch.cuda.is_available(),
-            )
-        )
+        return read_steps(self.dataset, sampler, run.workers)
 
     def save(self, path: Path, step: int, scores: Mapping[str, float]) -> None:
         """Writes adapters into the folder `path` without its suffix.

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from segrgbx_core.checkpoint import Contract, save_checkpoint
 from segrgbx_core.config import to_plain
@@ -46,7 +45,7 @@ from training.joint import (
     StepSampler,
     count_classes,
     plan_draws,
-    read_ahead,
+    read_steps,
     shares,
 )
 from training.loop import Batch, Loop
@@ -171,15 +170,7 @@ class SegmentationTask:
         """Batches of this rank from a step on."""
         run = self.config.run
         sampler = StepSampler(self.dataset.plan, first_step, run.batch_size, rank, world)
-        return read_ahead(
-            DataLoader(
-                self.dataset,
-                batch_sampler=sampler,
-                num_workers=run.workers,
-                persistent_workers=run.workers > 0,
-                pin_memory=torch.cuda.is_available(),
-            )
-        )
+        return read_steps(self.dataset, sampler, run.workers)
 
     def save(self, path: Path, step: int, scores: Mapping[str, float]) -> None:
         """Writes a checkpoint with the full contract."""
