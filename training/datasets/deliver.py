@@ -19,14 +19,12 @@ from segrgbx_core.label_tables import DELIVER
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, XForm
 from training.datasets.file_reader import (
-    Description,
     FileReader,
+    Found,
     Listing,
     SampleFiles,
     folder_names,
     read_rgb,
-    require_modality,
-    require_split,
 )
 from training.datasets.label_files import IdFiles
 
@@ -104,33 +102,22 @@ class DeliverReader(FileReader):
         options: selection.
     """
 
+    space = DELIVER
     options = DeliverOptions
     splits = tuple(COUNTS)
     sequence_mark = "/"  # an id ends in the frame's number, see `training.stale`
     modalities = (Modality.EVENT, Modality.DEPTH)
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        modality: Modality = Modality.EVENT,
-        options: DeliverOptions | None = None,
-    ) -> None:
-        chosen = options or DeliverOptions()
-        require_split(DELIVER, split, tuple(COUNTS))
-        require_modality(DELIVER, modality, self.modalities)
-        kind = _kind(chosen.x, modality)
-        description = Description(
-            DELIVER,
-            modality,
-            root,
-            split,
+    def _find(self, root: Path, split: str, options: DeliverOptions) -> Found:
+        kind = _kind(options.x, self.modality)
+        return Found(
+            _list(root, split, kind, options),
+            IdFiles(DELIVER),
             layout="front view",
             x=f"pictures in {_KINDS[kind][1]}/",
-            published=_published(split, chosen),
+            published=_published(split, options),
             notes=(_NOTES[kind],),
         )
-        super().__init__(description, _list(root, split, kind, chosen), IdFiles(DELIVER))
 
     def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array, XForm]:
         return read_rgb(files.rgb), read_rgb(files.x[0]), XForm.IMAGE

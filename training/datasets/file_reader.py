@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.config import Config
 from segrgbx_core.encoders import SensorConfig
 from segrgbx_core.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.images import read_image
@@ -50,48 +51,6 @@ class SampleFiles:
     groups: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a reader found and decided.
-
-    Attributes:
-        space: the data set's classes.
-        modality: its X.
-        root: folder.
-        split: name of the split.
-        layout: which of the known ways to lay out the data set.
-        x: what is read as X.
-        published: samples of this selection as published; None where no figure is known.
-        coding: what label file values mean.
-        num_samples: samples found.
-        warnings: what differs from the published data set.
-        notes: what to know when training on it.
-    """
-
-    space: NativeSpace
-    modality: Modality
-    root: Path
-    split: str
-    layout: str
-    x: str
-    published: int | None = None
-    coding: str = ""
-    num_samples: int = 0
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """The facts as lines of text."""
-        known = "" if self.published is None else f" (published: {self.published})"
-        return [
-            f"data set   {self.space.name}, split {self.split}: {self.num_samples} samples{known}",
-            f"layout     {self.layout} in {self.root}",
-            f"X          {self.modality}: {self.x}",
-            f"labels     {self.space.num_classes} classes; {self.coding}",
-            *(f"note       {note}" for note in self.notes),
-        ]
-
-
 @dataclass
 class Listing:
     """Samples of a split while they are being gathered.
@@ -105,6 +64,65 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a data set's own reader makes of the folder that it is given.
+
+    Attributes:
+        listing: the samples.
+        labels: reads label files.
+        layout: which of the known ways to lay out the data set.
+        x: what is read as X.
+        published: samples of this selection as published; None where no figure is known.
+        notes: what to know when training on it.
+    """
+
+    listing: Listing
+    labels: LabelFiles
+    layout: str
+    x: str
+    published: int | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a reader found and decided; layout, x, published and notes as in `Found`.
+
+    Attributes:
+        space: the data set's classes.
+        modality: its X.
+        root: folder.
+        split: name of the split.
+        coding: what label file values mean.
+        num_samples: samples found.
+        warnings: what differs from the published data set.
+    """
+
+    space: NativeSpace
+    modality: Modality
+    root: Path
+    split: str
+    layout: str
+    x: str
+    published: int | None
+    notes: tuple[str, ...]
+    coding: str
+    num_samples: int
+    warnings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The facts as lines of text."""
+        known = "" if self.published is None else f" (published: {self.published})"
+        return [
+            f"data set   {self.space.name}, split {self.split}: {self.num_samples} samples{known}",
+            f"layout     {self.layout} in {self.root}",
+            f"X          {self.modality}: {self.x}",
+            f"labels     {self.space.num_classes} classes; {self.coding}",
+            *(f"note       {note}" for note in self.notes),
+        ]
+
+
 class FileReader(ABC):
     """Random access to the samples of one split that lie in files; see `training.datasets.Reader`.
 
@@ -113,43 +131,62 @@ class FileReader(ABC):
         modality: X.
         space: the label space.
         sensor: what an encoder must know about the sensors behind the files.
+        options: class of the data set's own options.
         splits: the published splits that have labels.
+        kept_back: splits that are published without labels; read where these are at hand.
+        hints: what to say to those who ask for a split of that name, which is not there.
         modalities: the X that the data set offers, the usual one first.
 
     Args:
-        description: what is being opened; coding, size and count are filled in here.
-        listing: its samples.
-        labels: reads label files.
+        root: folder of the data set; each data set's own class says what it holds.
+        split: one of `splits` or `kept_back`.
+        modality: one of `modalities`; None for the usual one.
+        options: an instance of the class `options`; None for its defaults.
 
     Raises:
+        ConfigError: when the data set has no such split or modality.
         DataError: when there are no samples or files are missing.
     """
 
+    space: ClassVar[NativeSpace]
     sensor = SensorConfig()
+    options: ClassVar[type[Config]]
     splits: ClassVar[tuple[str, ...]]
+    kept_back: ClassVar[tuple[str, ...]] = ()
+    hints: ClassVar[Mapping[str, str]] = {}
     modalities: ClassVar[tuple[Modality, ...]]
 
-    def __init__(self, description: Description, listing: Listing, labels: LabelFiles) -> None:
-        self.native, self.modality = description.space.name, description.modality
-        self.space = description.space
-        self._files = tuple(listing.files)
-        self._labels = labels
-        place = f"{description.root}: {self.native} {description.split}"
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        modality: Modality | None = None,
+        options: Config | None = None,
+    ) -> None:
+        self.native, self.modality = self.space.name, modality or self.modalities[0]
+        self._require_offered(split)
+        found = self._find(root, split, options or self.options())
+        self._files, self._labels = tuple(found.listing.files), found.labels
+        place = f"{root}: {self.native} {split}"
         if not self._files:
             raise DataError(f"{place}: the selection holds no samples; check root and options")
-        _require_unique(self._files, place)
-        _require_files(self._files, description)
-        warnings = [*listing.warnings, *_count_warning(len(self._files), description)]
-        for warning in warnings:
-            log.warning("%s: %s", place, warning)
         self._description = Description(
-            **{
-                **description.__dict__,
-                "coding": labels.coding,
-                "num_samples": len(self._files),
-                "warnings": tuple(warnings),
-            }
+            space=self.space,
+            modality=self.modality,
+            root=root,
+            split=split,
+            layout=found.layout,
+            x=found.x,
+            published=found.published,
+            notes=found.notes,
+            coding=found.labels.coding,
+            num_samples=len(self._files),
+            warnings=(*found.listing.warnings, *_count_warning(len(self._files), found.published)),
         )
+        _require_unique(self._files, place)
+        _require_files(self._files, self._description)
+        for warning in self._description.warnings:
+            log.warning("%s: %s", place, warning)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -186,33 +223,28 @@ class FileReader(ABC):
         return self._description
 
     @abstractmethod
+    def _find(self, root: Path, split: str, options: Any) -> Found:
+        """Lists the samples of a split, in whatever layout the folder has.
+
+        Raises:
+            DataError: when it has none of those that are known.
+        """
+
+    @abstractmethod
     def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array, XForm]:
         """RGB, X and the door of X's encoder."""
 
     def _label_map(self, path: Path) -> Labels:
         return self._labels.read(path)
 
-
-def require_split(space: NativeSpace, split: str, known: Sequence[str], why: str = "") -> None:
-    """Refuses a split that the data set does not have.
-
-    Raises:
-        ConfigError: naming those it has.
-    """
-    if split not in known:
-        hint = did_you_mean(split, known)
-        raise ConfigError(f"{space.name}: split '{split}' does not exist{hint}{why}")
-
-
-def require_modality(space: NativeSpace, modality: Modality, offered: Sequence[Modality]) -> None:
-    """Refuses a modality that the data set does not have.
-
-    Raises:
-        ConfigError: naming those it has.
-    """
-    if modality not in offered:
-        names = ", ".join(offer.value for offer in offered)
-        raise ConfigError(f"{space.name}: has no {modality}; its X is {names}")
+    def _require_offered(self, split: str) -> None:
+        known = (*self.splits, *self.kept_back)
+        if split not in known:
+            hint = f"{did_you_mean(split, known)}{self.hints.get(split, '')}"
+            raise ConfigError(f"{self.native}: split '{split}' does not exist{hint}")
+        if self.modality not in self.modalities:
+            names = ", ".join(offer.value for offer in self.modalities)
+            raise ConfigError(f"{self.native}: has no {self.modality}; its X is {names}")
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -345,9 +377,9 @@ def _require_files(files: Sequence[SampleFiles], description: Description) -> No
         )
 
 
-def _count_warning(count: int, description: Description) -> list[str]:
-    if description.published is None or count == description.published:
+def _count_warning(count: int, published: int | None) -> list[str]:
+    if published is None or count == published:
         return []
-    gap = count - description.published
+    gap = count - published
     word = "fewer" if gap < 0 else "more"
-    return [f"{count} samples, {abs(gap)} {word} than the {description.published} published"]
+    return [f"{count} samples, {abs(gap)} {word} than the {published} published"]

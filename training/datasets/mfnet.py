@@ -20,9 +20,9 @@ from segrgbx_core.label_tables import MFNET
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, XForm
 from training.datasets.file_reader import (
-    Description,
     FileReader,
     Folder,
+    Found,
     Listing,
     SampleFiles,
     first_present,
@@ -30,8 +30,6 @@ from training.datasets.file_reader import (
     listed_stems,
     read_grey,
     read_rgb,
-    require_modality,
-    require_split,
 )
 from training.datasets.label_files import IdFiles
 
@@ -75,32 +73,21 @@ class MfnetReader(FileReader):
         options: selection.
     """
 
+    space = MFNET
     options = MfnetOptions
     splits = tuple(COUNTS)
     modalities = (Modality.THERMAL,)
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        modality: Modality = Modality.THERMAL,
-        options: MfnetOptions | None = None,
-    ) -> None:
-        chosen = options or MfnetOptions()
-        require_split(MFNET, split, tuple(COUNTS))
-        require_modality(MFNET, modality, self.modalities)
+    def _find(self, root: Path, split: str, options: MfnetOptions) -> Found:
         folders = _folders(root)
         self._is_original = folders[1] is None
-        description = Description(
-            MFNET,
-            modality,
-            root,
-            split,
+        return Found(
+            _list(root, split, folders, options),
+            IdFiles(MFNET),
             layout="original" if self._is_original else "re-pack in folders",
             x="alpha of images/" if self._is_original else f"{folders[1]}/",
-            published=_published(split, chosen),
+            published=_published(split, options),
         )
-        super().__init__(description, _list(root, split, folders, chosen), IdFiles(MFNET))
 
     def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array, XForm]:
         if not self._is_original:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +22,15 @@ from segrgbx_core.label_tables import NYU
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, XForm
 from training.datasets.file_reader import (
-    Description,
     FileReader,
     Folder,
+    Found,
     Listing,
     SampleFiles,
     folder_names,
     listed_stems,
     read_grey,
     read_rgb,
-    require_modality,
-    require_split,
 )
 from training.datasets.label_files import IdFiles, detect_offset
 
@@ -131,40 +130,29 @@ class NyuReader(FileReader):
         options: what to read.
     """
 
+    space = NYU
     options = NyuOptions
     splits = tuple(COUNTS)
+    hints: ClassVar = {"val": "; val does not exist, models are usually chosen on test"}
     modalities = (Modality.DEPTH,)
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        modality: Modality = Modality.DEPTH,
-        options: NyuOptions | None = None,
-    ) -> None:
-        chosen = options or NyuOptions()
-        why = "; val does not exist, models are usually chosen on test" if split == "val" else ""
-        require_split(NYU, split, tuple(COUNTS), why)
-        require_modality(NYU, modality, self.modalities)
+    def _find(self, root: Path, split: str, options: NyuOptions) -> Found:
         # The published centre (325.5824, 253.7362) counts the first pixel as (1, 1).
         camera = {"fx": 518.8579, "fy": 519.4696, "cx": 324.5824, "cy": 252.7362}
-        self.sensor = SensorConfig(depth=DepthSensor(unit_16u=chosen.unit_16u, **camera))
+        self.sensor = SensorConfig(depth=DepthSensor(unit_16u=options.unit_16u, **camera))
         pack = find_pack(root, split)
         home = root / split if pack.by_split else root
-        self._x = _choose_x(chosen.x, pack, home)
+        self._x = _choose_x(options.x, pack, home)
+        listing = _list(root, home, split, pack, self._x)
         note = "X is drawn HHA: set encoding.depth.representation to hha for live depth"
-        description = Description(
-            NYU,
-            modality,
-            root,
-            split,
+        return Found(
+            listing,
+            _label_files(options.coding, listing),
             layout=f"{pack.name} ({pack.rgb}, {pack.x[self._x]}, {pack.label})",
             x=f"{pack.x[self._x]}/",
             published=COUNTS[split],
             notes=(note,) if self._x is NyuX.HHA else (),
         )
-        listing = _list(root, home, split, pack, self._x)
-        super().__init__(description, listing, _label_files(chosen.coding, listing))
 
     def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array, XForm]:
         rgb = read_rgb(files.rgb)

@@ -21,16 +21,14 @@ from segrgbx_core.label_tables import URBANLF
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, XForm
 from training.datasets.file_reader import (
-    Description,
     FileReader,
     Folder,
+    Found,
     Listing,
     SampleFiles,
     folder_names,
     listed_stems,
     read_rgb,
-    require_modality,
-    require_split,
 )
 from training.datasets.label_files import ColourFiles, IdFiles
 
@@ -92,39 +90,28 @@ class UrbanLfReader(FileReader):
         options: what to read.
     """
 
+    space = URBANLF
     options = UrbanLfOptions
     splits = ("train", "val")
+    kept_back = ("test",)
     modalities = (Modality.LIGHT_FIELD,)
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        modality: Modality = Modality.LIGHT_FIELD,
-        options: UrbanLfOptions | None = None,
-    ) -> None:
-        chosen = options or UrbanLfOptions()
-        require_split(URBANLF, split, tuple(_REPACK_LISTS))
-        require_modality(URBANLF, modality, self.modalities)
+    def _find(self, root: Path, split: str, options: UrbanLfOptions) -> Found:
         is_repack = {"View", "Label"} <= folder_names(root)
-        parts = {} if is_repack else _find_parts(root, split, chosen.part)
-        description = Description(
-            URBANLF,
-            modality,
-            root,
-            split,
+        parts = {} if is_repack else _find_parts(root, split, options.part)
+        listing = _list_repack(root, split, options) if is_repack else Listing()
+        for part, home in parts.items():
+            _list_part(listing, part, home / split, options)
+        self._colours = ColourFiles(URBANLF)
+        shows_colours = options.labels is UrbanLfLabels.COLOURS and Part.REAL in parts
+        return Found(
+            listing,
+            _PartLabels(self._colours) if shows_colours else IdFiles(URBANLF),
             layout="re-pack View, Label" if is_repack else " and ".join(p.value for p in parts),
-            x=f"view {chosen.view}",
+            x=f"view {options.view}",
             published=None if is_repack else sum(COUNTS[part][split] for part in parts),
             notes=("mirrored pairs reverse the parallax between the views",),
         )
-        listing = _list_repack(root, split, chosen) if is_repack else Listing()
-        for part, home in parts.items():
-            _list_part(listing, part, home / split, chosen)
-        self._colours = ColourFiles(URBANLF)
-        shows_colours = chosen.labels is UrbanLfLabels.COLOURS and Part.REAL in parts
-        labels = _PartLabels(self._colours) if shows_colours else IdFiles(URBANLF)
-        super().__init__(description, listing, labels)
 
     @property
     def unmatched(self) -> dict[str, int]:

@@ -24,15 +24,13 @@ from segrgbx_core.label_tables import ZJU
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, XForm
 from training.datasets.file_reader import (
-    Description,
     FileReader,
     Folder,
+    Found,
     Listing,
     SampleFiles,
     folder_names,
     read_rgb,
-    require_modality,
-    require_split,
 )
 from training.datasets.label_files import IdFiles, Labels
 
@@ -87,6 +85,7 @@ class ZjuReader(FileReader):
         options: what to read.
     """
 
+    space = ZJU
     options = ZjuOptions
     splits = tuple(COUNTS)
     modalities = (Modality.POLARIZATION,)
@@ -94,33 +93,20 @@ class ZjuReader(FileReader):
         polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4, full_scale=255)
     )
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        modality: Modality = Modality.POLARIZATION,
-        options: ZjuOptions | None = None,
-    ) -> None:
-        self._options = options or ZjuOptions()
-        require_split(ZJU, split, tuple(COUNTS))
-        require_modality(ZJU, modality, self.modalities)
+    def _find(self, root: Path, split: str, options: ZjuOptions) -> Found:
+        self._options = options
         home = root / split
         has_angles = bool({str(angle) for angle in ANGLES} & folder_names(home))
-        wanted = self._options.x
-        self._is_drawn = wanted is ZjuX.AOLP or (wanted is ZjuX.AUTO and not has_angles)
+        self._is_drawn = options.x is ZjuX.AOLP or (options.x is ZjuX.AUTO and not has_angles)
         note = "X is drawn AoLP: set encoding.polarization.representation to aolp for live images"
-        description = Description(
-            ZJU,
-            modality,
-            root,
-            split,
+        return Found(
+            _list_drawn(home) if self._is_drawn else _list_angles(home, split),
+            IdFiles(ZJU),
             layout="drawn AoLP" if self._is_drawn else "four angles",
             x="*_aolp.png" if self._is_drawn else "folders 0, 45, 90, 135",
             published=COUNTS[split],
             notes=(note,) if self._is_drawn else (),
         )
-        listing = _list_drawn(home) if self._is_drawn else _list_angles(home, split)
-        super().__init__(description, listing, IdFiles(ZJU))
 
     def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array, XForm]:
         if self._is_drawn:
