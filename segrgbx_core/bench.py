@@ -29,7 +29,7 @@ from segrgbx_core.checkpoint import (
 from segrgbx_core.compare import MODELS, CompareSetting, compare, table
 from segrgbx_core.config import from_mapping
 from segrgbx_core.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures, total_cost
-from segrgbx_core.errors import ConfigError, SegrgbxError, did_you_mean
+from segrgbx_core.errors import ConfigError, command, did_you_mean
 from segrgbx_core.exported import read_exported
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.labels import unified_label_space
@@ -55,27 +55,24 @@ def show(text: str) -> None:
     _shown.append(text)
 
 
+@command(OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when done, 2 after a mistake that the user can cure."""
     chosen = _parser().parse_args(arguments)
     _shown.clear()
-    try:
-        report: dict[str, Any] = {"preset": chosen.preset, "tower": _tower(chosen)}
-        if chosen.count or chosen.structures:
-            report |= _count(chosen)
-        if chosen.latency:
-            report["latency"] = _latency(chosen)
-        if chosen.compare:
-            report |= _compare(chosen)
-        if len(report) == 2:
-            raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
-        if chosen.json:
-            Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        if chosen.markdown:
-            Path(chosen.markdown).write_text("\n".join(_shown) + "\n", encoding="utf-8")
-    except (SegrgbxError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    report: dict[str, Any] = {"preset": chosen.preset, "tower": _tower(chosen)}
+    if chosen.count or chosen.structures:
+        report |= _count(chosen)
+    if chosen.latency:
+        report["latency"] = _latency(chosen)
+    if chosen.compare:
+        report |= _compare(chosen)
+    if len(report) == 2:
+        raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if chosen.markdown:
+        Path(chosen.markdown).write_text("\n".join(_shown) + "\n", encoding="utf-8")
     return 0
 
 

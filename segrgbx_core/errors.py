@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import ParamSpec
+
+_P = ParamSpec("_P")
 
 
 class SegrgbxError(Exception):
@@ -41,3 +46,29 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f" (did you mean '{near[0]}'?)"
     return f" (known: {', '.join(names)})" if names else ""
+
+
+def command(*also: type[Exception]) -> Callable[[Callable[_P, int]], Callable[_P, int]]:
+    """Makes a function the `main` of a command line: a mistake of the user ends it in one line.
+
+    Args:
+        also: errors that are mistakes of the user besides `SegrgbxError`, such as OSError.
+
+    Returns:
+        a decorator; instead of raising one of these errors, the function writes it to standard
+        error and returns the exit status 2. Others keep their traceback.
+    """
+    mistakes: tuple[type[Exception], ...] = (SegrgbxError, *also)
+
+    def decorate(main: Callable[_P, int]) -> Callable[_P, int]:
+        @functools.wraps(main)
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except mistakes as error:
+                sys.stderr.write(f"{error}\n")
+                return 2
+
+        return run
+
+    return decorate

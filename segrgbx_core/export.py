@@ -24,7 +24,7 @@ from segrgbx_core.aot_package import AotEngine, write_package
 from segrgbx_core.batch import Batch
 from segrgbx_core.checkpoint import LoadedCheckpoint, load_checkpoint
 from segrgbx_core.engine import EagerEngine
-from segrgbx_core.errors import CheckpointError, SegrgbxError
+from segrgbx_core.errors import CheckpointError, command
 from segrgbx_core.export_graphs import (
     FRAME_OUTPUTS,
     LOGITS_OUTPUT,
@@ -130,23 +130,20 @@ def _frame_labels(path: Path) -> Labels:
     return labels
 
 
+@command(OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when done, 2 after a mistake that the user can cure."""
     chosen = _parser().parse_args(arguments)
-    try:
-        report = export_checkpoint(
-            load_checkpoint(chosen.checkpoint),
-            chosen.folder,
-            Modality(chosen.modality) if chosen.modality else None,
-            chosen.opset,
-            chosen.min_agreement,
-            chosen.aot,
-        )
-        if chosen.json:
-            Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    except (SegrgbxError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    report = export_checkpoint(
+        load_checkpoint(chosen.checkpoint),
+        chosen.folder,
+        Modality(chosen.modality) if chosen.modality else None,
+        chosen.opset,
+        chosen.min_agreement,
+        chosen.aot,
+    )
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for form, cases in report.items():
         for case in cases:
             agreement, gap = 100 * case["agreement"], case["logit_error"]

@@ -23,7 +23,7 @@ from typing import Any
 
 from segrgbx_core.config import to_plain
 from segrgbx_core.cost import Cost, count_cost, total_cost
-from segrgbx_core.errors import ConfigError, SegrgbxError
+from segrgbx_core.errors import ConfigError, command
 from segrgbx_core.inference import InferenceConfig
 from segrgbx_core.labels import synthetic_label_space
 from training.ablation.page import cost_table, write_page
@@ -288,6 +288,7 @@ def _seeds(text: str, config: SegmentationRun) -> list[int]:
     return [int(part) for part in parts]
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -305,21 +306,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     table = TABLES[chosen.table]
-    try:
-        # Every trial has its own folder, so the run file need not name one.
-        config = read_run(chosen.run, [*chosen.set, f"run.out={chosen.out or '.'}"])
-        if chosen.count_only:
-            arms = [table.arm(name) for name in chosen.only] or list(table.arms)
-            costs = {arm.name: arm_cost(table, arm, config) for arm in arms}
-            sys.stdout.write(cost_table(table, costs))
-            return 0
-        if not chosen.out:
-            raise ConfigError("--out: name the folder for pages and trainings")
-        seeds = _seeds(chosen.seeds, config)
-        ablate(table, config, Path(chosen.out), seeds, chosen.only, Path(chosen.run).name)
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    # Every trial has its own folder, so the run file need not name one.
+    config = read_run(chosen.run, [*chosen.set, f"run.out={chosen.out or '.'}"])
+    if chosen.count_only:
+        arms = [table.arm(name) for name in chosen.only] or list(table.arms)
+        costs = {arm.name: arm_cost(table, arm, config) for arm in arms}
+        sys.stdout.write(cost_table(table, costs))
+        return 0
+    if not chosen.out:
+        raise ConfigError("--out: name the folder for pages and trainings")
+    seeds = _seeds(chosen.seeds, config)
+    ablate(table, config, Path(chosen.out), seeds, chosen.only, Path(chosen.run).name)
     if _is_first_process():
         page = Path(chosen.out) / f"{table.name}.md"
         sys.stdout.write(page.read_text(encoding="utf-8"))

@@ -9,7 +9,6 @@ draws a sheet of samples. Exits with 1 when the data is wrong, with 2 when the q
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from segrgbx_core.encoders import EncodingConfig, encode
-from segrgbx_core.errors import DataError, EncodingError, SegrgbxError
+from segrgbx_core.errors import DataError, EncodingError, SegrgbxError, command
 from segrgbx_core.images import write_image
 from segrgbx_core.labels import VOID, palette_array
 from segrgbx_core.modality import Modality
@@ -262,18 +261,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        chosen = parse_options(options.set)
-        readers, problems = open_splits(
-            options.data_set, options.root, options.split, options.modality, chosen
-        )
-        audits = [audit(reader, options.samples, progress=True) for reader in readers]
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    chosen = parse_options(options.set)
+    readers, problems = open_splits(
+        options.data_set, options.root, options.split, options.modality, chosen
+    )
+    audits = [audit(reader, options.samples, progress=True) for reader in readers]
     problems += shared_ids(audits)
     texts = [found.to_text() for found in audits]
     texts.append("".join(f"problem: {text}\n" for text in problems))

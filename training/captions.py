@@ -15,7 +15,6 @@ import json
 import logging
 import re
 import string
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,7 +26,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from tqdm import tqdm
 
 from segrgbx_core.config import from_mapping
-from segrgbx_core.errors import ConfigError, DataError, SegrgbxError
+from segrgbx_core.errors import ConfigError, DataError, command
 from segrgbx_core.labels import synthetic_label_space
 from training.captioners import (
     CAPTIONERS,
@@ -363,21 +362,18 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     chosen = _arguments(arguments)
-    try:
-        run = read_ma_clip_run(chosen.config, chosen.set)
-        if chosen.report_only:
-            captions = read_captions(run.captions)
-        else:
-            options = {name: getattr(chosen, name) for name in CaptionerConfig.model_fields}
-            config = from_mapping(CaptionerConfig, options, "captioner")
-            captions = caption_run(run, config, chosen.limit)
-        reports = examine(captions.values(), WordList(chosen.words).__contains__)
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    run = read_ma_clip_run(chosen.config, chosen.set)
+    if chosen.report_only:
+        captions = read_captions(run.captions)
+    else:
+        options = {name: getattr(chosen, name) for name in CaptionerConfig.model_fields}
+        config = from_mapping(CaptionerConfig, options, "captioner")
+        captions = caption_run(run, config, chosen.limit)
+    reports = examine(captions.values(), WordList(chosen.words).__contains__)
     print(f"{len(captions)} captions in {run.captions}")
     for report in reports:
         print("\n".join(report.lines()))

@@ -17,7 +17,7 @@ from typing import Any
 
 from segrgbx_core.config import from_mapping
 from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.errors import ConfigError, SegrgbxError
+from segrgbx_core.errors import ConfigError, command
 from segrgbx_core.inference import InferenceConfig
 from training.config import read_run
 from training.datasets import READERS, Reader, parse_options
@@ -62,24 +62,21 @@ def evaluate(
     return evaluate_sources(checkpoint, [source_of(reader, sensors)], config, views, pace, space)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     chosen = _parser().parse_args(arguments)
-    try:
-        pools = _pools(chosen)
-        config, views = _inference(chosen), _views(chosen)
-        pace = Pace(chosen.limit, chosen.batch_size, chosen.workers, progress=True)
-        reports = [
-            evaluate_sources(chosen.checkpoint, pool, config, views, pace, chosen.space)
-            for pool in pools
-        ]
-        report = JointReport(tuple(reports)) if chosen.run else reports[0]
-        sys.stdout.write(report.to_markdown())
-        if chosen.out:
-            report.write(Path(chosen.out))
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    pools = _pools(chosen)
+    config, views = _inference(chosen), _views(chosen)
+    pace = Pace(chosen.limit, chosen.batch_size, chosen.workers, progress=True)
+    reports = [
+        evaluate_sources(chosen.checkpoint, pool, config, views, pace, chosen.space)
+        for pool in pools
+    ]
+    report = JointReport(tuple(reports)) if chosen.run else reports[0]
+    sys.stdout.write(report.to_markdown())
+    if chosen.out:
+        report.write(Path(chosen.out))
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from segrgbx_core.checkpoint import load_checkpoint
 from segrgbx_core.devices import choose_device
-from segrgbx_core.errors import ConfigError, SegrgbxError
+from segrgbx_core.errors import ConfigError, command
 from segrgbx_core.images import write_image
 from segrgbx_core.inference import InferenceConfig
 from training.config import SegmentationRun, read_run
@@ -75,18 +75,15 @@ def draw(chosen: argparse.Namespace, config: SegmentationRun) -> str:
     return draw_map(maps, sources, loaded, out, chosen.seed)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     chosen = _arguments(arguments)
-    try:
-        for name in ("samples", "limit"):
-            if getattr(chosen, name, 1) < (0 if name == "limit" else 1):
-                raise ConfigError(f"--{name} {getattr(chosen, name)}: too few frames")
-        # Figures train nothing, so the run file need not say where a run would lie.
-        text = draw(chosen, read_run(chosen.run, [*chosen.set, "run.out=."]))
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    for name in ("samples", "limit"):
+        if getattr(chosen, name, 1) < (0 if name == "limit" else 1):
+            raise ConfigError(f"--{name} {getattr(chosen, name)}: too few frames")
+    # Figures train nothing, so the run file need not say where a run would lie.
+    text = draw(chosen, read_run(chosen.run, [*chosen.set, "run.out=."]))
     sys.stdout.write(f"{chosen.out}: {text}\n")
     return 0
 

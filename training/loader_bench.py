@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from segrgbx_core.encoders import EncodingConfig
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
 from segrgbx_core.labels import unified_label_space
 from training.audit import open_splits, spread
 from training.augment import AugmentConfig, augment
@@ -197,6 +197,7 @@ def _picture(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> NDAr
     return _natural(rng, (*size, 3))
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -210,28 +211,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.made and not options.data_set:
         parser.error("name a data set and its root, or --made")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            jobs: list[tuple[str, Path, dict[str, Any]]]
-            jobs = [(options.data_set, options.root, {})]
-            if options.made:
-                sets = make_all(Path(folder), options.made)
-                jobs = [(name, Path(folder) / name, chosen) for name, chosen in sets.items()]
-                jobs.append(("zju_rgbp", Path(folder) / "zju_rgbp", {"half_resolution": True}))
-            print(HEADER)
-            for name, root, chosen in jobs:
-                readers, problems = open_splits(name, root, (options.split,), "", chosen)
-                if problems:
-                    print(problems[0], file=sys.stderr)
-                    return 1
-                print(measure(readers[0], options.samples, options.crop).row(), flush=True)
-                if options.profile:
-                    sizes = options.samples, options.crop, options.profile
-                    for place, spent in profile(readers[0], *sizes):
-                        print(f"    {spent:7.1f} ms  {place}", flush=True)
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        jobs: list[tuple[str, Path, dict[str, Any]]]
+        jobs = [(options.data_set, options.root, {})]
+        if options.made:
+            sets = make_all(Path(folder), options.made)
+            jobs = [(name, Path(folder) / name, chosen) for name, chosen in sets.items()]
+            jobs.append(("zju_rgbp", Path(folder) / "zju_rgbp", {"half_resolution": True}))
+        print(HEADER)
+        for name, root, chosen in jobs:
+            readers, problems = open_splits(name, root, (options.split,), "", chosen)
+            if problems:
+                print(problems[0], file=sys.stderr)
+                return 1
+            print(measure(readers[0], options.samples, options.crop).row(), flush=True)
+            if options.profile:
+                sizes = options.samples, options.crop, options.profile
+                for place, spent in profile(readers[0], *sizes):
+                    print(f"    {spent:7.1f} ms  {place}", flush=True)
     return 0
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from segrgbx_core.compare import PAPER_MS
-from segrgbx_core.errors import DataError, SegrgbxError
+from segrgbx_core.errors import DataError, command
 from training.scores.published import (
     PaperTable,
     Published,
@@ -303,6 +303,7 @@ def _details(results: Sequence[Result], first: int | None) -> list[str]:
     return lines
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(
@@ -312,17 +313,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bench", default="", help="JSON file of segrgbx-bench --compare")
     parser.add_argument("--out", default="", help="folder for results.md")
     chosen = parser.parse_args(arguments)
-    try:
-        bench = _read_bench(Path(chosen.bench)) if chosen.bench else None
-        page = Page.of(read_published(), read_results(chosen.reports), bench)
-        text = page.to_markdown()
-        if chosen.out:
-            folder = Path(chosen.out)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "results.md").write_text(text, encoding="utf-8")
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    bench = _read_bench(Path(chosen.bench)) if chosen.bench else None
+    page = Page.of(read_published(), read_results(chosen.reports), bench)
+    text = page.to_markdown()
+    if chosen.out:
+        folder = Path(chosen.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.md").write_text(text, encoding="utf-8")
     sys.stdout.write(text)
     return 0
 

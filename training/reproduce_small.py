@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import SegrgbxError, command
 from segrgbx_core.modality import Modality
 from training.run_folder import git_commit
 from training.synthetic.records import TRAIN_SEEDS, VALIDATION_SEEDS, Family
@@ -230,6 +230,7 @@ def write_page(todo: Sequence[Stage], seconds: dict[str, float], out: Path) -> P
     return page
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -238,12 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     todo = stages(options.out, options.workers)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        page = write_page(todo, run_stages(todo, options.out), options.out)
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = write_page(todo, run_stages(todo, options.out), options.out)
     print(f"written: {page}")
     return 0
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.checkpoint import read_contract
-from segrgbx_core.errors import ConfigError, DataError, SegrgbxError
+from segrgbx_core.errors import ConfigError, DataError, SegrgbxError, command
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.latency import with_changes
 from segrgbx_core.metrics import ConfusionMatrix
@@ -244,44 +244,41 @@ def _frames(subject: Subject) -> Iterator[tuple[Labelled, str]]:
             yield item, stream
 
 
+@command(OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 1 when `--check` finds too many other labels, 2 for a mistake of the user."""
     chosen = _parser().parse_args(arguments)
-    try:
-        modality = Modality(chosen.modality)
-        options = parse_options(chosen.set)
-        reader = open_reader(chosen.reader, chosen.root, chosen.split, modality, options)
-        subject = Subject(
-            chosen.checkpoint, chosen.exported, reader, chosen.device, chosen.scenes, chosen.frames
-        )
-        trained = Segmenter.from_checkpoint(subject.checkpoint, InferenceConfig(device="cpu"))
-        groups = forms((trained.input.height, trained.input.width), chosen.scales)
-        if chosen.only:
-            groups = {name: groups[name] for name in groups if name in chosen.only}
-        if "backend" in groups and not chosen.compile:
-            groups["backend"].remove(COMPILED)
-        results, missing = measure(subject, groups)
-        if not chosen.compile:
-            missing[COMPILED.name] = "takes a minute or more to start; ask for it with --compile"
-        report = {
-            "checkpoint": subject.checkpoint.name,
-            "hash": trained.checkpoint.hash,
-            "data": f"{reader.native} {modality}, split {chosen.split}",
-            "trained_input": f"{trained.input.width}x{trained.input.height}",
-            "groups": results,
-            "missing": missing,
-        }
-        page = to_markdown(report)
-        sys.stdout.write(page)
-        if chosen.out:
-            folder = Path(chosen.out)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "speed_cost.md").write_text(page, encoding="utf-8")
-            write_json(report, folder / "speed_cost.json")
-            draw(report, folder / "speed_cost.png")
-    except (SegrgbxError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    modality = Modality(chosen.modality)
+    options = parse_options(chosen.set)
+    reader = open_reader(chosen.reader, chosen.root, chosen.split, modality, options)
+    subject = Subject(
+        chosen.checkpoint, chosen.exported, reader, chosen.device, chosen.scenes, chosen.frames
+    )
+    trained = Segmenter.from_checkpoint(subject.checkpoint, InferenceConfig(device="cpu"))
+    groups = forms((trained.input.height, trained.input.width), chosen.scales)
+    if chosen.only:
+        groups = {name: groups[name] for name in groups if name in chosen.only}
+    if "backend" in groups and not chosen.compile:
+        groups["backend"].remove(COMPILED)
+    results, missing = measure(subject, groups)
+    if not chosen.compile:
+        missing[COMPILED.name] = "takes a minute or more to start; ask for it with --compile"
+    report = {
+        "checkpoint": subject.checkpoint.name,
+        "hash": trained.checkpoint.hash,
+        "data": f"{reader.native} {modality}, split {chosen.split}",
+        "trained_input": f"{trained.input.width}x{trained.input.height}",
+        "groups": results,
+        "missing": missing,
+    }
+    page = to_markdown(report)
+    sys.stdout.write(page)
+    if chosen.out:
+        folder = Path(chosen.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "speed_cost.md").write_text(page, encoding="utf-8")
+        write_json(report, folder / "speed_cost.json")
+        draw(report, folder / "speed_cost.png")
     return 1 if chosen.check and below_limit(report) else 0
 
 

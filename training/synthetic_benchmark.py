@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
 from segrgbx_core.modality import MODALITIES, Modality
 from training.arms import train_arms
 from training.benchmark.arms import (
@@ -122,6 +122,7 @@ def runs_of(
     }
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -136,15 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale, out = SCALES[options.scale], options.out / options.scale
     data = options.data or out / "data"
     began = time.monotonic()
-    try:
-        render_scenes(data, scale, options.workers)
-        device = [f"run.device={options.device}"]
-        runs = runs_of(scale, data, out / "runs", [*device, *options.set])
-        checkpoints = train_arms(runs, options.workers)
-        scores = score_all(scale, checkpoints, data, out / "scores", options.device)
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    render_scenes(data, scale, options.workers)
+    device = [f"run.device={options.device}"]
+    runs = runs_of(scale, data, out / "runs", [*device, *options.set])
+    checkpoints = train_arms(runs, options.workers)
+    scores = score_all(scale, checkpoints, data, out / "scores", options.device)
     minutes = (time.monotonic() - began) / 60
     page = write_page(out, Findings(options.scale, scale, scores, minutes))
     print(f"{page}: {minutes:.1f} minutes, {len(runs)} trainings, {len(scores)} scores")

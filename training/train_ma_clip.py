@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from segrgbx_core.config import to_plain
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.model.adapter_files import load_adapters, save_adapter
@@ -348,6 +347,7 @@ def _warn(config: MaClipRun) -> None:
             log.warning("run.%s has no effect on stage 1", name)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -360,11 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        train(read_ma_clip_run(chosen.config, chosen.set), chosen.precompute)
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    train(read_ma_clip_run(chosen.config, chosen.set), chosen.precompute)
     return 0
 
 

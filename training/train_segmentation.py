@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from segrgbx_core.checkpoint import Contract, save_checkpoint
 from segrgbx_core.config import to_plain
-from segrgbx_core.errors import ConfigError, SegrgbxError
+from segrgbx_core.errors import ConfigError, command
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.model import RgbxNetwork, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
@@ -289,6 +288,7 @@ def train(config: SegmentationRun) -> Path:
     return Path(config.run.out) / "best.safetensors"
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -298,11 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        train(read_run(chosen.config, chosen.set))
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    train(read_run(chosen.config, chosen.set))
     return 0
 
 

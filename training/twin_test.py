@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
 from segrgbx_core.modality import MODALITIES, Modality
 from training.arms import train_arms
 from training.config import DataConfig, SegmentationRun, read_run
@@ -166,6 +166,7 @@ def to_markdown(verdicts: Mapping[str, Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 1 when a modality fails, 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -177,14 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="a.b=VALUE", help="changes the run"
     )
     options = parser.parse_args(argv)
-    try:
-        counts = {"train": options.train, "val": options.val}
-        roots = render_twins(options.out / "data", counts, options.workers)
-        runs = twin_runs(roots, options.out, options.set)
-        verdicts = judge(train_arms(runs, options.workers), roots)
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    counts = {"train": options.train, "val": options.val}
+    roots = render_twins(options.out / "data", counts, options.workers)
+    runs = twin_runs(roots, options.out, options.set)
+    verdicts = judge(train_arms(runs, options.workers), roots)
     table = to_markdown(verdicts)
     print(table)
     (options.out / "twins.md").write_text(table, encoding="utf-8")

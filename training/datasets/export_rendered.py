@@ -8,7 +8,6 @@ Everything written is synthetic. Classes that the data set lacks become void, or
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from segrgbx_core.encoders import encode
 from segrgbx_core.encoders.hha import Intrinsics, hha_image
-from segrgbx_core.errors import DataError, SegrgbxError
+from segrgbx_core.errors import DataError, command
 from segrgbx_core.labels import VOID, synthetic_label_space
 from segrgbx_core.modality import Modality
 from segrgbx_core.overlay import preview
@@ -160,6 +159,7 @@ def _fitted(image: Array, like: Array) -> Array:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR))
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -171,21 +171,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--splits", nargs="+", default=["train", "val"])
     parser.add_argument("--limit", type=int, default=0, help="samples per split; 0 for all")
     options: Any = parser.parse_args(arguments)
-    try:
-        first = 0
-        for split in options.splits:
-            paths = sorted((options.records / split).glob("*.npz"))[: options.limit or None]
-            if not paths:
-                raise DataError(f"{options.records / split}: holds no .npz records")
-            names = EXPORTS[options.data_set](
-                _frames(paths, options.data_set, first), options.out, split
-            )
-            first += len(names)
-            mark_rendered(options.out)
-            print(f"{split}: {len(names)} samples in {options.out}")
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    first = 0
+    for split in options.splits:
+        paths = sorted((options.records / split).glob("*.npz"))[: options.limit or None]
+        if not paths:
+            raise DataError(f"{options.records / split}: holds no .npz records")
+        names = EXPORTS[options.data_set](
+            _frames(paths, options.data_set, first), options.out, split
+        )
+        first += len(names)
+        mark_rendered(options.out)
+        print(f"{split}: {len(names)} samples in {options.out}")
     return 0
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.encoders import encode
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
 from segrgbx_core.images import write_image
 from segrgbx_core.label_tables import NYU, SYNTHETIC_STREET
 from segrgbx_core.labels import palette_array
@@ -76,18 +76,15 @@ def sheet(
     )
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description="Draw a sheet of rendered scenes.")
     parser.add_argument("--out", type=Path, required=True, help="picture file")
     options = parser.parse_args(argv)
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_image(options.out, sheet())
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_image(options.out, sheet())
     return 0
 
 

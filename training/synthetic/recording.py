@@ -38,7 +38,7 @@ from rosbags.typesys import (
 from tqdm import tqdm
 
 from segrgbx_core.encoders import encode
-from segrgbx_core.errors import DataError, SegrgbxError
+from segrgbx_core.errors import DataError, command
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.overlay import preview
@@ -294,30 +294,27 @@ def _event_windows(rate_hz: float) -> dict[str, Any]:
     return {"event_window_ms": 1000.0 / rate_hz, "event_substeps": 8}
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = _parser().parse_args(argv)
-    try:
-        if options.demo:
-            modality = Modality(options.demo)
-            world, seconds = demo_world(modality), DEMO_SCENES[modality].seconds
-            count = write_recording(options.out, world, [modality], seconds)
-        else:
-            width, height = parse_size(options.size)
-            config = WorldConfig(
-                width=width,
-                height=height,
-                light=Light(options.light),
-                speed_mps=options.speed,
-                corruption=Corruption(options.corruption),
-                **_event_windows(options.rate),
-            )
-            world, modalities = World(options.seed, config), parse_sensors(options.modality)
-            count = write_recording(options.out, world, modalities, options.seconds, options.rate)
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if options.demo:
+        modality = Modality(options.demo)
+        world, seconds = demo_world(modality), DEMO_SCENES[modality].seconds
+        count = write_recording(options.out, world, [modality], seconds)
+    else:
+        width, height = parse_size(options.size)
+        config = WorldConfig(
+            width=width,
+            height=height,
+            light=Light(options.light),
+            speed_mps=options.speed,
+            corruption=Corruption(options.corruption),
+            **_event_windows(options.rate),
+        )
+        world, modalities = World(options.seed, config), parse_sensors(options.modality)
+        count = write_recording(options.out, world, modalities, options.seconds, options.rate)
     size = sum(file.stat().st_size for file in options.out.iterdir())
     print(f"{options.out}: {count} messages, {size / 1e6:.2f} MB")
     return 0

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segrgbx_core.config import from_mapping, to_plain
-from segrgbx_core.errors import DataError, SegrgbxError
+from segrgbx_core.errors import DataError, command
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import Events
 from training.synthetic.records import Record, WorldConfig
@@ -216,30 +216,27 @@ def render_all(jobs: Sequence[Job], workers: int) -> tuple[int, float]:
     return total, spent
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = _arguments(argv)
-    try:
-        config = _config(options)
-        options.out.mkdir(parents=True, exist_ok=True)
-        jobs = [
-            Job(
-                seed,
-                frame_times(seed, options.frames_per_scene, options.interval),
-                parse_sensors(options.sensors, seed),
-                config,
-                options.out,
-            )
-            for seed in parse_seeds(options.seeds)
-        ]
-        (options.out / "world.json").write_text(
-            json.dumps(to_plain(config), indent=1), encoding="utf-8"
+    config = _config(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        Job(
+            seed,
+            frame_times(seed, options.frames_per_scene, options.interval),
+            parse_sensors(options.sensors, seed),
+            config,
+            options.out,
         )
-        total, spent = render_all(jobs, options.workers)
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
+        for seed in parse_seeds(options.seeds)
+    ]
+    (options.out / "world.json").write_text(
+        json.dumps(to_plain(config), indent=1), encoding="utf-8"
+    )
+    total, spent = render_all(jobs, options.workers)
     each = spent / max(total, 1)
     print(f"{total} records in {options.out}: {spent:.1f} CPU s, {each:.2f} per record")
     return 0
