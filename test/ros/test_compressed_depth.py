@@ -1,12 +1,11 @@
 """RVL against an encoder written here number by number, and what damaged bytes do."""
 
 import struct
-from array import array
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from made_messages import compressed
 
 from segrgbx_core.errors import EncodingError
 from segrgbx_ros.compressed_depth import MAX_PIXELS, unpack_rvl
@@ -50,7 +49,7 @@ def rvl(counts):
 
 
 def message(payload, form):
-    return SimpleNamespace(format=form, data=array("B", HEADER + payload))
+    return compressed(HEADER + payload, form)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])

@@ -2,18 +2,17 @@
 
 import numpy as np
 import pytest
+from made_messages import STORE, event_packet
 
 from segrgbx_core.encoders.event import EventEncoding
 from segrgbx_core.errors import EncodingError
 from segrgbx_core.samples import Events
-from segrgbx_ros.bags import EVENT_PACKET, new_typestore
+from segrgbx_ros.bags import EVENT_PACKET
 from segrgbx_ros.event_frames import EventFrames, EventFramesConfig
-from training.synthetic.event_packets import encode_libcaer_cmp
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
 HEIGHT, WIDTH = 12, 16
-STORE = new_typestore()
 
 
 def packet(begin_ns, pixels, number=0):
@@ -21,22 +20,7 @@ def packet(begin_ns, pixels, number=0):
     times = begin_ns + np.arange(len(pixels)) * MS
     x, y = (np.asarray(axis, np.uint16) for axis in zip(*pixels, strict=True))
     events = Events(x, y, times, np.ones(len(pixels), np.uint8), WIDTH, HEIGHT)
-    time_base, data = encode_libcaer_cmp(events)
-    types = STORE.types
-    sec, nanosec = divmod(begin_ns, 10**9)
-    return types[EVENT_PACKET](
-        header=types["std_msgs/msg/Header"](
-            stamp=types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec),
-            frame_id="event_optical",
-        ),
-        height=HEIGHT,
-        width=WIDTH,
-        seq=number,
-        time_base=time_base,
-        encoding="libcaer_cmp",
-        is_bigendian=False,
-        events=np.frombuffer(data, np.uint8),
-    )
+    return event_packet(events, begin_ns, "libcaer_cmp", number, "event_optical")
 
 
 def frames_of(rate_hz=50.0, window_ms=20.0, **given):

@@ -1,87 +1,35 @@
 """Event streams: arrays from their bytes, the clock of the stamps, pairs with RGB, replay."""
 
-from array import array
 from dataclasses import replace
 from types import SimpleNamespace
 
+import made_messages
 import numpy as np
 import pytest
+from made_messages import event_array, event_packet, image
 
 from segrgbx_core.encoders import EncodingConfig, encode
 from segrgbx_core.encoders.event import TimeSource
 from segrgbx_core.errors import DataError, EncodingError
 from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Events, XForm
+from segrgbx_core.samples import XForm
 from segrgbx_ros.bag_writer import BagWriter
-from segrgbx_ros.bags import EVENT_PACKET, Bag, new_typestore
+from segrgbx_ros.bags import EVENT_PACKET, Bag
 from segrgbx_ros.config import Stream, node_config
 from segrgbx_ros.event_arrays import TYPES, read_event_array
 from segrgbx_ros.event_stream import EventStream
 from segrgbx_ros.messages import stamp_ns
 from segrgbx_ros.pipeline import Pipeline
 from segrgbx_ros.topics import find_routes
-from training.synthetic.event_packets import encode_evt3, encode_libcaer_cmp
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
 WIDTH, HEIGHT = 64, 48
-STORE = new_typestore()
-TYPE = STORE.types
-
-
-def header(stamp, frame_id="camera"):
-    sec, nanosec = divmod(stamp, 10**9)
-    time = TYPE["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
-    return TYPE["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+STORE = made_messages.STORE
 
 
 def events(times_ns, size=(WIDTH, HEIGHT)):
-    """Events in time, each with a place of its own."""
-    count = len(times_ns)
-    number = np.arange(count)
-    return Events(
-        x=(number % size[0]).astype(np.uint16),
-        y=(number // size[0] % size[1]).astype(np.uint16),
-        t_ns=np.asarray(times_ns, np.int64),
-        p=(number % 2).astype(np.uint8),
-        width=size[0],
-        height=size[1],
-    )
-
-
-def event_array(stream, stamp, kind=TYPES[0], frame_id="camera", order="little"):
-    one, time = TYPE[kind.replace("EventArray", "Event")], TYPE["builtin_interfaces/msg/Time"]
-    items = [
-        one(
-            x=int(x),
-            y=int(y),
-            ts=time(sec=int(t) // 10**9, nanosec=int(t) % 10**9),
-            polarity=p > 0,
-        )
-        for x, y, t, p in zip(stream.x, stream.y, stream.t_ns, stream.p, strict=True)
-    ]
-    message = TYPE[kind](
-        header=header(stamp, frame_id), height=stream.height, width=stream.width, events=items
-    )
-    return bytes(STORE.serialize_cdr(message, kind, little_endian=order == "little"))
-
-
-def packet(stream, stamp, encoding="evt3", seq=0):
-    base, payload = 0, b""
-    if encoding == "evt3":
-        payload = encode_evt3(stream)
-    elif encoding == "libcaer_cmp":
-        base, payload = encode_libcaer_cmp(stream)
-    return TYPE[EVENT_PACKET](
-        header=header(stamp),
-        height=stream.height,
-        width=stream.width,
-        seq=seq,
-        time_base=base,
-        encoding=encoding,
-        is_bigendian=False,
-        events=np.frombuffer(payload, np.uint8),
-    )
+    return made_messages.events(times_ns, size)
 
 
 def assert_equal(found, wanted, moved_ns=0):
@@ -138,7 +86,9 @@ def test_packets_come_out_on_the_clock_of_their_stamps():
     for turn in range(5):
         jitter = 3 * MS * (turn % 2)
         start = START + 10 * MS * turn
-        found = stream.take(packet(events(sensor + 10 * MS * turn), start + jitter, seq=turn))
+        found = stream.take(
+            event_packet(events(sensor + 10 * MS * turn), start + jitter, seq=turn)
+        )
         late_ns = found.events.t_ns[0] - start
         assert 0 <= late_ns < 0.1 * MS, "jitter is smoothed away"
         assert found.reached_ns == found.events.t_ns[-1]
@@ -149,7 +99,7 @@ def test_by_header_each_message_begins_at_its_stamp():
     for turn, jitter in enumerate([0, 3 * MS, 0]):
         start = START + 10 * MS * turn + jitter
         sensor = events(np.arange(5) * MS + 10 * MS * turn)
-        assert stream.take(packet(sensor, start, seq=turn)).events.t_ns[0] == start
+        assert stream.take(event_packet(sensor, start, seq=turn)).events.t_ns[0] == start
 
 
 def test_arrays_keep_ros_time_but_not_another():
@@ -169,15 +119,7 @@ def test_arrays_keep_ros_time_but_not_another():
 
 
 def rgb(stamp):
-    return SimpleNamespace(
-        header=header(stamp),
-        height=HEIGHT,
-        width=WIDTH,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=3 * WIDTH,
-        data=array("B", bytes(3 * WIDTH * HEIGHT)),
-    )
+    return image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), "rgb8", stamp)
 
 
 def pipeline_of(**values):
@@ -187,7 +129,7 @@ def pipeline_of(**values):
 ALL = events(START + np.arange(0, 400) * MS)
 
 
-def feed(pipeline, until_ms, message=packet, step_ms=10, move_ms=0):
+def feed(pipeline, until_ms, message=event_packet, step_ms=10, move_ms=0):
     """Packets of 10 ms each, as the driver would send them; stamps at their first event."""
     for seq, first in enumerate(range(0, until_ms, step_ms)):
         part = slice(first, first + step_ms)
@@ -196,12 +138,12 @@ def feed(pipeline, until_ms, message=packet, step_ms=10, move_ms=0):
             **{name: getattr(ALL, name)[part] for name in ("x", "y", "p")},
             t_ns=ALL.t_ns[part] + move_ms * MS,
         )
-        extra = {"seq": seq} if message is packet else {}
+        extra = {"seq": seq} if message is event_packet else {}
         made = message(chunk, int(chunk.t_ns[0]), **extra)
         yield from pipeline.push("event", Stream.EVENTS, made, START)
 
 
-@pytest.mark.parametrize("message", [packet, event_array])
+@pytest.mark.parametrize("message", [event_packet, event_array])
 def test_rgb_gets_the_window_that_ends_at_its_stamp(message):
     pipeline = pipeline_of()
     assert pipeline.push("event", Stream.RGB, rgb(START + 200 * MS), START) == []
@@ -230,7 +172,10 @@ def test_sensor_time_may_have_any_origin():
     for seq in range(15):
         chunk = events(7_000_000_000 + (10 * seq + np.arange(10)) * MS)
         found += pipeline.push(
-            "event", Stream.EVENTS, packet(chunk, START + 10 * seq * MS, "libcaer_cmp", seq), START
+            "event",
+            Stream.EVENTS,
+            event_packet(chunk, START + 10 * seq * MS, "libcaer_cmp", seq),
+            START,
         )
     (paired,) = found
     assert (paired.sample().x.t_ns - START).tolist() == [t * MS for t in range(51, 101)]
@@ -239,7 +184,7 @@ def test_sensor_time_may_have_any_origin():
 def test_a_broken_packet_is_named_and_the_next_ones_go_on():
     pipeline = pipeline_of()
     pipeline.push("event", Stream.RGB, rgb(START + 100 * MS), START)
-    bad = packet(ALL, START, "evt2")
+    bad = event_packet(ALL, START, "evt2")
     with pytest.raises(EncodingError, match=r"topic 'event/x/events' \(event\): .*evt2"):
         pipeline.push("event", Stream.EVENTS, bad, START)
     assert len(list(feed(pipeline, 150))) == 1
@@ -249,16 +194,16 @@ def test_a_broken_packet_is_named_and_the_next_ones_go_on():
 def test_lost_packets_and_unset_stamps_are_counted():
     pipeline = pipeline_of()
     list(feed(pipeline, 50))
-    pipeline.push("event", Stream.EVENTS, packet(ALL, START, seq=9), START)
+    pipeline.push("event", Stream.EVENTS, event_packet(ALL, START, seq=9), START)
     assert pipeline.num_lost("event") == 4
-    pipeline.push("event", Stream.EVENTS, packet(ALL, 0, seq=10), START)
+    pipeline.push("event", Stream.EVENTS, event_packet(ALL, 0, seq=10), START)
     assert pipeline.counts("event").dropped_x["zero_stamp"] == 1
 
 
 def test_memory_for_events_is_bounded():
     pipeline = pipeline_of(**{"sensor.event.max_buffer_mb": 1})
     many = events(START + np.arange(200_000) * 1000, (1280, 720))
-    pipeline.push("event", Stream.EVENTS, packet(many, START), START)
+    pipeline.push("event", Stream.EVENTS, event_packet(many, START), START)
     (paired,) = pipeline.push("event", Stream.RGB, rgb(START + 190 * MS), START)
     assert 30_000 < len(paired.x) < 80_000
 
@@ -281,7 +226,7 @@ def record(path, kind):
             chunk = events(ALL.t_ns[first : first + 10])
             at = START + (first + 12) * MS
             if kind == EVENT_PACKET:
-                message = packet(chunk, START + first * MS, seq=first // 10)
+                message = event_packet(chunk, START + first * MS, seq=first // 10)
             else:
                 raw = event_array(chunk, START + first * MS, kind)
                 message = STORE.deserialize_cdr(raw, kind)

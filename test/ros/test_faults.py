@@ -14,6 +14,7 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
 import torch  # noqa: E402
+from made_messages import stamped  # noqa: E402
 from node_rig import BEST_EFFORT, HEIGHT, LATCHED, WIDTH  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
@@ -73,9 +74,7 @@ class Vehicle:
             self.say("rgb", picture, "rgb8", stamp)
 
     def say(self, stream, pixels, encoding, stamp, spoil=lambda message: None):
-        message = fill_image(Image(), pixels, encoding)
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 1000 * MS)
-        message.header.frame_id = stream
+        message = stamped(fill_image(Image(), pixels, encoding), stamp, stream)
         spoil(message)
         self.rig.say(f"thermal/{stream}/image", message)
 

@@ -53,15 +53,6 @@ def write_recording(path):
     return path
 
 
-def write_checkpoint(path):
-    from segrgbx_core.checkpoint import default_contract, random_weights, save_checkpoint
-
-    contract = default_contract("tiny")
-    weights = random_weights(contract)
-    save_checkpoint(path, weights.model, weights.ma_clip, contract)
-    return path
-
-
 def play_live(bag_path, config, log):
     masks, described = [], []
     domain = own_domain()
@@ -82,10 +73,9 @@ def play_live(bag_path, config, log):
     return masks, described
 
 
-def test_live_node_and_replay_give_equal_labels(tmp_path):
-    checkpoint = write_checkpoint(tmp_path / "tiny.safetensors")
+def test_live_node_and_replay_give_equal_labels(checkpoint, tmp_path):
     config = tmp_path / "thermal.yaml"
-    config.write_text(CONFIG.replace("CHECKPOINT", str(checkpoint)))
+    config.write_text(CONFIG.replace("CHECKPOINT", checkpoint))
     recording = write_recording(tmp_path / "bag")
     live, described = play_live(recording, config, tmp_path / "node.log")
     out = ["--out", str(tmp_path / "out"), "--write-bag", str(tmp_path / "predicted")]

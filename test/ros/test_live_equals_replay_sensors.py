@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
+from made_messages import event_packet  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
@@ -29,7 +30,6 @@ from segrgbx_ros.bags import EVENT_PACKET, Bag  # noqa: E402
 from segrgbx_ros.live import Listener, NodeProcess, own_domain  # noqa: E402
 from segrgbx_ros.player import BagPlayer  # noqa: E402
 from segrgbx_ros.replay import main  # noqa: E402
-from training.synthetic.event_packets import encode_libcaer_cmp  # noqa: E402
 
 PAIRS = [str(modality) for modality in MODALITIES]
 MS = 1_000_000
@@ -83,16 +83,9 @@ def write_events(bag, rng, stamp):
         times = np.sort(begin + 1 + rng.integers(0, STEP // 10000, 60) * 1000)
         x, y = rng.integers(0, 60, 60).astype(np.uint16), rng.integers(0, 40, 60).astype(np.uint16)
         events = Events(x, y, times, rng.integers(0, 2, 60).astype(np.uint8), 60, 40)
-        time_base, data = encode_libcaer_cmp(events)
-        message = bag.types.types[EVENT_PACKET](
-            header=bag._header(int(times[0]) + MS // 2, "event_optical"),
-            height=40,
-            width=60,
-            seq=round((stamp - START) / STEP) * 10 + part,
-            time_base=time_base,
-            encoding="libcaer_cmp",
-            is_bigendian=False,
-            events=np.frombuffer(data, np.uint8),
+        seq = round((stamp - START) / STEP) * 10 + part
+        message = event_packet(
+            events, int(times[0]) + MS // 2, "libcaer_cmp", seq, "event_optical"
         )
         bag.write("/event/x/events", message, begin + STEP // 10 + MS)
 
@@ -184,14 +177,10 @@ def play_live(bag_path, config, log, monkeypatch):
     return masks, described
 
 
-def test_five_sensors_give_equal_labels_live_and_replayed(tmp_path, monkeypatch):
-    from segrgbx_core.checkpoint import random_checkpoint
-
-    checkpoint = tmp_path / "tiny.safetensors"
-    random_checkpoint(checkpoint)
+def test_five_sensors_give_equal_labels_live_and_replayed(checkpoint, tmp_path, monkeypatch):
     config = tmp_path / "five.yaml"
     message = EVENT_PACKET if HAS_PACKETS else "dvs_msgs/msg/EventArray"
-    config.write_text(CONFIG.replace("CHECKPOINT", str(checkpoint)).replace("MESSAGE", message))
+    config.write_text(CONFIG.replace("CHECKPOINT", checkpoint).replace("MESSAGE", message))
     recording = write_recording(tmp_path / "bag")
     live, described = play_live(recording, config, tmp_path / "node.log", monkeypatch)
     out = ["--out", str(tmp_path / "out"), "--write-bag", str(tmp_path / "predicted")]

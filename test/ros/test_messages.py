@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from made_messages import compressed
 
 from segrgbx_core.errors import EncodingError
 from segrgbx_ros import messages
@@ -30,10 +31,6 @@ def image(pixels, encoding, *, padding=0, big=False, kind="array", size=None):
         step=rows.shape[1],
         data=data,
     )
-
-
-def compressed(data, form):
-    return SimpleNamespace(format=form, data=array("B", bytes(data)))
 
 
 def png(pixels):

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_messages import image
 
 from segrgbx_core.encoders import EncodingConfig
 from segrgbx_core.errors import EncodingError
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Prediction, XForm
 from segrgbx_ros.config import BatchConfig, Stream, node_config
-from segrgbx_ros.messages import fill_image
 from segrgbx_ros.pipeline import Pipeline
 from segrgbx_ros.worker import Worker
 
@@ -23,9 +23,7 @@ START = 1_700_000_000_000 * MS
 
 def message(pixels, encoding, stamp_ms, frame="camera"):
     stamp_ns = START + round(stamp_ms * MS) if stamp_ms is not None else 0
-    stamp = SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-    header = SimpleNamespace(stamp=stamp, frame_id=frame)
-    return fill_image(SimpleNamespace(header=header), pixels, encoding)
+    return image(pixels, encoding, stamp_ns, frame)
 
 
 def rgb(stamp_ms, height=8, width=10):

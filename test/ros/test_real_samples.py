@@ -24,17 +24,6 @@ STEP = 200_000_000
 FRAMES = 5
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    from segrgbx_core.checkpoint import default_contract, random_weights, save_checkpoint
-
-    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    contract = default_contract("tiny")
-    weights = random_weights(contract)
-    save_checkpoint(path, weights.model, weights.ma_clip, contract)
-    return path
-
-
 def write_bag(path, pair, frames, rgb_encoding, x_encoding):
     """Repeats (RGB, X) frames to a recording of 5 Hz, raw transport, X 4 ms after RGB."""
     with BagWriter(path) as bag:
@@ -89,7 +78,7 @@ def replayed(pair, samples, checkpoint, folder):
     bag = write_bag(folder / f"real_{pair}", pair, frames(samples), rgb_encoding, x_encoding)
     out = folder / "out"
     config = ROOT / "config" / f"{pair}.yaml"
-    options = ["--config", str(config), "--checkpoint", str(checkpoint), "--out", str(out)]
+    options = ["--config", str(config), "--checkpoint", checkpoint, "--out", str(out)]
     options += ["--set", "model.device=cpu", *OPTIONS.get(pair, [])]
     assert main([str(bag), *options, "--quiet"]) == 0
     return bag, out
@@ -119,7 +108,7 @@ def test_real_frames_through_the_live_node(pair, samples_dir, checkpoint, tmp_pa
         shipped["/**"]["ros__parameters"][name] = yaml.safe_load(value)
     config.write_text(yaml.safe_dump(shipped))
     command = [sys.executable, "-m", "segrgbx_ros.demo", "--modality", pair]
-    command += ["--recording", str(bag), "--checkpoint", str(checkpoint)]
+    command += ["--recording", str(bag), "--checkpoint", checkpoint]
     command += ["--config", str(config), "--out", str(tmp_path / "demo"), "--rate", "0.5"]
     environment = {
         name: value for name, value in os.environ.items() if "PROFILES_FILE" not in name

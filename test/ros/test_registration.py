@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import cv2
+import made_messages
 import numpy as np
 import pytest
 
@@ -168,18 +169,8 @@ def test_the_pipeline_hands_calibrations_on():
     assert np.nanmax(found.x) == pytest.approx(0.7)
 
 
-def message(pixels, encoding, stamp=5):
-    data = np.ascontiguousarray(pixels)
-    header = SimpleNamespace(stamp=SimpleNamespace(sec=stamp, nanosec=0), frame_id="camera")
-    return SimpleNamespace(
-        header=header,
-        height=data.shape[0],
-        width=data.shape[1],
-        encoding=encoding,
-        step=data.strides[0],
-        is_bigendian=0,
-        data=data.tobytes(),
-    )
+def message(pixels, encoding, stamp_s=5):
+    return made_messages.image(pixels, encoding, stamp_s * 10**9)
 
 
 # ---- one topic per polarizer angle ----
