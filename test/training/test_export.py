@@ -7,9 +7,8 @@ from segrgbx_core.errors import DataError
 from segrgbx_core.images import read_image, read_labels
 from segrgbx_core.label_tables import DELIVER, MFNET, NYU
 from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Events
-from training.datasets import open_reader
+from training.datasets import READERS, open_reader
 from training.datasets.export import (
     Frame,
     NyuLayout,
@@ -163,15 +162,6 @@ def record(rng):
     )
 
 
-MODALITIES = {
-    "deliver": Modality.EVENT,
-    "mfnet": Modality.THERMAL,
-    "nyu": Modality.DEPTH,
-    "zju_rgbp": Modality.POLARIZATION,
-    "urbanlf": Modality.LIGHT_FIELD,
-}
-
-
 @pytest.mark.parametrize("name", EXPORTS)
 def test_rendered_records_become_each_data_set(tmp_path, record, name):
     frame = frame_of(record, name, 5)
@@ -180,13 +170,14 @@ def test_rendered_records_become_each_data_set(tmp_path, record, name):
     save_record(tmp_path / "in" / "train" / "00003_00.npz", record)
     assert main([name, str(tmp_path / "in"), str(tmp_path / "out"), "--splits", "train"]) == 0
     options = {"coding": "from_one"} if name == "nyu" else {}  # a street has few of its classes
-    reader = open_reader(name, tmp_path / "out", "train", MODALITIES[name], options)
+    modality = READERS[name].modalities[0]
+    reader = open_reader(name, tmp_path / "out", "train", modality, options)
     item = reader[0]
     expected = frame_of(record, name, 0)
     np.testing.assert_array_equal(item.labels, expected.labels)
     assert (item.labels != VOID).any()
     if name == "zju_rgbp":
-        mean = open_reader(name, tmp_path / "out", "train", MODALITIES[name], {"rgb": "mean"})
+        mean = open_reader(name, tmp_path / "out", "train", modality, {"rgb": "mean"})
         assert np.abs(mean[0].sample.rgb.astype(int) - record.rgb).max() <= 1
     elif name != "nyu":  # JPEG there
         np.testing.assert_array_equal(item.sample.rgb, record.rgb)

@@ -6,7 +6,7 @@ import pytest
 from segrgbx_core.images import read_image, write_image
 from segrgbx_core.modality import Modality
 from training.audit import audit, main, spread
-from training.datasets import open_reader
+from training.datasets import READERS, open_reader
 from training.datasets.export import export_mfnet, export_urbanlf
 
 
@@ -42,15 +42,7 @@ def test_every_layout_is_sound(world, tmp_path, capsys):
         name,
         root,
         next(iter(frames)),
-        Modality(modality[1])
-        if modality
-        else {
-            "deliver": Modality.EVENT,
-            "mfnet": Modality.THERMAL,
-            "nyu": Modality.DEPTH,
-            "zju_rgbp": Modality.POLARIZATION,
-            "urbanlf": Modality.LIGHT_FIELD,
-        }[name],
+        Modality(modality[1]) if modality else READERS[name].modalities[0],
         options,
     )
     for class_name in reader.space.names:
