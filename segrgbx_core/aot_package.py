@@ -13,10 +13,10 @@ from torch.export import ExportedProgram
 from segrgbx_core.batch import Batch
 from segrgbx_core.errors import CheckpointError, ConfigError
 from segrgbx_core.exported import ExportedModel
+from segrgbx_core.exported_engine import ExportedEngine, gather, spread
 from segrgbx_core.modality import Modality
 from segrgbx_core.model import Scene
 from segrgbx_core.model.backbone import STRIDES
-from segrgbx_core.onnx_engine import gather, refuse_other_modality, spread
 
 FRAME, SCENE = "frame.pt2", "scene.pt2"
 
@@ -39,42 +39,34 @@ def _compile(program: ExportedProgram, path: Path) -> None:
         raise ConfigError(f"export: AOTInductor cannot compile {path.name}: {text}") from None
 
 
-class AotEngine:
+class AotEngine(ExportedEngine):
     """Runs both packages on the CPU.
 
     Args:
         model: an exported model with packages.
-        merge_for: the modality that will be asked for, or None; the package's own choice holds.
+        merge_for: as in `ExportedEngine`.
 
     Raises:
         ConfigError: when a package does not run here, or does not serve what is asked for.
         CheckpointError: when the export left the packages out.
     """
 
+    name = "AOTInductor cpu"
+
     def __init__(self, model: ExportedModel, merge_for: Modality | None = None) -> None:
-        refuse_other_modality(model, merge_for)
-        self.device = torch.device("cpu")
-        self.name = "AOTInductor cpu"
-        self.precision = "fp32"
-        self.merged_for = model.merged_for
-        self._num_stages = len(STRIDES)
-        self._paths = (model.folder / FRAME, model.folder / SCENE)
-        for path in self._paths:
+        paths = (model.folder / FRAME, model.folder / SCENE)
+        for path in paths:
             if not path.is_file():
                 raise CheckpointError(
                     f"exported model {model.name}: has no {path.name}; export with --aot"
                 )
-        self._frame, self._scene = (_load(path) for path in self._paths)
-
-    @property
-    def memory(self) -> int:
-        """Bytes of both packages."""
-        return sum(path.stat().st_size for path in self._paths)
+        super().__init__(model, paths, merge_for)
+        self._frame, self._scene = (_load(path) for path in paths)
 
     def scene(self, batch: Batch) -> Scene:
         """See `Engine`."""
         parts = self._scene(batch.rgb_pixels, batch.x_pixels, batch.modality)
-        return gather(tuple(parts), self._num_stages)
+        return gather(tuple(parts), len(STRIDES))
 
     def logits(self, batch: Batch, scene: Scene) -> Tensor:
         """See `Engine`."""

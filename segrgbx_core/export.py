@@ -41,10 +41,11 @@ from segrgbx_core.exported import (
     contract_text,
     read_exported,
 )
+from segrgbx_core.exported_engine import feeds
 from segrgbx_core.inference_options import InferenceConfig, OnnxConfig
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.model import Scene
-from segrgbx_core.onnx_engine import OnnxEngine, feeds, open_session
+from segrgbx_core.onnx_engine import OnnxEngine, open_session
 from segrgbx_core.parity import MIN_AGREEMENT, Labels, compare, compare_labels, make_cases
 
 OPSET = 18

@@ -21,10 +21,10 @@ from torch.export import Dim, ExportedProgram
 
 from segrgbx_core.batch import rgb_tensor
 from segrgbx_core.errors import ConfigError
+from segrgbx_core.exported_engine import KV, QUERY, gather, spread
 from segrgbx_core.labels import VOID
 from segrgbx_core.model import RgbxNetwork
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.onnx_engine import KV, QUERY, gather, spread
 
 FRAME_OUTPUTS = ("labels", "confidence")
 LOGITS_OUTPUT = "logits"

@@ -11,20 +11,20 @@ from torch import Tensor
 from segrgbx_core.batch import Batch
 from segrgbx_core.errors import CheckpointError, ConfigError
 from segrgbx_core.exported import KEY, ExportedModel, check_graph
+from segrgbx_core.exported_engine import ExportedEngine, feeds, scene_feeds, scene_of
 from segrgbx_core.modality import Modality
 from segrgbx_core.model import Scene
-from segrgbx_core.onnx_engine import feeds, refuse_other_modality, scene_feeds, scene_of
 
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ExportedEngine):
     """Runs `scene.onnx` and `logits.onnx`, compiled when it is made; takes some seconds.
 
     Args:
         model: the exported model.
         precision: fp32 or bf16; OpenVINO keeps in float32 what it holds to be delicate.
-        merge_for: the modality that will be asked for, or None; the graph's own choice holds.
+        merge_for: as in `ExportedEngine`.
 
     Raises:
         ConfigError: when OpenVINO is missing or refuses a graph, or the graph does not serve what
@@ -32,25 +32,18 @@ class OpenVinoEngine:
         CheckpointError: when a graph is not the one that the contract belongs to.
     """
 
+    name = "openvino cpu"
+
     def __init__(
         self, model: ExportedModel, precision: str, merge_for: Modality | None = None
     ) -> None:
-        refuse_other_modality(model, merge_for)
-        self.device = torch.device("cpu")
-        self.name = "openvino cpu"
+        super().__init__(model, (model.logits, model.scene), merge_for)
         self.precision = precision
-        self.merged_for = model.merged_for
         self._core = _runtime().Core()
         self._logits = self._open(model, model.logits)
         self._scene = self._open(model, model.scene)
-        self._memory = model.logits.stat().st_size + model.scene.stat().st_size
         self._scene_outputs = [port.get_any_name() for port in self._scene.model_outputs]
         self._takes = {port.get_any_name() for port in self._scene.model_inputs}
-
-    @property
-    def memory(self) -> int:
-        """Bytes of both graphs with their weights, as they lie in their files."""
-        return self._memory
 
     def scene(self, batch: Batch) -> Scene:
         """See `Engine`."""

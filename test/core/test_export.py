@@ -13,16 +13,16 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 from segrgbx_core import export, export_graphs
 from segrgbx_core.batch import InputConfig
 from segrgbx_core.checkpoint import default_contract, random_weights
-from segrgbx_core.devices import choose_device
 from segrgbx_core.engine import EagerEngine
 from segrgbx_core.errors import CheckpointError, ConfigError
 from segrgbx_core.exported import read_exported
+from segrgbx_core.exported_engine import feeds
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.inference_options import Backend, OnnxConfig, SceneConfig
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.model import PRESETS
 from segrgbx_core.model.ma_clip import CLIP_PRESETS
-from segrgbx_core.onnx_engine import choose_provider, feeds, open_session
+from segrgbx_core.onnx_engine import choose_provider, open_session
 from segrgbx_core.parity import ParityError, compare, make_cases, scene_error
 from segrgbx_core.samples import RgbxSample
 
@@ -260,7 +260,7 @@ def test_compiled_packages_are_one_more_backend(exported, tmp_path, monkeypatch)
 
 
 def test_providers(monkeypatch):
-    assert choose_provider("auto", choose_device("cpu")) == "cpu"
+    assert choose_provider("auto", CPU) == "cpu"
     with pytest.raises(ConfigError, match="'tensorrt' is not in the installed ONNX Runtime"):
         choose_provider("tensorrt", CPU)
     monkeypatch.setattr(
