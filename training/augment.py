@@ -21,6 +21,10 @@ from segrgbx_core.encoders import EncodingConfig, flip_horizontally
 from segrgbx_core.labels import VOID
 from segrgbx_core.modality import Modality
 
+_DARKEST = 0.006
+_FULL_WELL, _READ_NOISE = 4000.0, 3.5
+"""In electrons, of a small industrial sensor at a few decibels of gain."""
+
 
 class AugmentConfig(Config):
     """The paper's augmentation (IV-A): scale, flip, crop, colour jitter and blur."""
@@ -46,6 +50,9 @@ class AugmentConfig(Config):
     blur: float = option(0.2, doc="probability of blurring RGB", low=0, high=1)
     noise: float = option(
         0.0, doc="largest standard deviation of noise on RGB, full scale is 1", low=0, high=1
+    )
+    dark: float = option(
+        0.0, doc="probability of RGB that is under-exposed up to hundredfold", low=0, high=1
     )
     drop_x: float = option(0.0, doc="probability of a sample without X (zeros)", low=0, high=1)
     drop_rgb: float = option(0.0, doc="probability of a sample without RGB (zeros)", low=0, high=1)
@@ -212,7 +219,7 @@ def mirror(views: Views, encoding: EncodingConfig) -> Views:
 
 
 def photometry(rgb: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Colour jitter, blur and noise, each by its probability; X is never touched.
+    """Colour jitter, blur, noise and darkness, each by its probability; X is never touched.
 
     Args:
         rgb: (3, H, W) in [0, 1].
@@ -231,4 +238,27 @@ def photometry(rgb: Tensor, config: AugmentConfig, rng: np.random.Generator) -> 
         sigma = float(rng.uniform(0.0, config.noise))
         grain = rng.standard_normal(rgb.shape, dtype=np.float32)
         rgb = (rgb + sigma * torch.from_numpy(grain)).clamp(0.0, 1.0)
+    if config.dark > 0 and rng.random() < config.dark:
+        factor = math.exp(rng.uniform(math.log(_DARKEST), 0.0))
+        rgb = under_exposed(rgb, factor, rng)
     return rgb
+
+
+def under_exposed(rgb: Tensor, factor: float, rng: np.random.Generator) -> Tensor:
+    """What a camera makes of a scene that reaches it with a fraction of the light.
+
+    Light is scaled on its linear scale and counted in electrons with photon and read noise
+    (EMVA 1288's linear camera model); the tone curve of sRGB goes off before and on again after.
+
+    Args:
+        rgb: (3, H, W) in [0, 1], well exposed.
+        factor: share of the light, above 0.
+        rng: source of chance.
+    """
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    electrons = linear * (factor * _FULL_WELL)
+    noise = torch.from_numpy(rng.standard_normal(rgb.shape, dtype=np.float32))
+    electrons = electrons + noise * (electrons + _READ_NOISE**2).sqrt()
+    linear = (electrons / _FULL_WELL).clamp(0.0, 1.0)
+    rgb = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (rgb * 255).round() / 255  # little is left between 8-bit steps

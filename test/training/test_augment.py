@@ -17,6 +17,7 @@ from training.augment import (
     crop_resized,
     mirror,
     photometry,
+    under_exposed,
 )
 
 PLAIN = {"flip": 0.0, "jitter": 0.0, "blur": 0.0}
@@ -133,6 +134,28 @@ def test_photometry_changes_rgb_within_range():
     assert not torch.equal(changed, rgb)
     assert 0 <= changed.min() <= changed.max() <= 1
     assert torch.equal(photometry(rgb, config(**PLAIN), np.random.default_rng(0)), rgb)
+
+
+def test_a_dark_picture_keeps_the_lights_share_and_drowns_in_noise():
+    grey = torch.full((3, 64, 64), 0.5)  # 0.214 of full scale on the linear scale
+    rng = np.random.default_rng(0)
+    whole, tenth, hundredth = (under_exposed(grey, share, rng) for share in (1.0, 0.1, 0.01))
+    assert whole.mean() == pytest.approx(0.5, abs=0.002)
+    assert tenth.mean() == pytest.approx(1.055 * 0.0214 ** (1 / 2.4) - 0.055, abs=0.003)
+    ratios = [float(picture.std() / picture.mean()) for picture in (whole, tenth, hundredth)]
+    assert ratios == sorted(ratios)
+    assert ratios[2] > 10 * ratios[0]
+    assert torch.equal(tenth, (tenth * 255).round() / 255)
+    assert 0.0 <= hundredth.min() <= hundredth.max() <= 1.0
+
+
+def test_darkness_comes_by_its_probability():
+    rgb = torch.full((3, 16, 16), 0.5)
+    dark = [
+        bool(photometry(rgb, config(**PLAIN, dark=0.3), np.random.default_rng(seed)).mean() < 0.45)
+        for seed in range(200)
+    ]
+    assert 0.15 < np.mean(dark) < 0.35
 
 
 def test_x_is_untouched_by_photometry():

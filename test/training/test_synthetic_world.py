@@ -173,6 +173,15 @@ def test_corrupted_exposure(corruption, brighter):
     np.testing.assert_array_equal(bad.labels, plain.labels)
 
 
+def test_a_fixed_exposure_darkens_rgb_alone():
+    config = {"width": 64, "height": 48, "light": "day"}
+    plain = World(5, WorldConfig(**config)).record(0.0, ["polarization", "event"])
+    dark = World(5, WorldConfig(**config, exposure=0.02)).record(0.0, ["polarization", "event"])
+    assert 0 < dark.rgb.mean() < plain.rgb.mean() / 3
+    np.testing.assert_array_equal(dark.polarization, plain.polarization)
+    np.testing.assert_array_equal(dark.events.t_ns, plain.events.t_ns)
+
+
 def test_motion_blur_softens_and_low_resolution_events_shrink():
     plain = World(5, SMALL).record(0.0, [])
     blurred = World(5, WorldConfig(width=64, height=48, corruption="motion_blur")).record(0.0, [])

@@ -81,6 +81,7 @@ class DemoScene:
         light: time of day.
         speed_mps: of the camera; negative draws it.
         corruption: failure of the RGB camera.
+        exposure: of RGB, as a multiple of the metered one.
         x_scale: size of X images relative to RGB.
     """
 
@@ -89,6 +90,7 @@ class DemoScene:
     light: Light
     speed_mps: float = 4.0
     corruption: Corruption = Corruption.NONE
+    exposure: float = 1.0
     x_scale: float = 1.0
 
 
@@ -283,6 +285,7 @@ def demo_world(modality: Modality, width: int = 320, height: int = 240) -> World
         light=scene.light,
         speed_mps=scene.speed_mps,
         corruption=scene.corruption,
+        exposure=scene.exposure,
         x_scale=scene.x_scale,
         **_event_windows(RATE_HZ),
     )

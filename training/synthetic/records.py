@@ -63,6 +63,9 @@ class WorldConfig(Config):
         -1.0, doc="speed of the camera; negative draws it", unit="m/s", low=-1, high=40
     )
     corruption: Corruption = option(Corruption.NONE, doc="failure of a camera")
+    exposure: float = option(
+        1.0, doc="RGB's exposure as a multiple of the metered one", low=1e-3, high=20
+    )
     x_scale: float = option(1.0, doc="size of X images relative to RGB", low=0.1, high=2)
     x_shift_m: float = option(
         0.0, doc="how far X cameras sit to the right of RGB", unit="m", low=-1, high=1

@@ -115,11 +115,12 @@ class World:
         metered = meter(view.radiance)
         rng = np.random.default_rng([self.seed, 31])
         over, under = float(rng.uniform(*_OVER)), float(rng.uniform(*_UNDER))
+        factor = self.config.exposure
         if self.corruption is Corruption.OVER_EXPOSURE:
-            return Exposure(metered.gain, over)
-        if self.corruption is Corruption.UNDER_EXPOSURE:
-            return Exposure(metered.gain, under)
-        return metered
+            factor *= over
+        elif self.corruption is Corruption.UNDER_EXPOSURE:
+            factor *= under
+        return Exposure(metered.gain, factor)
 
     def _blurred(self, view: View) -> Floats:
         """Mean radiance of a long exposure about the view, during which the camera shakes."""
