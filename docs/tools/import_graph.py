@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("segrgbx_core", "segrgbx_ros", "training")
@@ -47,13 +48,16 @@ def named_imports(path: Path, at_start: bool = False, for_types: bool = False) -
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def _is_for_types(node: ast.AST) -> TypeGuard[ast.If]:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
 def _counted(node: ast.AST, at_start: bool, for_types: bool) -> Iterator[ast.AST]:
     """Statements whose imports count, in the order of the file."""
     for child in ast.iter_child_nodes(node):
         if at_start and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        is_typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-        if is_typing and not for_types:
+        if not for_types and _is_for_types(child):
             for other in child.orelse:
                 yield other
                 yield from _counted(other, at_start, for_types)

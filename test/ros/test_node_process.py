@@ -15,10 +15,19 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
+from segrgbx_core.checkpoint import random_checkpoint  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "config" / "fastdds_large_images.xml"
 READY = "pair 'thermal': "
 _DOMAINS = itertools.count(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    random_checkpoint(path)
+    return path
 
 
 @pytest.fixture

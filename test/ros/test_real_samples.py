@@ -24,6 +24,15 @@ STEP = 200_000_000
 FRAMES = 5
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from segrgbx_core.checkpoint import random_checkpoint
+
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    random_checkpoint(path)
+    return str(path)
+
+
 def write_bag(path, pair, frames, rgb_encoding, x_encoding):
     """Repeats (RGB, X) frames to a recording of 5 Hz, raw transport, X 4 ms after RGB."""
     with BagWriter(path) as bag:
