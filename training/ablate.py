@@ -34,7 +34,7 @@ from training.datasets import open_reader
 from training.datasets.synthetic import is_rendered
 from training.evaluate import evaluate
 from training.loop import clock
-from training.run_folder import git_commit
+from training.run_folder import git_commit, log_to_terminal
 from training.train_segmentation import train
 
 log = logging.getLogger(__name__)
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--count-only", action="store_true", help="print parameters and multiply-adds, no training"
     )
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal()
     table = TABLES[chosen.table]
     # Every trial has its own folder, so the run file need not name one.
     config = read_run(chosen.run, [*chosen.set, f"run.out={chosen.out or '.'}"])

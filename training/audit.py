@@ -26,7 +26,7 @@ from segrgbx_core.labels import VOID, palette_array
 from segrgbx_core.modality import Modality
 from segrgbx_core.overlay import Picture, blend, colourise, contact_sheet, present_ids, preview
 from segrgbx_core.samples import Array, Events
-from training.datasets import READERS, Labelled, open_reader, parse_options
+from training.datasets import READERS, Labelled, open_reader, parse_options, spread
 from training.datasets.file_reader import FileReader
 
 _MOST_UNMATCHED = 0.01
@@ -116,11 +116,6 @@ def audit(reader: FileReader, samples: int = 0, progress: bool = False) -> Audit
         _add(found, item, x_image)
     _judge(found)
     return found
-
-
-def spread(size: int, count: int) -> list[int]:
-    """`count` positions evenly spread over `size`; all of them when 0."""
-    return np.unique(np.linspace(0, size - 1, min(size, count or size)).astype(int)).tolist()
 
 
 def _add(found: Audit, item: Labelled, x_image: Picture) -> None:

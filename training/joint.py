@@ -21,7 +21,7 @@ from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
 from segrgbx_core.errors import ConfigError, DataError, EncodingError, SegrgbxError
 from segrgbx_core.labels import LabelSpace
 from training.augment import AugmentConfig, Views, at_progress, augment
-from training.datasets import Labelled, Reader, sensor_of
+from training.datasets import Labelled, Reader, sensor_of, spread
 from training.stale import StaleConfig, embedding_of
 
 
@@ -324,11 +324,9 @@ def count_classes(
     """
     total = np.zeros(label_space.num_classes)
     for source, weight in zip(sources, weights, strict=True):
-        size = len(source.reader)
-        chosen = np.unique(np.linspace(0, size - 1, min(size, samples)).astype(int))
         counts = np.zeros(256)
-        for index in chosen:
-            labels = _unified(source.reader[int(index)], source.reader, label_space)
+        for index in spread(len(source.reader), samples):
+            labels = _unified(source.reader[index], source.reader, label_space)
             counts += np.bincount(labels.ravel(), minlength=256)
         counts = counts[: label_space.num_classes]
         total += weight * counts / max(counts.sum(), 1.0)

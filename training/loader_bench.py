@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from segrgbx_core.encoders import EncodingConfig
 from segrgbx_core.errors import command
 from segrgbx_core.labels import unified_label_space
-from training.audit import open_splits, spread
+from training.audit import open_splits
 from training.augment import AugmentConfig, augment
+from training.datasets import spread
 from training.datasets.export import (
     Frame,
     export_deliver,

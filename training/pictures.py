@@ -9,8 +9,7 @@ from segrgbx_core.inference import Segmenter
 from segrgbx_core.labels import palette_array
 from segrgbx_core.overlay import Picture, blend, contact_sheet, present_ids
 from segrgbx_core.samples import Array
-from training.audit import spread
-from training.datasets import Reader, sensor_of
+from training.datasets import Reader, sensor_of, spread
 
 
 def answers(

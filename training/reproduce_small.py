@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from segrgbx_core.errors import SegrgbxError, command
 from segrgbx_core.modality import Modality
-from training.run_folder import git_commit
+from training.run_folder import git_commit, log_to_terminal
 from training.synthetic.records import TRAIN_SEEDS, VALIDATION_SEEDS, Family
 
 CONFIG = Path("config/train")
@@ -237,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal()
     todo = stages(options.out, options.workers)
     options.out.mkdir(parents=True, exist_ok=True)
     page = write_page(todo, run_stages(todo, options.out), options.out)

@@ -15,6 +15,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.datasets import spread
+
 
 def recall_at(
     images: Tensor, captions: Tensor, texts: Tensor, text_captions: Tensor, ranks: Sequence[int]
@@ -54,8 +56,8 @@ def separation(groups: Mapping[str, Tensor], most: int = 200) -> dict[str, float
     rows: list[NDArray[np.float32]] = []
     names: list[int] = []
     for number, embeddings in enumerate(groups.values()):
-        chosen = np.unique(np.linspace(0, len(embeddings) - 1, min(len(embeddings), most)))
-        rows.append(F.normalize(embeddings.float(), dim=-1).numpy()[chosen.astype(int)])
+        chosen = spread(len(embeddings), most)
+        rows.append(F.normalize(embeddings.float(), dim=-1).numpy()[chosen])
         names += [number] * len(rows[-1])
     points, labels = np.concatenate(rows), np.array(names)
     folds = StratifiedKFold(min(5, min(map(len, rows))), shuffle=True, random_state=0)

@@ -24,6 +24,11 @@ from training.run_state import write_text
 _LIBRARIES = ("torch", "timm", "open_clip_torch", "peft", "accelerate", "transformers", "numpy")
 
 
+def log_to_terminal() -> None:
+    """Shows what is logged on standard error, each line with its time of day."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
 @contextmanager
 def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     """Documents a run in its folder while the block runs.

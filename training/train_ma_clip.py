@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from segrgbx_core.model.ma_clip import ModalityAwareClip
 from training.augment import AugmentConfig, Variant
 from training.captions import read_captions
 from training.contrastive import ContrastiveLoss
+from training.datasets import spread
 from training.embeddings import (
     WholeFrames,
     embed_frames,
@@ -51,7 +51,7 @@ from training.pairs import (
     require_divisible,
 )
 from training.retrieval import recall_at, separation
-from training.run_folder import git_commit, run_folder, without_places
+from training.run_folder import git_commit, log_to_terminal, run_folder, without_places
 from training.text_tower import frozen_parts
 
 log = logging.getLogger(__name__)
@@ -267,16 +267,11 @@ class MaClipTask:
         return best
 
     def _trial(self, split: CaptionedSplit, name: str) -> Trial:
-        size, limit = len(split.reader), self.config.run.score_samples
-        chosen = np.unique(np.linspace(0, size - 1, min(size, limit or size)).astype(int))
+        chosen = spread(len(split.reader), self.config.run.score_samples)
         frames = WholeFrames(
-            split.reader,
-            self.preparation,
-            self.config.input,
-            (Variant.PLAIN,),
-            chosen.tolist(),
+            split.reader, self.preparation, self.config.input, (Variant.PLAIN,), chosen
         )
-        return Trial(name, split, frames, split.captions[torch.from_numpy(chosen)])
+        return Trial(name, split, frames, split.captions[chosen])
 
 
 def own_score(scores: Mapping[str, float], modality: Modality) -> float:
@@ -359,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--precompute", action="store_true", help="embed all frames for stage 2 at the end"
     )
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal()
     train(read_ma_clip_run(chosen.config, chosen.set), chosen.precompute)
     return 0
 

@@ -56,7 +56,7 @@ from training.losses import (
     tabled_weights,
 )
 from training.pictures import answers
-from training.run_folder import git_commit, run_folder, without_places
+from training.run_folder import git_commit, log_to_terminal, run_folder, without_places
 from training.stale import sequences_of
 from training.starting_weights import build_ma_clip, load_encoder, load_weights
 
@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="a.b=VALUE", help="changes one option"
     )
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal()
     train(read_run(chosen.config, chosen.set))
     return 0
 

@@ -12,14 +12,14 @@ from segrgbx_core.config import from_mapping
 from segrgbx_core.errors import ConfigError, did_you_mean
 from segrgbx_core.modality import Modality
 from training.datasets.deliver import DeliverReader
-from training.datasets.labelled import Labelled, Reader, sensor_of
+from training.datasets.labelled import Labelled, Reader, sensor_of, spread
 from training.datasets.mfnet import MfnetReader
 from training.datasets.nyu import NyuReader
 from training.datasets.synthetic import SyntheticReader
 from training.datasets.urbanlf import UrbanLfReader
 from training.datasets.zju_rgbp import ZjuReader
 
-__all__ = ["READERS", "Labelled", "Reader", "open_reader", "parse_options", "sensor_of"]
+__all__ = ["READERS", "Labelled", "Reader", "open_reader", "parse_options", "sensor_of", "spread"]
 
 READERS: dict[str, Callable[..., Reader]] = {
     "deliver": DeliverReader,

@@ -63,3 +63,8 @@ def sensor_of(reader: Reader, stated: SensorConfig | None) -> SensorConfig | Non
     """
     own: SensorConfig | None = getattr(reader, "sensor", None)
     return stated if own is None else own
+
+
+def spread(size: int, count: int) -> list[int]:
+    """At most `count` of the positions below `size`, evenly spread, ascending; 0 takes all."""
+    return np.unique(np.linspace(0, size - 1, min(size, count or size)).astype(int)).tolist()

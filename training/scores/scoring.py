@@ -16,7 +16,7 @@ from segrgbx_core.errors import DataError, EncodingError
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.labels import UNIFIED
 from segrgbx_core.metrics import ConfusionMatrix
-from training.datasets import Labelled, Reader, sensor_of
+from training.datasets import Labelled, Reader, sensor_of, spread
 from training.datasets.synthetic import is_rendered
 from training.scores.protocols import protocol_of
 from training.scores.report import Report, Subject
@@ -135,8 +135,7 @@ def _answered(
     size = len(reader)
     if size == 0:
         raise DataError(f"{reader.native}: the split has no samples to score")
-    wanted = min(size, pace.limit or size)
-    chosen = np.unique(np.linspace(0, size - 1, wanted).astype(int)).tolist()
+    chosen = spread(size, pace.limit)
     viewer = None if views.is_plain else Viewer(segmenter, views, pace.batch_size)
     bar = tqdm(
         total=len(chosen),

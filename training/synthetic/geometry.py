@@ -124,9 +124,14 @@ def block(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]
 
 @lru_cache(maxsize=16)
 def _unit_sphere(rings: int, sectors: int) -> Mesh:
-    polar = np.linspace(0, np.pi, rings + 1)
+    grid = _sphere_points(np.linspace(0, np.pi, rings + 1), sectors)
+    return _grid_mesh(grid, grid)
+
+
+def _sphere_points(polar: Floats, sectors: int) -> Floats:
+    """Points of the unit sphere, once round at each polar angle in rad, (P, sectors + 1, 3)."""
     turn = np.linspace(0, 2 * np.pi, sectors + 1)
-    grid = np.stack(
+    return np.stack(
         [
             np.outer(np.sin(polar), np.cos(turn)),
             np.outer(np.sin(polar), np.sin(turn)),
@@ -134,7 +139,6 @@ def _unit_sphere(rings: int, sectors: int) -> Mesh:
         ],
         axis=-1,
     )
-    return _grid_mesh(grid, grid)
 
 
 def _grid_mesh(points: Floats, normals: Floats) -> Mesh:
@@ -196,15 +200,7 @@ def tube(
 @lru_cache(maxsize=8)
 def _unit_capsule(sectors: int) -> tuple[Mesh, NDArray[np.bool_]]:
     polar = np.array([0.0, 0.28, 0.5, 0.5, 0.72, 1.0]) * np.pi
-    turn = np.linspace(0, 2 * np.pi, sectors + 1)
-    grid = np.stack(
-        [
-            np.outer(np.sin(polar), np.cos(turn)),
-            np.outer(np.sin(polar), np.sin(turn)),
-            np.outer(np.cos(polar), np.ones_like(turn)),
-        ],
-        axis=-1,
-    )
+    grid = _sphere_points(polar, sectors)
     upper = np.repeat(np.arange(len(polar)) < 3, sectors + 1).reshape(len(polar), sectors + 1)
     lifted = grid + upper[..., None] * np.array([0, 0, 8.0])
     mesh = _grid_mesh(lifted, grid)
