@@ -44,7 +44,7 @@ GROUPS = {
 """Groups of the robustness table, with their titles."""
 _LINES = (
     ("RGB only", RGB_ONLY, RGB_ONLY.serves[0]),
-    *((f"RGB + {arm.serves[0]}", arm, arm.serves[0]) for arm in SPECIALISTS),
+    *((f"RGB + {arm.serves[0].facts.title.lower()}", arm, arm.serves[0]) for arm in SPECIALISTS),
 )
 """Lines of the robustness table: title, model, modality; all of equal steps."""
 MIN_SCENES, MIN_SEEDS = 300, 3
@@ -272,8 +272,10 @@ def _draw_modalities(found: Findings, path: Path) -> None:
             found.miou(arm, modality)
             for modality, arm in zip(MODALITIES, SPECIALISTS, strict=True)
         ],
-        "generalist": [found.miou(EQUAL_PER_MODALITY, modality) for modality in MODALITIES],
-        "generalist, X of another scene": [
+        f"generalist, {EQUAL_PER_MODALITY.share} x the steps": [
+            found.miou(EQUAL_PER_MODALITY, modality) for modality in MODALITIES
+        ],
+        "the same, X of another scene": [
             found.miou(EQUAL_PER_MODALITY, modality, XSource.OTHER) for modality in MODALITIES
         ],
     }
@@ -281,7 +283,7 @@ def _draw_modalities(found: Findings, path: Path) -> None:
     axes = figure.add_subplot()
     _grouped(axes, bars, ("#5b7c99", "#d1603d", "#c9c9c9"))
     axes.axhline(only, color="k", linewidth=1, linestyle="--", label="RGB only")
-    axes.set_xticks(range(len(MODALITIES)), [str(modality) for modality in MODALITIES])
+    axes.set_xticks(range(len(MODALITIES)), [modality.facts.title for modality in MODALITIES])
     axes.set_ylabel("mIoU, per cent")
     axes.set_title(f"Synthetic street, {found.scale.test_scenes} test scenes", fontsize=10)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
@@ -299,7 +301,7 @@ def _draw_robustness(found: Findings, path: Path) -> None:
     axes = figure.add_subplot()
     colours = ("#444444", "#d1603d", "#e0a458", "#5b7c99", "#6a994e", "#9a8c98")
     _grouped(axes, bars, colours)
-    axes.set_xticks(range(len(shown)), [GROUPS[group] for group in shown])
+    axes.set_xticks(range(len(shown)), [GROUPS[group] for group in shown], fontsize=9)
     axes.set_ylabel("mIoU, per cent")
     axes.set_title("Synthetic street by failure of the camera", fontsize=10)
     figure.legend(frameon=False, fontsize=8, ncols=6, loc="outside lower center")
