@@ -1,7 +1,8 @@
-"""A run of stage 2 as small as it gets, on random frames; tests and their processes share it."""
+"""A run of stage 2 as small as it gets, on made frames; tests and their processes share it."""
 
 import contextlib
 import io
+import json
 import multiprocessing
 import resource
 import time
@@ -35,6 +36,15 @@ RUN = {
     "run": {"steps": 4, "batch_size": 4, "device": "cpu", "threads": 1, "log_every": 1,
             "save_every": 2, "score_every": 100},
 }  # fmt: skip
+"""Without chance but for flips, crops and colours; see `write_run`."""
+
+SQUARES = {
+    "input": {"height": 64, "width": 64},
+    "augment": {"crop_height": 64, "crop_width": 64},
+    "data": [{"reader": "squares", "root": ".", "modality": "thermal"}],
+    "run": {"batch_size": 2},
+}
+"""What differs in a run that can learn something."""
 
 
 class Patches:
@@ -57,17 +67,103 @@ class Patches:
         return Labelled(RgbxSample(rgb, thermal, self.modality), labels, str(index))
 
 
+class Squares:
+    """Warm squares (persons) on a road: RGB shows nothing of them, thermal does."""
+
+    native = "synthetic_street"
+
+    def __init__(self, root, split, modality):
+        self.modality, self.size = modality, 6 if split == "train" else 2
+        self.offset = 0 if split == "train" else 100
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(self.offset + index)
+        labels = np.zeros((64, 64), np.uint8)
+        thermal = np.full((64, 64), 28000, np.uint16)
+        top, left = rng.integers(0, 32, 2)
+        labels[top : top + 32, left : left + 32] = 9
+        thermal[top : top + 32, left : left + 32] = 30500
+        labels[:2] = 255
+        rgb = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        return Labelled(RgbxSample(rgb, thermal, self.modality), labels, f"{index}", ("night",))
+
+
+MADE = {"patches": Patches, "squares": Squares}
+
+
 def register():
-    """Makes `Patches` a data set of this process."""
-    datasets.READERS["patches"] = Patches
+    """Makes both data sets known to this process; tests use the fixture `made_readers`."""
+    datasets.READERS.update(MADE)
+
+
+def changed(run, changes):
+    """A run with changes at any depth; lists are replaced as a whole."""
+    values = {
+        name: changed(run.get(name, {}), value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return {**run, **values}
+
+
+def write_run(folder, *changes):
+    """Writes `RUN` with changes, the later ones over the earlier, as `folder / run.yaml`."""
+    run = RUN
+    for one in changes:
+        run = changed(run, one)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    return path
 
 
 def read_case(folder, *overrides, out="a"):
-    """The run with changed options; its folder is `folder / out`."""
+    """The run of a folder, `RUN` where it has none yet, with changed options."""
     path = folder / "run.yaml"
     if not path.exists():
-        path.write_text(yaml.safe_dump(RUN))
+        write_run(folder)
     return read_run(path, [f"run.out={folder / out}", *overrides])
+
+
+def curve_of(out):
+    """What a run has logged by step, without the time that it took."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("seconds_per_step", None)
+    return lines
+
+
+def state_of(out):
+    """All that a run needs to go on."""
+    return torch.load(out / "state.pt", weights_only=True)
+
+
+def assert_same_run(out, other):
+    """Both runs have ended with the same state, checkpoints and curve, bit by bit."""
+    states = [state_of(one) for one in (out, other)]
+    for state in states:
+        del state["progress"]["seconds"]
+    assert_same(*states)
+    names = [sorted(path.name for path in one.glob("*.safetensors")) for one in (out, other)]
+    assert names[0] == names[1]
+    assert "last.safetensors" in names[0]
+    for name in names[0]:
+        assert_same(*(tensor_files.read_tensors(one / name)[0] for one in (out, other)), name)
+    assert curve_of(out) == curve_of(other)
+
+
+def assert_same(one, two, place=""):
+    """Equal down to the last bit of every tensor; `place` names what is compared."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), place
+        for name, value in one.items():
+            assert_same(value, two[name], f"{place}.{name}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), place
+    else:
+        assert one == two, place
 
 
 def one_step(config):
@@ -100,11 +196,6 @@ def assert_close(one, two):
         near = max(2e-4 * float(two[name].abs().max()), 2e-6 * largest)
         off = float((value - two[name]).abs().max())
         assert off <= near, f"{name}: {off:.2e} is above {near:.2e}"
-
-
-def equal(one, two):
-    """Whether two groups of tensors are equal bit by bit."""
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def run_in_trouble(folder, out, trouble=None, overrides=()):

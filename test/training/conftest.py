@@ -1,4 +1,6 @@
-"""Fabricators that the tests of data set readers share."""
+"""Fabricators that the tests of data set readers share, and made data sets for small runs."""
+
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -178,3 +180,12 @@ def write_world():
         return READERS[name].modalities[0], splits[1]
 
     return write
+
+
+@pytest.fixture(scope="module")
+def made_readers():
+    """Run files may name the data sets of `stage2_case` for as long as a file's tests run."""
+    from stage2_case import MADE
+
+    with mock.patch.dict(READERS, MADE):
+        yield

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-import yaml
+from stage2_case import SQUARES, write_run
 
 from segrgbx_core.checkpoint import load_checkpoint
 from segrgbx_core.config import to_plain
@@ -14,59 +14,15 @@ from segrgbx_core.errors import ConfigError
 from segrgbx_core.images import read_image
 from segrgbx_core.model import ALL_PRESETS, PRESETS, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.samples import RgbxSample
-from training import ablate, datasets
+from training import ablate
 from training.ablation.results import summary
 from training.ablation.tables import TABLES, Arm, Table, arm_model
 from training.config import read_run
-from training.datasets.labelled import Labelled
-
-
-class Squares:
-    """Warm squares on a road, a few pictures."""
-
-    native = "synthetic_street"
-
-    def __init__(self, root, split, modality):
-        self.modality, self.size = modality, 4 if split == "train" else 2
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        rng = np.random.default_rng(index)
-        labels = np.zeros((64, 64), np.uint8)
-        thermal = np.full((64, 64), 28000, np.uint16)
-        labels[8:40, 8:40], thermal[8:40, 8:40] = 9, 30500
-        rgb = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        return Labelled(RgbxSample(rgb, thermal, self.modality), labels, f"{index}")
-
-
-RUN = {
-    "preset": "tiny",
-    "tower": "tiny",
-    "model": {
-        "backbone": {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
-        "head": {"embed_dim": 16},
-    },
-    "ma_clip": {"image_size": 32, "output_dim": 16, "embed_dim": 24, "depth": 1},
-    "input": {"height": 64, "width": 64},
-    "augment": {"crop_height": 64, "crop_width": 64},
-    "data": [{"reader": "squares", "root": ".", "modality": "thermal"}],
-    "run": {"out": "unused", "steps": 2, "batch_size": 2, "device": "cpu", "threads": 1},
-}
-
-
-@pytest.fixture(autouse=True)
-def _squares(monkeypatch):
-    monkeypatch.setitem(datasets.READERS, "squares", Squares)
 
 
 @pytest.fixture
-def run_file(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(RUN))
-    return path
+def run_file(tmp_path, made_readers):
+    return write_run(tmp_path, SQUARES, {"run": {"out": "unused", "steps": 2}})
 
 
 def command(run_file, table, *more):

@@ -2,41 +2,36 @@
 
 import numpy as np
 import pytest
-import yaml
-from stage2_case import RUN
+from stage2_case import write_run
 
 from segrgbx_core.images import read_image, write_image
-from training.datasets.export import Frame, export_mfnet
+from training.datasets.export import export_mfnet
 from training.synthetic.records import Record
 from training.synthetic.render import save_record
 from training.train_segmentation import main
 
 
 @pytest.fixture
-def mfnet(tmp_path):
+def mfnet(tmp_path, make, rng):
     """Four whole samples, sound until a test breaks one."""
-    rng = np.random.default_rng(0)
-
-    def frame(name):
-        rgb = rng.integers(0, 255, (36, 54, 3), dtype=np.uint8)
-        labels = rng.integers(0, 9, (36, 54), dtype=np.uint8)
-        return Frame(
-            name, rgb, labels, {"thermal": rng.integers(0, 255, (36, 54), dtype=np.uint8)}
-        )
-
     root = tmp_path / "mfnet"
-    export_mfnet([frame(f"{n:05d}D") for n in range(4)], root, "train")
-    export_mfnet([frame("00010D")], root, "val")
+    export_mfnet([make["mfnet"](rng, f"{n:05d}D") for n in range(4)], root, "train")
+    export_mfnet([make["mfnet"](rng, "00010D")], root, "val")
     return root
 
 
 def run(folder, data, *overrides):
     """Exit status of a run; whole frames are not embedded ahead unless asked."""
-    plain = {**RUN, "data": [data], "clip": {"full_frame": False}}
-    plain["run"] = {**RUN["run"], "out": str(folder / "out"), "save_every": 1}
-    (folder / "run.yaml").write_text(yaml.safe_dump(plain))
+    path = write_run(
+        folder,
+        {
+            "data": [data],
+            "clip": {"full_frame": False},
+            "run": {"out": str(folder / "out"), "save_every": 1},
+        },
+    )
     sets = [part for override in overrides for part in ("--set", override)]
-    return main([str(folder / "run.yaml"), *sets])
+    return main([str(path), *sets])
 
 
 def truncated(root):

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 import yaml
-from stage2_case import RUN, assert_close, one_step, read_case, register
+from stage2_case import RUN, assert_close, assert_same_run, one_step, read_case, state_of
 from torch import nn
 
 from segrgbx_core.errors import CheckpointError, ConfigError
@@ -20,10 +20,7 @@ from training.ma_clip_run import read_ma_clip_run
 from training.run_state import fingerprint
 from training.train_segmentation import SegmentationTask, train
 
-
-@pytest.fixture(autouse=True)
-def _patches():
-    register()
+pytestmark = pytest.mark.usefixtures("made_readers")
 
 
 @pytest.fixture
@@ -64,7 +61,7 @@ def test_parts_without_their_shares_would_not(read, monkeypatch):
         assert_close(parts, whole)
 
 
-def test_an_accumulating_run_resumes_bit_equal(read):
+def test_an_accumulating_run_resumes_bit_equal(read, tmp_path):
     whole, broken = (read("run.accumulate=2", out=name) for name in "ab")
     train(whole)
     task = SegmentationTask(broken)
@@ -80,12 +77,8 @@ def test_an_accumulating_run_resumes_bit_equal(read):
     with pytest.raises(KeyboardInterrupt):
         Loop(task, broken.run, broken.optimizer, broken).train()
     train(broken)
-    one, two = (
-        torch.load(f"{run.run.out}/state.pt", weights_only=True) for run in (whole, broken)
-    )
-    assert one["progress"]["step"] == two["progress"]["step"] == 4
-    for name, value in one["module"].items():
-        assert torch.equal(value, two["module"][name]), name
+    assert state_of(tmp_path / "a")["progress"]["step"] == 4
+    assert_same_run(tmp_path / "b", tmp_path / "a")
 
 
 def test_batches_that_do_not_divide_are_refused(read):

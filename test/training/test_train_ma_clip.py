@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from stage2_case import write_run
 
 from segrgbx_core.checkpoint import load_checkpoint
 from segrgbx_core.errors import CheckpointError, ConfigError, DataError
@@ -302,19 +303,13 @@ def test_separation_tells_clusters_from_a_crowd():
 
 
 def segmentation(data, trained, out, *overrides):
-    plain = {
-        "preset": "tiny", "tower": "tiny", "ma_clip": RUN["ma_clip"], "input": RUN["input"],
-        "model": {"backbone": {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
-                  "head": {"embed_dim": 16}},
-        "augment": {"crop_height": 32, "crop_width": 32},
+    run = {
+        "ma_clip": RUN["ma_clip"],
         "data": [{**entry, "root": str(data)} for entry in RUN["data"]],
         "clip": {"weights": str(trained / "tower.safetensors"), "adapters": str(trained / BEST)},
-        "run": {**RUN["run"], "out": str(out), "steps": 2, "batch_size": 2},
-    }  # fmt: skip
-    path = Path(out) / "segmentation.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(plain))
-    return read_run(path, overrides)
+        "run": {"out": str(out), "steps": 2, "batch_size": 2},
+    }
+    return read_run(write_run(out, run), overrides)
 
 
 def test_adapters_reach_the_checkpoint_of_stage_2(data, trained, tmp_path):

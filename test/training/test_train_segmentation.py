@@ -3,75 +3,30 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
+from stage2_case import SQUARES, Squares, write_run
 
 from segrgbx_core.checkpoint import load_checkpoint
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample
-from training import datasets
 from training.config import read_run
-from training.datasets.labelled import Labelled
 from training.evaluate import evaluate
 from training.loop import Loop
 from training.train_segmentation import SegmentationTask, main, train
 
-
-class Squares:
-    """Warm squares (persons) on a road: RGB shows nothing of them, thermal does."""
-
-    native = "synthetic_street"
-
-    def __init__(self, root, split, modality):
-        self.modality, self.size = modality, 6 if split == "train" else 2
-        self.offset = 0 if split == "train" else 100
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        rng = np.random.default_rng(self.offset + index)
-        labels = np.zeros((64, 64), np.uint8)
-        thermal = np.full((64, 64), 28000, np.uint16)
-        top, left = rng.integers(0, 32, 2)
-        labels[top : top + 32, left : left + 32] = 9
-        thermal[top : top + 32, left : left + 32] = 30500
-        labels[:2] = 255
-        rgb = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        return Labelled(RgbxSample(rgb, thermal, self.modality), labels, f"{index}", ("night",))
-
-
-RUN = {
-    "preset": "tiny",
-    "tower": "tiny",
-    "model": {
-        "backbone": {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "drop_path": 0.1},
-        "head": {"embed_dim": 16},
-    },
-    "ma_clip": {"image_size": 32, "output_dim": 16, "embed_dim": 24, "depth": 1},
-    "input": {"height": 64, "width": 64},
-    "augment": {"crop_height": 32, "crop_width": 64, "noise": 0.02, "drop_x": 0.1, "jitter": 0.5},
+CHANCE = {
+    "model": {"backbone": {"drop_path": 0.1}, "head": {"dropout": 0.1}},
+    "augment": {"crop_height": 32, "noise": 0.02, "drop_x": 0.1, "jitter": 0.5, "min_scale": 0.5},
     "loss": {"points": 200, "class_weights": "inverse_root"},
     "optimizer": {"learning_rate": 0.003, "ema_decay": 0.9, "clip_norm": 1.0},
-    "data": [{"reader": "squares", "root": ".", "modality": "thermal"}],
-    "run": {"steps": 8, "batch_size": 2, "device": "cpu", "threads": 1, "log_every": 2,
-            "save_every": 2, "score_every": 100},
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _squares(monkeypatch):
-    monkeypatch.setitem(datasets.READERS, "squares", Squares)
+    "run": {"steps": 8, "log_every": 2},
+}
 
 
 @pytest.fixture
-def run_file(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(RUN))
-    return path
+def run_file(tmp_path, made_readers):
+    return write_run(tmp_path, SQUARES, CHANCE)
 
 
 def test_learns_what_only_x_shows_and_keeps_the_clip_frozen(tmp_path, run_file):

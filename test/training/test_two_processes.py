@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from stage2_case import assert_close, one_step, read_case, register, statistics
+from stage2_case import assert_close, curve_of, one_step, read_case, register, statistics
 
 from training.train_segmentation import train
+
+pytestmark = pytest.mark.usefixtures("made_readers")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,11 +53,6 @@ def found(tmp_path_factory):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-
-
-@pytest.fixture(autouse=True)
-def _patches():
-    register()
 
 
 def alone(folder, name, *options):
@@ -97,12 +94,8 @@ def test_own_statistics_are_those_of_two_parts(found):
 def test_a_whole_run_of_two_processes_logs_and_learns_as_one(found):
     folder, _ = found
     train(read_case(folder, "run.batch_norm=frozen", out="single"))
-    lines = [
-        [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("run", "single")
-    ]
-    for two, one in zip(*lines, strict=True):
-        two.pop("seconds_per_step", None), one.pop("seconds_per_step", None)
+    curves = [curve_of(folder / name) for name in ("run", "single")]
+    for two, one in zip(*curves, strict=True):
         assert two == pytest.approx(one, rel=2e-3, abs=2e-3)
     assert len(json.loads((folder / "run" / "environment.json").read_text())) == 1
 
