@@ -31,6 +31,7 @@ from segrgbx_core.config import from_mapping
 from segrgbx_core.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures, total_cost
 from segrgbx_core.errors import ConfigError, command, did_you_mean
 from segrgbx_core.exported import read_exported
+from segrgbx_core.images import image_size
 from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.labels import unified_label_space
 from segrgbx_core.latency import (
@@ -261,7 +262,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes", type=int, default=0, help="default: the unified label space's"
     )
-    parser.add_argument("--input-size", type=_size, help="of the model, WIDTHxHEIGHT (512x512)")
+    parser.add_argument(
+        "--input-size", type=image_size, help="of the model, WIDTHxHEIGHT (512x512)"
+    )
     parser.add_argument("--json", default="", help="file for the report")
     parser.add_argument("--markdown", default="", help="file for the printed tables")
     latency = parser.add_argument_group("latency")
@@ -269,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--device", default="auto")
     latency.add_argument("--precision", default="auto")
     latency.add_argument(
-        "--rgb-size", type=_size, default=(720, 1280), help="WIDTHxHEIGHT (1280x720)"
+        "--rgb-size", type=image_size, default=(720, 1280), help="WIDTHxHEIGHT (1280x720)"
     )
     latency.add_argument(
         "--modality",
@@ -298,13 +301,6 @@ def _parser() -> argparse.ArgumentParser:
     side.add_argument("--cuda-graph", action="store_true", help="in the fast style, on a GPU")
     side.add_argument("--chart", default="", help="image file for a bar chart")
     return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, separator, height = text.partition("x")
-    if not (separator and width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; write it as 640x480")
-    return int(height), int(width)
 
 
 def _tower(chosen: argparse.Namespace) -> str:

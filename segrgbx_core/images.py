@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 from pathlib import Path
 
@@ -134,3 +135,21 @@ def _swap_red_blue(image: Array) -> Array:
         return image
     code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return cv2.cvtColor(image, code)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Reads an option of a command line that is a size, such as `640x480`.
+
+    Args:
+        text: WIDTHxHEIGHT in px, as cameras state it.
+
+    Returns:
+        height and width, as arrays have them.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; write WIDTHxHEIGHT, as 640x480")
+    return int(height), int(width)

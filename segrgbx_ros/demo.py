@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import XForm
 from segrgbx_ros.bags import Bag
@@ -119,6 +119,7 @@ def complaint(metrics: dict[str, Any], log: Path) -> str:
     return ""
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the demo; returns the exit status."""
     options = _parser().parse_args(argv)
@@ -135,9 +136,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = failed or bool(failure)
         if options.modality == ALL:
             _summarise(options.out, found)
-    except SegrgbxError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     finally:

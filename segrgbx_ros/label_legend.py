@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrgbx_core import overlay
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
 from segrgbx_core.images import write_image
 from segrgbx_core.labels import UNIFIED, VOID, LabelSpace, palette_array, unified_label_space
 from segrgbx_ros.label_files import read_label_file, read_palette_file
@@ -43,6 +43,7 @@ def classes_of(options: argparse.Namespace) -> Classes:
     return names, palette
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="label_legend", description=__doc__)
@@ -53,13 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--palette-file", help="as label.palette_file")
     add("--out", type=Path, help="also draw the legend into this picture")
     options = parser.parse_args(arguments)
-    try:
-        names, palette = classes_of(options)
-        if options.out:
-            write_image(options.out, overlay.legend(names, palette_array(palette)))
-    except SegrgbxError as error:
-        sys.stderr.write(f"label_legend: {error}\n")
-        return 2
+    names, palette = classes_of(options)
+    if options.out:
+        write_image(options.out, overlay.legend(names, palette_array(palette)))
     width = max(map(len, names))
     rows = [
         f"{index:3}  {name:{width}}  {red:3} {green:3} {blue:3}"

@@ -24,7 +24,8 @@ import numpy as np
 from std_msgs.msg import Float64
 
 from segrgbx_core.encoders import EncodingConfig
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
+from segrgbx_core.images import image_size
 from segrgbx_core.inference import PublishedLabels
 from segrgbx_core.samples import Prediction, RgbxSample
 from segrgbx_ros import node
@@ -143,6 +144,7 @@ def _summary(durations: dict[str, list[float]], feeder: Feeder) -> dict[str, Any
     return found
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -150,21 +152,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve_nothing(words[1:])
     parser = argparse.ArgumentParser(prog="python -m segrgbx_ros.overhead", description=__doc__)
     add = parser.add_argument
-    add("--size", default="1280x720", metavar="WxH", help="of RGB (default: %(default)s)")
+    add(
+        "--size",
+        type=image_size,
+        default="1280x720",
+        metavar="WxH",
+        help="of RGB (default: %(default)s)",
+    )
     add("--frames", type=int, default=100, help="how many (default: %(default)s)")
     add("--rate", type=float, default=5.0, help="frames per second (default: %(default)g)")
     add("--model", default="none", help="checkpoint, or none (default: %(default)s)")
     options = parser.parse_args(words)
-    width, height = (int(number) for number in options.size.split("x"))
+    height, width = options.size
     checkpoint = "" if options.model == "none" else options.model
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            found = measure(
-                (width, height), options.frames, options.rate, checkpoint, Path(folder)
-            )
-        except SegrgbxError as error:
-            sys.stderr.write(f"{error}\n")
-            return 2
+        found = measure((width, height), options.frames, options.rate, checkpoint, Path(folder))
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
 

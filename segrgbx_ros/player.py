@@ -18,7 +18,7 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from segrgbx_core.errors import DataError, SegrgbxError
+from segrgbx_core.errors import DataError, command
 from segrgbx_ros.bags import Bag, Recorded
 from segrgbx_ros.topics import parse_remaps
 
@@ -180,6 +180,7 @@ class BagPlayer:
         publisher.publish(message)
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the player; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m segrgbx_ros.player", description=__doc__)
@@ -201,9 +202,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _play(bag, options, remaps)
             finally:
                 rclpy.try_shutdown()
-    except SegrgbxError as error:
-        print(error, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
 

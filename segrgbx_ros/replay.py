@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
-from segrgbx_core.errors import ConfigError, DataError, SegrgbxError, did_you_mean
+from segrgbx_core.errors import ConfigError, DataError, command, did_you_mean
 from segrgbx_core.labels import UNIFIED
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.bags import Bag, header_stamp_ns
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "main"]
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the replay; returns the exit status."""
     options = _parser().parse_args(argv)
@@ -42,9 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = _folder(options.out)
         report = replay(options, folder)
         report.save(folder)
-    except SegrgbxError as error:
-        print(f"segrgbx-replay: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     print(report.summary())

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.align_counts import NS_PER_MS
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.errors import command
+from segrgbx_core.images import image_size
 from segrgbx_ros.feeder import PAIR, Feeder, Heard
 from segrgbx_ros.live import Listener, NodeProcess, own_domain
 
@@ -191,6 +192,7 @@ def _counts(feeder: Feeder) -> dict[str, Any]:
     }
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when everything adds up and memory stays, 1 when not, 2 for no run."""
     parser = argparse.ArgumentParser(prog="python -m segrgbx_ros.soak", description=__doc__)
@@ -202,24 +204,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=30.0,
         help="frames per second at first (default: %(default)g)",
     )
-    add("--size", default="640x480", metavar="WxH", help="of RGB (default: %(default)s)")
+    add(
+        "--size",
+        type=image_size,
+        default="640x480",
+        metavar="WxH",
+        help="of RGB (default: %(default)s)",
+    )
     add("--checkpoint", default=str(ROOT / "resource/demo/segrgbx_tiny.safetensors"))
     add(
         "--out", default="soak_out", help="folder for soak.json and the log (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    width, height = (int(number) for number in options.size.split("x"))
-    try:
-        found = soak(
-            options.minutes,
-            options.rate,
-            (width, height),
-            Path(options.checkpoint),
-            Path(options.out),
-        )
-    except SegrgbxError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    height, width = options.size
+    found = soak(
+        options.minutes,
+        options.rate,
+        (width, height),
+        Path(options.checkpoint),
+        Path(options.out),
+    )
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0 if found["ok"] else 1
 

@@ -18,6 +18,7 @@ from typing import Any
 from segrgbx_core.config import from_mapping
 from segrgbx_core.encoders import SensorConfig
 from segrgbx_core.errors import ConfigError, command
+from segrgbx_core.images import image_size
 from segrgbx_core.inference import InferenceConfig
 from training.config import read_run
 from training.datasets import READERS, Reader, parse_options
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--limit", type=int, default=0, help="samples per root, 0 for all")
     views = parser.add_argument_group("views")
     views.add_argument(
-        "--size", default="", metavar="HxW", help="model's input, as trained if empty"
+        "--size", type=image_size, metavar="WxH", help="model's input, as trained if left out"
     )
     views.add_argument(
         "--fit", default=Fit.WHOLE.value, help=ViewConfig.model_fields["fit"].description
@@ -138,7 +139,7 @@ def _pools(chosen: argparse.Namespace) -> list[list[Source]]:
 
 
 def _inference(chosen: argparse.Namespace) -> InferenceConfig:
-    height, width = _size(chosen.size)
+    height, width = chosen.size or (0, 0)
     return from_mapping(
         InferenceConfig,
         {
@@ -160,15 +161,6 @@ def _views(chosen: argparse.Namespace) -> ViewConfig:
     if chosen.size and chosen.fit == Fit.NATIVE.value:
         raise ConfigError("--size has no effect with --fit native; leave one out")
     return from_mapping(ViewConfig, given, "command line")
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not text:
-        return 0, 0
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
-        raise ConfigError(f"--size {text}: expected HEIGHTxWIDTH, such as 480x640")
-    return int(height), int(width)
 
 
 if __name__ == "__main__":

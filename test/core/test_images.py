@@ -1,9 +1,18 @@
+import argparse
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from segrgbx_core.errors import DataError
-from segrgbx_core.images import decode_image, encode_image, read_image, read_labels, write_image
+from segrgbx_core.images import (
+    decode_image,
+    encode_image,
+    image_size,
+    read_image,
+    read_labels,
+    write_image,
+)
 
 RED = (255, 0, 0)
 
@@ -123,6 +132,16 @@ def test_decode_takes_every_buffer(wrap, rng):
 def test_what_cannot_be_written_is_refused(tmp_path, array, name, message):
     with pytest.raises(DataError, match=message):
         write_image(tmp_path / name, array)
+
+
+@pytest.mark.parametrize("text", ["640", "640x", "x480", "0x480", "640x480x3", "-1x4", ""])
+def test_a_size_on_a_command_line_needs_both_sides(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="write WIDTHxHEIGHT, as 640x480"):
+        image_size(text)
+
+
+def test_a_size_comes_as_arrays_have_it():
+    assert image_size("640x480") == (480, 640)
 
 
 def test_real_frame(samples_dir):

@@ -187,7 +187,6 @@ def test_command_line_of_one_data_set(tmp_path, checkpoint, urbanlf, capsys):
         ([], "name the data set's folder with --root"),
         (["--root", "x", "--run", "y.yaml"], "--root has no effect with --run"),
         (["--run", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["--size", "64"], "expected HEIGHTxWIDTH"),
         (["--size", "64x64", "--fit", "native"], "--size has no effect with --fit native"),
         (["--stride", "0.5"], "--stride has no effect without --fit window"),
         (["--fit", "windows"], "'windows' is not one of whole, native, window"),

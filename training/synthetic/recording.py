@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from segrgbx_core.encoders import encode
 from segrgbx_core.errors import DataError, command
+from segrgbx_core.images import image_size
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.overlay import preview
@@ -46,7 +47,7 @@ from segrgbx_core.samples import Events
 from training.datasets.synthetic import record_sample
 from training.synthetic.event_packets import encode_libcaer_cmp
 from training.synthetic.records import TEST_SEEDS, Corruption, Light, Record, WorldConfig
-from training.synthetic.render import parse_sensors, parse_size
+from training.synthetic.render import parse_sensors
 from training.synthetic.sensors.polarization import mosaic
 from training.synthetic.world import World
 
@@ -307,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         world, seconds = demo_world(modality), DEMO_SCENES[modality].seconds
         count = write_recording(options.out, world, [modality], seconds)
     else:
-        width, height = parse_size(options.size)
+        height, width = options.size
         config = WorldConfig(
             width=width,
             height=height,
@@ -332,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=8.0)
     add("--rate", type=float, default=RATE_HZ, help="images per second")
     add("--modality", default="thermal", help="comma list of modalities, or 'all'")
-    add("--size", default="320x240", help="WIDTHxHEIGHT")
+    add("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT")
     add("--light", default="any", choices=[light.value for light in Light])
     add("--speed", type=float, default=-1.0, help="m/s; negative draws it")
     add("--corruption", default="none", choices=[kind.value for kind in Corruption])

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from segrgbx_core.config import from_mapping, to_plain
 from segrgbx_core.errors import DataError, command
+from segrgbx_core.images import image_size
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import Events
 from training.synthetic.records import Record, WorldConfig
@@ -147,7 +148,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default="thermal",
         help=f"comma list of {', '.join(MODALITIES)}; 'all'; 'one' draws one per scene",
     )
-    parser.add_argument("--size", default="320x240", help="WIDTHxHEIGHT of RGB")
+    parser.add_argument("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT of RGB")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other world option"
@@ -178,20 +179,8 @@ def parse_sensors(text: str, seed: int = 0) -> tuple[Modality, ...]:
     return tuple(known[name] for name in text.split(","))
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`"320x240"` as width and height.
-
-    Raises:
-        DataError: for anything else.
-    """
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise DataError(f"size '{text}' is not WIDTHxHEIGHT, such as 320x240")
-    return int(width), int(height)
-
-
 def _config(options: argparse.Namespace) -> WorldConfig:
-    width, height = parse_size(options.size)
+    height, width = options.size
     values: dict[str, Any] = {"width": width, "height": height}
     for item in options.set:
         name, _, value = item.partition("=")
