@@ -96,15 +96,16 @@ class DemoScene:
 
 
 DEMO_SCENES = {
-    Modality.EVENT: DemoScene(20_044, 5.0, Light.DAY, corruption=Corruption.OVER_EXPOSURE),
-    Modality.THERMAL: DemoScene(20_024, 8.0, Light.NIGHT, 3.5),
+    Modality.EVENT: DemoScene(20_044, 5.0, Light.DAY, exposure=0.005),
+    Modality.THERMAL: DemoScene(20_024, 8.0, Light.NIGHT, 3.5, exposure=0.05),
     Modality.DEPTH: DemoScene(20_055, 5.0, Light.DUSK, corruption=Corruption.MOTION_BLUR),
     # Four pixels of the mosaic make one measurement, so it has twice RGB's pixels per side.
-    Modality.POLARIZATION: DemoScene(20_043, 5.0, Light.DAY, x_scale=2.0),
+    Modality.POLARIZATION: DemoScene(20_043, 5.0, Light.DAY, exposure=0.005, x_scale=2.0),
     Modality.LIGHT_FIELD: DemoScene(20_044, 5.0, Light.OVERCAST),
 }
-"""People, cars and cyclists too bright for RGB; people at night; a blurred street at dusk; a wet
-road with glass; a plain day, because light fields promise nothing special."""
+"""Where RGB shows little: people, cars and cyclists in a picture 200 times too dark; people at
+night, exposed as short as a moving camera must; a blurred street at dusk; a wet road with glass,
+200 times too dark; and a plain day, because light fields promise nothing special."""
 TRIGGERED = frozenset({Modality.EVENT, Modality.DEPTH, Modality.LIGHT_FIELD})
 """Modalities that expose with RGB; the others run on a clock of their own."""
 PACKETS_PER_WINDOW = 10
