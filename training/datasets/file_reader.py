@@ -165,6 +165,8 @@ class FileReader(ABC):
     ) -> None:
         self.native, self.modality = self.space.name, modality or self.modalities[0]
         self._require_offered(split)
+        if not root.is_dir():
+            raise DataError(f"{root}: is no folder; docs/data.md says how to place {self.native}")
         found = self._find(root, split, options or self.options())
         self._files, self._labels = tuple(found.listing.files), found.labels
         place = f"{root}: {self.native} {split}"
