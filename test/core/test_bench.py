@@ -259,7 +259,7 @@ def test_a_missing_gpu_ends_with_one_line(monkeypatch, capsys):
     assert "torch sees no CUDA device" in capsys.readouterr().err
 
 
-def test_sizes_are_width_by_height():
-    assert bench._size("640x480") == (480, 640)
+def test_a_size_without_height_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--latency", "--rgb-size", "640"])
+    assert "'640' is no size" in capsys.readouterr().err
