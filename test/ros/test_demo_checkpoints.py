@@ -1,0 +1,38 @@
+"""What the front page says about the shipped checkpoints, on the shipped recording; no rclpy."""
+
+import pytest
+
+from segrgbx_core.modality import Modality
+from segrgbx_ros.bags import Bag
+from segrgbx_ros.config import read_node_yaml
+from segrgbx_ros.demo_files import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles
+from segrgbx_ros.demo_results import score_rgb_only, truth_of
+from segrgbx_ros.evaluation import TruthSource, evaluate
+from segrgbx_ros.loading import load_segmenter
+from segrgbx_ros.topics import find_routes, recorded_transports
+
+pytestmark = pytest.mark.slow
+
+PAIR = Modality.THERMAL
+CONFIG = SHIPPED.parents[1] / "config" / "thermal.yaml"
+
+
+def test_thermal_pays_by_ten_points_on_its_classes(tmp_path):
+    files = DemoFiles(SHIPPED / PAIR.value, CHECKPOINT, CONFIG, tmp_path, RGB_ONLY)
+    with Bag(files.recording) as bag:
+        changes = {
+            **recorded_transports(bag, read_node_yaml(CONFIG), PAIR),
+            "model.checkpoint": str(CHECKPOINT),
+            "model.device": "cpu",
+        }
+        config = read_node_yaml(CONFIG, changes)
+        routes = find_routes(bag, config, [PAIR])
+        truth = truth_of(bag, routes, PAIR)
+        report = evaluate(bag, config, load_segmenter(config), routes, {PAIR: TruthSource(truth)})
+        alone = score_rgb_only(bag, files, changes, routes, truth, truth.stamps)
+    both = report.pairs[PAIR].scores
+    assert both.frames == alone.frames == len(truth.stamps)
+    classes = [both.names.index(name) for name in PAIR.facts.reveals]
+    for shown in (both.true_classes, classes):
+        with_x, without = (scores.confusion.miou(classes=shown) for scores in (both, alone))
+        assert with_x - without > 0.1
