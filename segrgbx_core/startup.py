@@ -12,9 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from segrgbx_core.errors import command
+
 _STATUS = Path("/proc/self/status")
 
 
+@command(ValueError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints CPU time and memory after the import, after loading and after the first answer."""
     parser = argparse.ArgumentParser(prog="python -m segrgbx_core.startup")

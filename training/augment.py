@@ -22,6 +22,7 @@ from segrgbx_core.labels import VOID
 from segrgbx_core.modality import Modality
 
 _DARKEST = 0.006
+"""Smallest share of the light that `AugmentConfig.dark` leaves."""
 _FULL_WELL, _READ_NOISE = 4000.0, 3.5
 """In electrons, of a small industrial sensor at a few decibels of gain."""
 
@@ -52,7 +53,10 @@ class AugmentConfig(Config):
         0.0, doc="largest standard deviation of noise on RGB, full scale is 1", low=0, high=1
     )
     dark: float = option(
-        0.0, doc="probability of RGB that is under-exposed up to hundredfold", low=0, high=1
+        0.0,
+        doc=f"probability of RGB that gets a part of its light, down to {_DARKEST:g}",
+        low=0,
+        high=1,
     )
     drop_x: float = option(0.0, doc="probability of a sample without X (zeros)", low=0, high=1)
     drop_rgb: float = option(0.0, doc="probability of a sample without RGB (zeros)", low=0, high=1)
