@@ -89,9 +89,10 @@ def test_the_rate_is_limited_while_the_node_runs(rig):
     for _ in range(10):  # stamps are a tenth of a second apart
         ask(one)
         one.pump(0.06)
+    one.until(lambda: one.report()["thermal sync"][2]["rate_limited"] == "8")
+    one.until(lambda: len(masks) >= 2)
     one.pump(0.3)
     assert len(masks) == 2
-    one.until(lambda: one.report()["thermal sync"][2]["rate_limited"] == "8")
 
 
 def test_durations_are_published_on_demand(rig):

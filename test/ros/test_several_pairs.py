@@ -1,7 +1,6 @@
 """Three pairs of three modalities in one process: right answers to the right pair, fair turns."""
 
 import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,45 +66,43 @@ def test_each_pair_gets_its_own_answer(rig, checkpoint):
     assert max(batches) > 1, "pairs share passes"
 
 
-class Slow:
-    """A model that takes 10 ms, and remembers whom it served."""
+class Gated:
+    """A model that begins a pass only when it may, and remembers whom it served."""
 
     def __init__(self):
         self.served = []
+        self.may, self.done = threading.Semaphore(0), threading.Semaphore(0)
 
     def predict(self, samples, streams):
-        time.sleep(0.01)
+        self.may.acquire()
         self.served.append([sample.pair for sample in samples])
+        self.done.release()
         return [SimpleNamespace(timings_ms={}) for _ in samples]
 
 
 @pytest.mark.parametrize("max_size", [1, 2, 4])
 def test_a_fast_pair_does_not_starve_slow_ones(max_size):
-    model = Slow()
+    """The fast pair has a new frame in every pass, the slow ones in every fifth."""
+    model, turns, asked = Gated(), 40, []
     batch = BatchConfig(max_size=max_size, max_wait_ms=0.0)
     worker = Worker(model, batch, 3, lambda *_: None, lambda *_: None)
-    answered = threading.Event()
     worker.start()
-    ages = []
     try:
-        end = time.monotonic() + 0.6
-        tick = 0
-        while time.monotonic() < end:
+        for turn in range(turns):
             worker.submit(offered("fast"))
-            if tick % 20 == 0:
+            if turn % 5 == 0:
                 for pair in ("slow", "slower"):
                     worker.submit(offered(pair))
-                    ages.append(pair)
-            tick += 1
-            answered.wait(0.002)
+                    asked.append((pair, turn))
+            model.may.release()
+            assert model.done.acquire(timeout=10)
     finally:
+        model.may.release(turns)
         worker.stop()
-    served = [pair for pairs in model.served for pair in pairs]
-    for pair in ("slow", "slower"):
-        assert served.count(pair) >= ages.count(pair) - 1, "none of its pairs is passed over"
-    for before, after in zip(model.served, model.served[1:], strict=False):
-        waiting = {"slow", "slower"} & set(after)
-        assert not (waiting and before == after == ["fast"]), "whoever came first goes first"
+    for pair, turn in asked:
+        soon = model.served[turn : turn + 4]
+        assert any(pair in served for served in soon), "whoever came first goes first"
+    assert sum("fast" in served for served in model.served) >= turns - len(asked)
 
 
 def offered(pair):
@@ -115,16 +112,15 @@ def offered(pair):
 
 
 def test_pairs_are_served_in_the_order_in_which_they_became_ready():
-    model = Slow()
-    worker = Worker(model, BatchConfig(max_size=2, max_wait_ms=0.0), 4, print, print)
+    model = Gated()
+    batch = BatchConfig(max_size=2, max_wait_ms=0.0)
+    worker = Worker(model, batch, 4, lambda *_: None, lambda *_: None)
     for pair in ("a", "b", "c", "a", "d", "b"):
         worker.submit(offered(pair))
-    taken = []
-    worker._deliver = lambda paired, *_: taken.append(paired.pair)
+    model.may.release(2)
     worker.start()
-    end = time.monotonic() + 5
-    while len(taken) < 4 and time.monotonic() < end:
-        time.sleep(0.005)
+    for _ in range(2):
+        assert model.done.acquire(timeout=10)
     worker.stop()
     assert model.served == [["a", "b"], ["c", "d"]]
     assert worker.report().replaced == 2
