@@ -1,5 +1,7 @@
 """Closed-form checks of the rendered world's physics: no scene, no rays."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,37 @@ def test_event_count_and_times_on_a_ramp(rng):
     one = events.t_ns[(events.x == 2) & (events.y == 1)]
     np.testing.assert_allclose(one / 1e9, np.arange(1, 6) * 0.2 / 1.05, atol=1e-4)
     assert (np.diff(events.t_ns) >= 0).all()
+
+
+def test_windows_that_meet_lose_no_events(rng):
+    """Half a threshold per pixel and seam went if a window forgot what came before."""
+    ramp = np.exp(np.linspace(0, 1.05, 9, dtype=np.float32)).reshape(9, 1, 1)
+    pictures = ramp * np.ones((9, 60, 60), np.float32)
+    stamps = np.arange(9) * 10_000_000
+    camera = dataclasses.replace(event.CAMERA, floor=0.0, background_hz=0.0, corner_hz=0.0)
+    whole = event.from_radiance(pictures, stamps, rng, np.random.default_rng(1), camera)
+    parts = [
+        # The second window has another white point; a factor is none to a logarithm.
+        event.from_radiance(pictures[part], stamps[part], rng, np.random.default_rng(1), camera)
+        for part in (slice(0, 5), slice(4, 9))
+    ]
+    expected = 60 * 60 * 1.05 / camera.threshold
+    assert len(whole) == pytest.approx(expected, rel=0.05)
+    assert sum(map(len, parts)) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_pixel_sleeps_after_an_event_that_it_told():
+    times = np.array([0, 300_000, 600_000, 900_000, 1_200_000, 50_000])
+    pixels = np.array([4, 4, 4, 4, 4, 5])
+    kept = event._awake(pixels, times, 500_000)
+    assert sorted(kept) == [0, 2, 4, 5]
+
+
+def test_depth_beyond_16_bits_is_no_measurement():
+    metres = np.array([0, 0.0004, 2.5, 65.535, 65.536, 70, np.inf, np.nan], np.float32)
+    counts = depth.to_counts(metres)
+    assert counts.dtype == np.uint16
+    assert list(counts) == [0, 0, 2500, 65535, 0, 0, 0, 0]
 
 
 def test_events_fall_when_it_darkens_and_rest_when_nothing_moves(rng):

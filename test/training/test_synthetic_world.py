@@ -12,7 +12,7 @@ from segrgbx_core.label_tables import NYU, SYNTHETIC_STREET
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.modality import MODALITIES, Modality
 from training.synthetic import records
-from training.synthetic.raytrace import Tracer
+from training.synthetic.raytrace import FAR, Tracer
 from training.synthetic.records import Corruption, Light, WorldConfig
 
 pytest.importorskip("embreex", reason="rendering needs embreex")
@@ -192,6 +192,23 @@ def test_motion_blur_softens_and_low_resolution_events_shrink():
     assert (events.width, events.height) == (32, 24)
 
 
+def test_shaking_blurs_the_light_field_and_no_other_sensor():
+    sensors = ["thermal", "depth", "polarization", "event", "light_field"]
+    plain, blurred = (
+        World(20_011, WorldConfig(width=96, height=72, light="day", corruption=corruption)).record(
+            2.0, sensors
+        )
+        for corruption in ("none", "motion_blur")
+    )
+    for name in ("thermal", "depth", "polarization"):
+        np.testing.assert_array_equal(getattr(blurred, name), getattr(plain, name), err_msg=name)
+    np.testing.assert_array_equal(blurred.events.t_ns, plain.events.t_ns)
+    for name in ("rgb", "light_field"):
+        images = [getattr(record, name).astype(int) for record in (plain, blurred)]
+        sharp, soft = (np.abs(np.diff(image, axis=-2)).mean() for image in images)
+        assert soft < 0.9 * sharp, name
+
+
 def test_saved_records_come_back(tmp_path, everything):
     path = tmp_path / "00007_00.npz"
     render.save_record(path, everything)
@@ -309,6 +326,40 @@ def test_analyser_pairs_add_up_to_the_same_light():
     one, other = images[..., 0] + images[..., 2], images[..., 1] + images[..., 3]
     assert abs((one - other)[free].mean()) < 3
     assert np.median(np.abs(one - other)[free] / one[free]) < 0.03
+
+
+def test_mirrored_sky_keeps_to_the_law_of_light():
+    """Water mirrors a polarized sky: more or less than Fresnel's mean, never more than all."""
+    shader, view = water_view(TimeOfDay.DAY)
+    shader.climate = dataclasses.replace(shader.climate, clouds=0.0)
+    s0, s1, s2 = polarization.stokes(shader, view)
+    assert (np.hypot(s1, s2) <= s0 * 1.001).all()
+    mean = view.radiance.mean(axis=2)
+    on_water = (view.seen.distance < FAR).reshape(48, 64)
+    assert np.abs(s0 / mean - 1)[on_water].max() > 0.2
+    np.testing.assert_array_equal(s0[~on_water], mean[~on_water])
+
+
+@pytest.mark.parametrize("seed", [20_013, 20_043])
+def test_no_view_is_more_than_fully_polarized(seed):
+    world = World(seed, WorldConfig(width=128, height=96, light="day"))
+    view = world.view(0.0, world.scene.camera(0.0))
+    s0, s1, s2 = polarization.stokes(world.shader, view)
+    assert (np.hypot(s1, s2) <= s0 * 1.001).all()
+
+
+def test_fog_dims_polarization_once():
+    wall = Part(0, (0.5, 0.5, 0.5), index=1.0)
+    shader = small_scene([(block((20, 21), (-60, -5), (-20, 20)), wall)], TimeOfDay.OVERCAST)
+    camera = camera_at((0, 0, 1.5))
+    clear = polarization.stokes(shader, view_of(shader, camera))
+    shader.climate = dataclasses.replace(shader.climate, fog=0.05)
+    view = view_of(shader, camera)
+    foggy = polarization.stokes(shader, view)
+    hit = (view.seen.distance < FAR).reshape(48, 64)
+    share = np.exp(-0.05 * view.seen.distance.reshape(48, 64)[hit])
+    for before, after in zip(clear[1:], foggy[1:], strict=True):
+        np.testing.assert_allclose(after[hit], before[hit] * share, rtol=2e-3, atol=1e-5)
 
 
 def test_clear_sky_is_polarized_across_the_sun():

@@ -35,6 +35,7 @@ from training.datasets.export import (
 from training.datasets.synthetic import mark_rendered, record_sample
 from training.synthetic.records import Record, WorldConfig
 from training.synthetic.render import load_record
+from training.synthetic.sensors.depth import to_counts
 
 EXPORTS: dict[str, Callable[..., list[str]]] = {
     "deliver": export_deliver,
@@ -113,8 +114,7 @@ def _thermal(record: Record) -> dict[str, Array]:
 def _depth(record: Record) -> dict[str, Array]:
     depth_m = record_sample(record, Modality.DEPTH).x
     assert isinstance(depth_m, np.ndarray)
-    millimetres = np.clip(np.nan_to_num(depth_m * 1000, posinf=0), 0, 65535)
-    return {"depth": np.rint(millimetres).astype(np.uint16), "hha": _hha(depth_m)}
+    return {"depth": to_counts(depth_m), "hha": _hha(depth_m)}
 
 
 def _angles(record: Record) -> dict[str, Array]:

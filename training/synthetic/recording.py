@@ -48,6 +48,7 @@ from training.datasets.synthetic import record_sample
 from training.synthetic.event_packets import encode_libcaer_cmp
 from training.synthetic.records import TEST_SEEDS, Corruption, Light, Record, WorldConfig
 from training.synthetic.render import parse_sensors
+from training.synthetic.sensors.depth import to_counts
 from training.synthetic.sensors.polarization import mosaic
 from training.synthetic.world import World
 
@@ -224,7 +225,7 @@ def x_image(record: Record, modality: Modality) -> tuple[str, bytes]:
     if modality is Modality.THERMAL and record.thermal is not None:
         return "mono16", _png(record.thermal // THERMAL_STEP * THERMAL_STEP)
     if modality is Modality.DEPTH and record.depth is not None:
-        return "16UC1", _png(np.round(record.depth * 1000).astype(np.uint16))
+        return "16UC1", _png(to_counts(record.depth))
     if modality is Modality.POLARIZATION and record.polarization is not None:
         return "mono16", _png(mosaic(record.polarization) << 4)
     if modality is Modality.LIGHT_FIELD and record.light_field is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,7 @@ class World:
         view = self.view(time_s, self.scene.camera(time_s))
         exposure = self._exposure(view)
         stamp_ns = round(time_s * 1e9)
-        picture = (
-            self._blurred(view) if self.corruption is Corruption.MOTION_BLUR else view.radiance
-        )
+        picture = self._exposed(view, self.scene.camera)
         rgb = photograph(picture, exposure, self._rng(stamp_ns, "rgb"))
         delay_s = self.config.x_delay_ms * 1e-3 if x_delay_s is None else x_delay_s
         x_time = time_s + delay_s
@@ -122,15 +120,23 @@ class World:
             factor *= under
         return Exposure(metered.gain, factor)
 
-    def _blurred(self, view: View) -> Floats:
-        """Mean radiance of a long exposure about the view, during which the camera shakes."""
+    def _exposed(self, view: View, camera_at: Callable[[float], Camera]) -> Floats:
+        """Radiance of a view; with motion blur, of a long exposure about it on a shaking mount.
+
+        Args:
+            view: the moment.
+            camera_at: where the camera is at other moments.
+        """
+        if self.corruption is not Corruption.MOTION_BLUR:
+            return view.radiance
         rng = np.random.default_rng([self.seed, 37])
         shake = rng.uniform(4, 10) * rng.choice([-1, 1]) * view.camera.width / 320
         total = np.zeros_like(view.radiance)
         for share in np.linspace(-0.5, 0.5, _BLUR_STEPS):
             time_s = view.time_s + share * _BLUR_MS * 1e-3
-            camera = self.scene.camera(time_s).panned(float(share * shake))
+            camera = camera_at(time_s).panned(float(share * shake))
             total += self.view(time_s, camera, QUICK).radiance
+        self.stage.set_time(view.time_s)
         return total / np.float32(_BLUR_STEPS)
 
     def _rng(self, stamp_ns: int, stream: str) -> np.random.Generator:
@@ -159,7 +165,7 @@ class World:
                 self.shader, view, self._rng(stamp_ns, "polarization")
             )
         if Modality.LIGHT_FIELD in wanted:
-            made["light_field"] = self._light_field(time_s, camera, exposure)
+            made["light_field"] = self._light_field(time_s, exposure)
         if Modality.EVENT in wanted:
             made["events"] = self._events(time_s)
         return made
@@ -185,17 +191,21 @@ class World:
             image, self._rng(stamp_ns, "thermal"), self._rng(0, "thermal_columns")
         )
 
-    def _light_field(self, time_s: float, camera: Camera, exposure: Exposure) -> NDArray[np.uint8]:
+    def _light_field(self, time_s: float, exposure: Exposure) -> NDArray[np.uint8]:
+        """Views of one camera behind an array of lenses: they share RGB's exposure and shake."""
         side, base = self.config.light_field_views, self.config.light_field_base_m
         steps = np.arange(side) - (side - 1) / 2 if side > 1 else np.array([-1.0])
         views: list[NDArray[np.uint8]] = []
         for row in steps:
             for column in steps:
-                moved = camera.shifted(float(column) * base, float(row) * base)
-                radiance = self.view(time_s, moved).radiance
+                camera_at = partial(self._corner, float(column) * base, float(row) * base)
+                radiance = self._exposed(self.view(time_s, camera_at(time_s)), camera_at)
                 rng = self._rng(round(time_s * 1e9) + len(views), "light_field")
                 views.append(photograph(radiance, exposure, rng))
         return np.stack(views)
+
+    def _corner(self, right_m: float, down_m: float, time_s: float) -> Camera:
+        return self.x_camera(time_s).shifted(right_m, down_m)
 
     def _events(self, time_s: float) -> Events:
         config = self.config

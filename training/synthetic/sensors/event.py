@@ -80,9 +80,10 @@ def from_radiance(
     threshold = np.maximum(camera.threshold + spread, 0.05).astype(np.float32) * np.ones(
         size, np.float32
     )
-    memory = logs[0] + threshold * rng.uniform(-0.5, 0.5, size).astype(np.float32) * (
-        camera.threshold_spread > 0
-    )
+    memory = logs[0].copy()
+    if camera.threshold_spread > 0:  # a pixel that moves was moving: its last event lies behind
+        behind = rng.uniform(0, 1, size).astype(np.float32)
+        memory -= np.sign(logs[1] - logs[0]) * behind * threshold
     level = logs[0]
     found = []
     for index in range(1, count):
@@ -136,16 +137,28 @@ def _background(
     return pixel, stamp, rng.integers(0, 2, len(pixel)).astype(np.uint8)
 
 
+def _awake(
+    pixel: NDArray[np.int64], stamp: NDArray[np.int64], refractory_ns: float
+) -> NDArray[np.int64]:
+    """Indices of the events at least the dead time after their pixel's last one that is kept."""
+    kept = np.lexsort((stamp, pixel))
+    while True:
+        close = np.zeros(len(kept) + 1, bool)
+        close[1:-1] = (np.diff(pixel[kept]) == 0) & (np.diff(stamp[kept]) < refractory_ns)
+        # The first of a row of close ones follows one that stays; the others may stay after it.
+        first = close[1:-1] & ~close[:-2]
+        if not first.any():
+            return kept
+        kept = np.delete(kept, np.flatnonzero(first) + 1)
+
+
 def _sorted(found: list[Columns], size: tuple[int, int], camera: EventCamera) -> Events:
     pixel = np.concatenate([part[0] for part in found])
     stamp = np.concatenate([part[1] for part in found])
     sign = np.concatenate([part[2] for part in found])
     if camera.refractory_s > 0 and len(pixel):
-        order = np.lexsort((stamp, pixel))
-        pixel, stamp, sign = pixel[order], stamp[order], sign[order]
-        dead = np.zeros(len(pixel), bool)
-        dead[1:] = (np.diff(pixel) == 0) & (np.diff(stamp) < camera.refractory_s * 1e9)
-        pixel, stamp, sign = pixel[~dead], stamp[~dead], sign[~dead]
+        kept = _awake(pixel, stamp, camera.refractory_s * 1e9)
+        pixel, stamp, sign = pixel[kept], stamp[kept], sign[kept]
     order = np.lexsort((pixel, stamp))
     row, column = np.divmod(pixel[order], size[1])
     return Events(

@@ -18,7 +18,15 @@ from training.synthetic.cameras import Camera
 from training.synthetic.climate import Climate, TimeOfDay
 from training.synthetic.optics import diffuse_dolp, fresnel, fresnel_amplitudes
 from training.synthetic.raytrace import FAR, dot, unit
-from training.synthetic.shading import Light, Mirrored, Panes, Seen, Shader
+from training.synthetic.shading import (
+    PANE_CLEAR,
+    PANE_INDEX,
+    Light,
+    Mirrored,
+    Panes,
+    Seen,
+    Shader,
+)
 from training.synthetic.view import View
 
 Floats = NDArray[np.floating[Any]]
@@ -39,10 +47,11 @@ def stokes(shader: Shader, view: View) -> tuple[Floats, Floats, Floats]:
     total = light.total.mean(axis=1)
     linear = np.zeros(len(total), np.complex64)
     _sky(shader.climate, view.camera, seen, total, linear)
-    _matte(view.camera, seen, light, linear)
-    _smooth(shader.climate, view.camera, seen, light, linear)
-    clear = np.exp(-shader.climate.fog * seen.distance[seen.at])
-    linear[seen.at] *= clear.astype(np.float32)
+    clear = np.exp(-shader.climate.fog * seen.distance[seen.at]).astype(np.float32)
+    # What the bodies send, dimmed by the air; the air's own light is taken as unpolarized.
+    body = light.diffuse[seen.at].mean(axis=1) - shader.climate.horizon.mean() * (1 - clear)
+    _matte(view.camera, seen, body, linear)
+    _smooth(shader.climate, view.camera, seen, light, (body, clear), (total, linear))
     if len(view.panes.at):
         _panes(shader.climate, view.camera, seen, view.panes, (total, linear))
     s1, s2 = linear.real.astype(np.float32), linear.imag.astype(np.float32)
@@ -112,36 +121,53 @@ def _across(seen: Seen, which: NDArray[np.int64]) -> Floats:
     return unit(np.cross(seen.surface.normal[which], seen.directions[seen.at[which]]))
 
 
-def _matte(camera: Camera, seen: Seen, light: Light, linear: NDArray[np.complex64]) -> None:
+def _matte(camera: Camera, seen: Seen, body: Floats, linear: NDArray[np.complex64]) -> None:
     which = np.flatnonzero(seen.surface.index <= 1.01)
     cosine = np.clip(seen.cosine[which], 0.03, 1)
     index = np.full(len(which), MATTE_INDEX, np.float32)
     s, p = fresnel(cosine, index)
     share = MATTE_SHARE * ((s - p) * 0.8 - diffuse_dolp(cosine, index))
-    body = light.diffuse[seen.at[which]].mean(axis=1)
-    linear[seen.at[which]] = body * share * _turn(camera, _across(seen, which))
+    linear[seen.at[which]] = body[which] * share * _turn(camera, _across(seen, which))
 
 
 def _smooth(
-    climate: Climate, camera: Camera, seen: Seen, light: Light, linear: NDArray[np.complex64]
+    climate: Climate,
+    camera: Camera,
+    seen: Seen,
+    light: Light,
+    air: tuple[Floats, Floats],
+    image: tuple[Floats, NDArray[np.complex64]],
 ) -> None:
+    """Bodies below a coat and what the coat mirrors.
+
+    Args:
+        climate: of the scene.
+        camera: whose image angles count.
+        seen: surfaces.
+        light: from them.
+        air: what bodies send through it and the share that it lets through, per surface.
+        image: S0, in which mirrored light has Fresnel's mean so far, and S1 + i S2; both changed.
+    """
     which = light.mirror
     if not len(which):
         return
+    rays, (total, linear) = seen.at[which], image
+    body, clear = (part[which] for part in air)
     cosine, index = seen.cosine[which], seen.surface.index[which]
     across = _across(seen, which)
     turn = _turn(camera, across)
-    body = light.diffuse[seen.at[which]].mean(axis=1)
-    inner = -body * diffuse_dolp(cosine, index) * turn
-    linear[seen.at[which]] = (
-        inner + _reflected(climate, light.met, across, fresnel_amplitudes(cosine, index)) * turn
-    )
+    power, mirrored = _reflected(climate, light.met, across, fresnel_amplitudes(cosine, index))
+    total[rays] += power * clear - light.specular[rays].mean(axis=1)
+    linear[rays] = (mirrored * clear - body * diffuse_dolp(cosine, index)) * turn
 
 
 def _reflected(
     climate: Climate, met: Mirrored, across: Floats, amplitudes: tuple[Floats, Floats]
-) -> NDArray[np.complex64]:
-    """S1 + i S2 of mirrored light about the axis `across`; sky light arrives polarized already."""
+) -> tuple[Floats, NDArray[np.complex64]]:
+    """S0 and S1 + i S2 of mirrored light about the axis `across`.
+
+    Sky light arrives polarized already, so that its share also depends on its direction.
+    """
     power = met.radiance.mean(axis=1)
     degree, field = sky_polarization(climate, met.ways)
     degree = degree * met.is_sky
@@ -151,8 +177,9 @@ def _reflected(
     in_s = power * (1 + degree * (2 * onto * onto - 1)) / 2
     in_p = power - in_s
     crossed = 2 * power * degree * onto * upright / 2
-    out = r_s * r_s * in_s - r_p * r_p * in_p + 2j * r_s * r_p * crossed
-    return out.astype(np.complex64)
+    out_s, out_p = r_s * r_s * in_s, r_p * r_p * in_p
+    linear = out_s - out_p + 2j * r_s * r_p * crossed
+    return out_s + out_p, linear.astype(np.complex64)
 
 
 def _panes(
@@ -166,8 +193,12 @@ def _panes(
     at, (s, p) = panes.at, panes.share.T
     across = unit(np.cross(panes.normal, seen.directions[at]))
     turn = _turn(camera, across)
-    light = total[at] * 0.92
-    through = linear[at] * (1 - (s + p) / 2) * 0.92 + light * ((1 - s) - (1 - p)) / 2 * turn
-    mirrored = _reflected(climate, panes.met, across, (-np.sqrt(s), np.sqrt(p)))
-    total[at] = light * (1 - (s + p) / 2) + panes.met.radiance.mean(axis=1) * (s + p) / 2
-    linear[at] = through + mirrored * turn
+    light, met = total[at] * PANE_CLEAR, linear[at] * turn.conj() * PANE_CLEAR
+    mean, gap = 1 - (s + p) / 2, (p - s) / 2  # of what passes in s and p
+    through = mean * met.real + gap * light + 1j * np.sqrt((1 - s) * (1 - p)) * met.imag
+    cosine = np.clip(-dot(seen.directions[at], panes.normal), 0, 1)
+    _, r_p = fresnel_amplitudes(cosine, np.full(len(at), PANE_INDEX, np.float32))
+    amplitudes = -np.sqrt(s), np.sign(r_p) * np.sqrt(p)
+    power, mirrored = _reflected(climate, panes.met, across, amplitudes)
+    total[at] = mean * light + gap * met.real + power
+    linear[at] = (through + mirrored) * turn
