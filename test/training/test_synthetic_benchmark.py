@@ -9,7 +9,6 @@ import pytest
 
 from segrgbx_core.errors import DataError
 from segrgbx_core.label_tables import SYNTHETIC_STREET
-from segrgbx_core.metrics import ConfusionMatrix
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import XForm
 from training import twin_test
@@ -24,7 +23,7 @@ from training.benchmark.arms import (
     run_of,
 )
 from training.benchmark.page import Findings, write_page
-from training.benchmark.scores import Score, difference, score
+from training.benchmark.scores import Score, difference, mean_difference, score
 from training.config import read_run
 from training.datasets import open_reader
 from training.datasets.synthetic import XSource
@@ -130,9 +129,7 @@ def scores_of(rate, scenes=40, seed=0):
             right = int(rng.binomial(200, rate))
             matrix[true, true] += right
             matrix[true, (true + 1) % 4] += 200 - right
-    total = ConfusionMatrix(NUM)
-    total.matrix += matrices.sum(axis=0)
-    return Score(matrices, {"normal": total})
+    return Score(matrices, {"normal": np.arange(0, scenes, 2), "night": np.arange(1, scenes, 2)})
 
 
 def test_difference_is_exact_and_its_spread_is_that_of_the_scenes():
@@ -151,13 +148,32 @@ def test_difference_is_exact_and_its_spread_is_that_of_the_scenes():
     assert two.seed_sd == pytest.approx(np.sqrt(2) * (better.miou - worse.miou))
 
 
+def test_a_mean_of_comparisons_has_the_spread_of_what_they_share():
+    better, worse = scores_of(0.9, seed=1), scores_of(0.8, seed=2)
+    one = difference([better], [worse])
+    five = mean_difference([([better], [worse])] * 5)
+    assert five.mean == pytest.approx(one.mean)
+    assert five.scene_sd == pytest.approx(one.scene_sd), "five times the same says no more"
+    third = scores_of(0.9, seed=3)
+    two = mean_difference([([better], [worse]), ([third], [worse])])
+    assert two.mean == pytest.approx((one.mean + difference([third], [worse]).mean) / 2)
+
+
+def test_a_group_is_compared_on_its_own_scenes():
+    better, worse = scores_of(0.9, seed=1), scores_of(0.8, seed=2)
+    night = difference([better], [worse], "night")
+    assert night.scenes == 20
+    assert night.mean == pytest.approx(better.group_miou("night") - worse.group_miou("night"))
+
+
 def test_score_survives_its_file(tmp_path):
     saved = scores_of(0.7)
     saved.save(tmp_path / "a.npz")
     back = Score.load(tmp_path / "a.npz")
     assert back.miou == saved.miou
     assert back.group_miou("normal") == saved.group_miou("normal")
-    assert np.isnan(back.group_miou("night"))
+    assert back.group_miou("normal") != back.group_miou("night")
+    assert np.isnan(back.group_miou("motion_blur"))
 
 
 def test_page_holds_every_table_and_says_what_it_cannot(tmp_path):
@@ -168,7 +184,9 @@ def test_page_holds_every_table_and_says_what_it_cannot(tmp_path):
         "no statement about real roads",
         "RGB fed twice",
         "| thermal |",
-        "one generalist, equal steps per modality | 600",
+        f"one generalist, equal steps per modality | {5 * scale.steps}",
+        "night, 20 scenes",
+        "Not better than RGB fed twice by two standard errors: ",
         "without DSRM",
         "Nothing can be concluded about components",
         "Figure 9 in small",

@@ -44,7 +44,7 @@ class Scale:
 
 
 SCALES = {
-    "reduced": Scale(80, 80, 160, 120, (96, 128), 120, (0,), (0,)),
+    "reduced": Scale(80, 120, 160, 120, (96, 128), 240, (0,), (0,)),
     "full": Scale(400, 300, 320, 240, (192, 256), 600, (0, 1, 2), (0, 1, 2, 3, 4), "bf16"),
 }
 """`reduced` takes under half an hour of two processor cores, `full` wants a GPU."""

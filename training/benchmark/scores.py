@@ -19,7 +19,7 @@ from training.datasets import Labelled, Reader, open_reader
 from training.datasets.synthetic import XSource
 from training.evaluate import evaluate
 
-_SCENE = "scene "
+_BETWEEN = "|"
 _RESAMPLES = 1000
 
 
@@ -29,11 +29,11 @@ class Score:
 
     Attributes:
         scenes: int64 (S, C, C + 1), confusion matrix of each scene.
-        groups: confusion matrix by light and by camera failure, `normal` for none.
+        groups: which scenes have a light or a failing camera, by its name; `normal` for none.
     """
 
     scenes: NDArray[np.int64]
-    groups: Mapping[str, ConfusionMatrix]
+    groups: Mapping[str, NDArray[np.int64]]
 
     @property
     def miou(self) -> float:
@@ -42,7 +42,11 @@ class Score:
 
     def group_miou(self, name: str) -> float:
         """Mean IoU of a group in per cent, NaN where it has no scene."""
-        return 100 * self.groups[name].miou() if name in self.groups else float("nan")
+        return self.of(name).miou if name in self.groups else float("nan")
+
+    def of(self, name: str) -> Score:
+        """The scenes of a group alone."""
+        return Score(self.scenes[self.groups[name]], {})
 
     def classes_iou(self, names: Sequence[str]) -> float:
         """Mean IoU of the named classes in per cent."""
@@ -51,7 +55,7 @@ class Score:
 
     def save(self, path: Path) -> None:
         """Writes an npz file, atomically."""
-        groups: dict[str, Any] = {f"group {name}": one.matrix for name, one in self.groups.items()}
+        groups: dict[str, Any] = {f"group {name}": one for name, one in self.groups.items()}
         draft = path.with_suffix(".part")
         with draft.open("wb") as file:
             np.savez_compressed(file, scenes=self.scenes, **groups)
@@ -61,16 +65,19 @@ class Score:
     def load(cls, path: Path) -> Score:
         """Reads what `save` wrote."""
         with np.load(path) as archive:
-            groups = {}
-            for name in archive.files:
-                if name.startswith("group "):
-                    groups[name[6:]] = ConfusionMatrix(len(archive[name]))
-                    groups[name[6:]].matrix += archive[name]
+            groups = {
+                name.removeprefix("group "): archive[name]
+                for name in archive.files
+                if name.startswith("group ")
+            }
             return cls(archive["scenes"], groups)
 
 
 class _ByScene:
-    """A reader whose samples also belong to a group of their scene, and `normal` if none fails."""
+    """A reader whose samples are grouped by scene; its name holds light and failure, or `normal`.
+
+    All frames of a scene have the same light and failure.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -83,9 +90,9 @@ class _ByScene:
     def __getitem__(self, index: int) -> Labelled:
         item = self._reader[index]
         # Facts are the time of day and, if any, the failure.
-        normal = ("normal",) if len(item.groups) < 2 else ()
-        scene = _SCENE + item.name.split("_", maxsplit=1)[0]
-        return replace(item, groups=(*item.groups, *normal, scene))
+        facts = (*item.groups, "normal")[:2]
+        scene = item.name.split("_", maxsplit=1)[0]
+        return replace(item, groups=(_BETWEEN.join((scene, *facts)),))
 
 
 def score(checkpoint: Path, data: Path, modality: Modality, x: XSource, device: str) -> Score:
@@ -100,9 +107,13 @@ def score(checkpoint: Path, data: Path, modality: Modality, x: XSource, device: 
     """
     reader = open_reader("synthetic_street", data, "test", modality, {"x": x.value})
     report = evaluate(checkpoint, _ByScene(reader), InferenceConfig(device=device))
-    scenes = [report.groups[name].matrix for name in sorted(report.groups) if _SCENE in name]
-    groups = {name: one for name, one in report.groups.items() if _SCENE not in name}
-    return Score(np.stack(scenes), groups)
+    names = sorted(report.groups)
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        for fact in name.split(_BETWEEN)[1:]:
+            members.setdefault(fact, []).append(index)
+    groups = {fact: np.array(indices) for fact, indices in members.items()}
+    return Score(np.stack([report.groups[name].matrix for name in names]), groups)
 
 
 def miou_of(matrix: NDArray[np.int64], classes: Sequence[int] | None = None) -> float:
@@ -137,22 +148,45 @@ class Difference:
         return float(np.sqrt(self.scene_sd**2 + seed_part))
 
 
-def difference(ours: Sequence[Score], theirs: Sequence[Score]) -> Difference:
+def difference(ours: Sequence[Score], theirs: Sequence[Score], group: str = "") -> Difference:
     """Compares two arms seed by seed and scene by scene.
 
     Args:
         ours: one score per training seed.
         theirs: the same seeds and scenes.
+        group: compares these scenes alone; empty for all.
     """
-    gains = [one.miou - other.miou for one, other in zip(ours, theirs, strict=True)]
-    first, second = (sum(one.scenes for one in arm) for arm in (ours, theirs))
-    count = len(ours[0].scenes)
+    if group:
+        ours, theirs = ([one.of(group) for one in arm] for arm in (ours, theirs))
+    return mean_difference([(ours, theirs)])
+
+
+def mean_difference(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> Difference:
+    """Mean over several comparisons of the same scenes, such as those of five modalities.
+
+    They share scenes and models, so their errors go together: the mean is taken within each
+    resampling of the scenes and within each training seed.
+
+    Args:
+        pairs: what `difference` takes, with equal seeds and scenes throughout.
+    """
+    gains = np.mean(
+        [
+            [one.miou - other.miou for one, other in zip(ours, theirs, strict=True)]
+            for ours, theirs in pairs
+        ],
+        axis=0,
+    )
+    sums = [[sum(one.scenes for one in arm) for arm in pair] for pair in pairs]
+    count = len(pairs[0][0][0].scenes)
     rng = np.random.default_rng(0)
     resampled = []
     for _ in range(_RESAMPLES):
         drawn = np.bincount(rng.integers(0, count, count), minlength=count)
-        mine, other = (np.tensordot(drawn, matrices, axes=1) for matrices in (first, second))
-        resampled.append(100 * (miou_of(mine) - miou_of(other)))
+        values = [
+            [miou_of(np.tensordot(drawn, matrices, axes=1)) for matrices in pair] for pair in sums
+        ]
+        resampled.append(100 * np.mean([mine - other for mine, other in values]))
     return Difference(
         mean=float(np.mean(gains)),
         scene_sd=float(np.std(resampled)),
