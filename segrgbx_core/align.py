@@ -113,7 +113,8 @@ class Match(Generic[R, X]):
         x: the X message, None under `rgb_only` when none was in reach.
         x_stamp_ns: its stamp as pushed, the offset not removed.
         dt_ns: X minus RGB stamp, the offset removed.
-        held: True where `hold_last` gave an X beyond `max_dt_ms`.
+        held: True where `hold_last` gave an X beyond `max_dt_ms`; its events are moved in time so that
+            their window ends at RGB's stamp.
     """
 
     rgb: R
@@ -219,6 +220,7 @@ class PairAligner(Generic[R, X]):
         lost = self._x.add(stamp_ns, x)
         if lost is not None:
             self.counts.drop_x(lost)
+        self.counts.lost_events = self._x.num_lost
         matches += self._decide_ready()
         self._forget_old_x()
         return matches

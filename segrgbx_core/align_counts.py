@@ -46,6 +46,8 @@ class AlignCounts:
     rgb_only: int = 0
     used_x: int = 0
     jumps: int = 0
+    lost_events: int = 0
+    """Events given up because of `sensor.event.max_buffer_mb`."""
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_x: Counter[str] = field(default_factory=Counter)
     dt_sum_ns: int = 0
@@ -98,6 +100,7 @@ class AlignCounts:
             "used_x": self.used_x,
             "dropped_x": dict(sorted(self.dropped_x.items())),
             "jumps": self.jumps,
+            "lost_events": self.lost_events,
             "mean_dt_ms": round(self.mean_dt_ms, 3),
             "mean_abs_dt_ms": round(self.mean_abs_dt_ms, 3),
             "max_abs_dt_ms": round(self.max_abs_dt_ms, 3),

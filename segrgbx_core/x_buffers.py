@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -59,9 +59,16 @@ class XBuffer(Protocol[X]):
         """Kept and not used yet."""
         ...
 
+    @property
+    def num_lost(self) -> int:
+        """Events given up for lack of memory; images are told by `add`."""
+        ...
+
 
 class ImageQueue(Generic[X]):
     """X messages with one stamp each, sorted, at most `size` of them."""
+
+    num_lost = 0
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -183,6 +190,7 @@ class EventWindow:
         """The events of (stamp_ns - window, stamp_ns] that have arrived, sorted by time.
 
         Cutting gives up what is older than two windows, so stamps may come a little out of order.
+        Where the stream has not come as far as the stamp, the last two windows of it stay.
 
         Returns:
             perhaps no events at all; None while the sensor's size is unknown.
@@ -190,17 +198,17 @@ class EventWindow:
         if self._size == (0, 0):
             return None
         start_ns = stamp_ns - self._window_ns
-        while self._chunks and self._chunks[0].t_ns[-1] <= start_ns - self._window_ns:
-            if len(self._chunks) == 1:
-                break  # the newest event stays, it tells how far the stream has come
-            self._pop_oldest()
+        if self.last_ns is not None:
+            oldest_ns = min(stamp_ns, self.last_ns) - 2 * self._window_ns
+            while self._chunks[0].t_ns[-1] <= oldest_ns:
+                self._pop_oldest()
         parts = []
         for chunk in self._chunks:
             if chunk.t_ns[0] > stamp_ns:
                 break
             first, stop = np.searchsorted(chunk.t_ns, (start_ns, stamp_ns), side="right")
             if stop > first:
-                parts.append(_slice(chunk, int(first), int(stop)))
+                parts.append(_taken(chunk, slice(int(first), int(stop))))
         return _concatenate(parts, self._size)
 
     def clear(self) -> None:
@@ -217,7 +225,7 @@ class EventWindow:
             fit = max(1, int((self._max_bytes - CHUNK_OVERHEAD_BYTES) / per_event))
             self.num_lost += len(chunk) - fit
             # A copy, because a slice would keep the big arrays alive.
-            newest = _concatenate([_slice(chunk, len(chunk) - fit, len(chunk))], self._size)
+            newest = _concatenate([_taken(chunk, slice(len(chunk) - fit, None))], self._size)
             self._chunks.append(newest)
             self._num_bytes += _bytes(newest)
 
@@ -245,6 +253,11 @@ class EventBuffer:
         self.window = window
         self._reached_ns: int | None = None
 
+    @property
+    def num_lost(self) -> int:
+        """See `XBuffer.num_lost`."""
+        return self.window.num_lost
+
     def add(self, stamp_ns: int, x: Events) -> Drop | None:
         """See `XBuffer.add`; the window counts what it loses itself.
 
@@ -264,7 +277,19 @@ class EventBuffer:
             return None
         return KeptX(min(self._reached_ns, stamp_ns), events, is_used=True)
 
-    last_before = nearest
+    def last_before(self, stamp_ns: int) -> KeptX[Events] | None:
+        """The last full window of the stream, with its times moved so that it ends at the stamp.
+
+        Whoever draws events cuts them at the stamp, where a stream that has died has none.
+        """
+        if self._reached_ns is None:
+            return None
+        end_ns = min(self._reached_ns, stamp_ns)
+        events = self.window.cut(end_ns)
+        if events is None:
+            return None
+        moved = replace(events, t_ns=events.t_ns + (stamp_ns - end_ns))
+        return KeptX(end_ns, moved, is_used=True)
 
     def forget_before(self, horizon_ns: int) -> int:  # noqa: ARG002 - cutting forgets
         """Nothing to do: cutting a window forgets what is older."""
@@ -329,15 +354,13 @@ def _bytes(events: Events) -> int:
     return sum(array.nbytes for array in arrays) + CHUNK_OVERHEAD_BYTES
 
 
-def _slice(events: Events, first: int, stop: int) -> Events:
-    part = slice(first, stop)
-    return Events(
-        events.x[part],
-        events.y[part],
-        events.t_ns[part],
-        events.p[part],
-        events.width,
-        events.height,
+def _taken(events: Events, places: slice | NDArray[np.intp]) -> Events:
+    return replace(
+        events,
+        x=events.x[places],
+        y=events.y[places],
+        t_ns=events.t_ns[places],
+        p=events.p[places],
     )
 
 
@@ -367,12 +390,4 @@ def _sorted(events: Events) -> Events:
     """The same events in order of time; those of equal time keep their order."""
     if not np.any(events.t_ns[1:] < events.t_ns[:-1]):
         return events
-    order = np.argsort(events.t_ns, kind="stable")
-    return Events(
-        events.x[order],
-        events.y[order],
-        events.t_ns[order],
-        events.p[order],
-        events.width,
-        events.height,
-    )
+    return _taken(events, np.argsort(events.t_ns, kind="stable"))

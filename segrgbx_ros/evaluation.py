@@ -231,6 +231,7 @@ class _Run:
             skew_ms=Spread.of([abs(value) for value in tally.skews_ms]),
             mean_offset_ms=float(np.mean(tally.skews_ms)) if tally.skews_ms else 0.0,
             jumps=counts.jumps,
+            lost_events=counts.lost_events,
             first_fault=tally.first_fault,
             scores=scores,
             stages_ms={name: Spread.of(values) for name, values in tally.stages_ms.items()},

@@ -29,10 +29,12 @@ class EventArray:
 
     Attributes:
         stamp_ns: stamp of its header.
+        size: of the sensor, width first.
         events: with the times that the message gives them; None when it has none.
     """
 
     stamp_ns: int
+    size: tuple[int, int]
     events: EventSlice | None
 
 
@@ -60,7 +62,7 @@ def read_event_array(raw: bytes) -> EventArray:
     size = checked_size(word(place + 4), word(place))
     count, first = word(place + 8), place + 12
     if count == 0:
-        return EventArray(stamp_ns(raw), None)
+        return EventArray(stamp_ns(raw), size, None)
     # The first event lacks the two bytes of padding that the others have after x and y. Seen as if
     # it had them it begins two bytes early, and all but its x and y lie where they should.
     begin = first - 2
@@ -72,7 +74,7 @@ def read_event_array(raw: bytes) -> EventArray:
     x[0], y[0] = np.frombuffer(data, f"{order}u2", 2, first)
     t_ns = items["sec"].astype(np.int64) * NS_PER_S + items["nanosec"]
     p = (items["p"] != 0).astype(np.uint8)
-    return EventArray(stamp_ns(raw), make_slice(x, y, t_ns, p, size))
+    return EventArray(stamp_ns(raw), size, make_slice(x, y, t_ns, p, size))
 
 
 def _item(order: str) -> np.dtype[Any]:

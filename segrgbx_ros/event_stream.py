@@ -64,8 +64,8 @@ class EventStream:
             found = self._packets.decode(message)
             return None if found is None else self._mapped(found, stamp_ns(message))
         array = read_event_array(message)
-        if array.events is None:
-            return None
+        if array.events is None:  # the sensor saw nothing until then
+            return StampedEvents(_no_events(*array.size), array.stamp_ns)
         is_ros_time = abs(array.events.begin_ns - array.stamp_ns) < _ONE_CLOCK_NS
         if is_ros_time and self._time_source is TimeSource.SENSOR_ALIGNED:
             return StampedEvents(array.events.events, array.events.end_ns)
@@ -80,3 +80,8 @@ class EventStream:
 
 def _clock(time_source: TimeSource) -> SensorClock:
     return SensorClock(share=1) if time_source is TimeSource.HEADER else SensorClock()
+
+
+def _no_events(width: int, height: int) -> Events:
+    none = np.empty(0, np.uint16)
+    return Events(none, none, none.astype(np.int64), none.astype(np.uint8), width, height)

@@ -59,7 +59,8 @@ class PairedMessages:
         x_topic: where `x` came from.
         rgb: the RGB message; its header is the header of every answer.
         x: the X message, four of them (one per polarizer angle), or the events of the window that
-            ends at RGB's stamp (on the clock of X); None where the policy lets RGB go alone.
+            ends at RGB's stamp (on the clock of X; held ones are moved there); None where the
+            policy lets RGB go alone.
         stamp_ns: RGB's stamp in ns.
         x_stamp_ns: X's stamp in ns, None without X.
         dt_ns: stamp of X minus stamp of RGB minus the pair's offset, in ns, None without X.

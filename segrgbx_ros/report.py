@@ -112,6 +112,7 @@ class PairReport:
         skew_ms: stamp of X minus stamp of RGB minus the configured offset, absolute, in ms.
         mean_offset_ms: the same with its sign, mean; far from 0 it is the offset to configure.
         jumps: how often the stamps jumped back.
+        lost_events: events given up because of sensor.event.max_buffer_mb.
         first_fault: first message that could not be decoded, empty when all could.
         scores: agreement with the truth, None without truth.
         stages_ms: duration of each stage per frame in ms.
@@ -129,6 +130,7 @@ class PairReport:
     skew_ms: Spread
     mean_offset_ms: float = 0.0
     jumps: int = 0
+    lost_events: int = 0
     first_fault: str = ""
     scores: Scores | None = None
     label_space: str = ""
@@ -150,6 +152,7 @@ class PairReport:
             "skew_ms": self.skew_ms.to_dict(),
             "mean_offset_ms": round(self.mean_offset_ms, 3),
             "jumps_back": self.jumps,
+            "lost_events": self.lost_events,
             "first_fault": self.first_fault,
             "scores": self.scores.to_dict() if self.scores else None,
         }
@@ -346,6 +349,8 @@ def _pairing_lines(pair: PairReport) -> list[str]:
     rows += [(f"X dropped: {cause}", count) for cause, count in sorted(pair.dropped_x.items())]
     if pair.jumps:
         rows.append(("stamps jumped back", f"{pair.jumps} times"))
+    if pair.lost_events:
+        rows.append(("events lost, see sensor.event.max_buffer_mb", pair.lost_events))
     if pair.first_fault:
         rows.append(("first message that could not be read", pair.first_fault))
     return ["", *_table(("pairing", ""), rows)]

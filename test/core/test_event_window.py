@@ -197,6 +197,63 @@ def test_a_jump_of_either_stream_forgets_the_events():
     assert aligner.counts.jumps == 1  # the image before the jump left with it
 
 
+def held(reached_ms, stamp_ms, offset_ms=0):
+    """What `hold_last` gives an image after a stream of an event each 10 ms has ended."""
+    config = AlignConfig(on_missing_x=OnMissingX.HOLD_LAST)
+    aligner = event_aligner(config, WINDOW, x_offset_ns=offset_ms * MS)
+    for end_ms in range(10, reached_ms + 1, 10):
+        push(aligner, [end_ms + offset_ms], end_ms)
+    aligner.push_rgb(stamp_ms * MS, "rgb", stamp_ms * MS)
+    return aligner.poll((stamp_ms + 100) * MS)
+
+
+@pytest.mark.parametrize("offset_ms", [0, 700])
+@pytest.mark.parametrize("late_ms", [60, 140, 300])
+def test_a_held_window_is_the_last_full_one_and_ends_at_the_stamp(late_ms, offset_ms):
+    (match,) = held(200, 200 + late_ms, offset_ms)
+    assert match.held
+    assert match.dt_ns == -late_ms * MS
+    assert match.x_stamp_ns == (200 + offset_ms) * MS
+    ends_ms = 200 + late_ms + offset_ms
+    assert (match.x.t_ns // MS).tolist() == [ends_ms - age for age in (40, 30, 20, 10, 0)]
+
+
+def test_a_window_is_not_held_for_ever():
+    assert held(200, 501) == []
+
+
+def test_every_image_after_the_end_of_a_stream_gets_the_same_events():
+    aligner = event_aligner(AlignConfig(on_missing_x=OnMissingX.HOLD_LAST), WINDOW)
+    push(aligner, [10, 20], 20)
+    push(aligner, [30, 40], 40)
+    matches = []
+    for stamp_ms in (110, 200, 290):
+        aligner.push_rgb(stamp_ms * MS, "rgb", stamp_ms * MS)
+        matches += aligner.poll((stamp_ms + 50) * MS)
+    assert [match.held for match in matches] == [True] * 3
+    assert [(m.x.t_ns - m.rgb_stamp_ns).tolist() for m in matches] == [
+        [-30 * MS, -20 * MS, -10 * MS, 0]
+    ] * 3
+
+
+def test_held_events_of_a_still_scene_are_none():
+    aligner = event_aligner(AlignConfig(on_missing_x=OnMissingX.HOLD_LAST), WINDOW)
+    push(aligner, [10, 20], 20)
+    aligner.push_x(100 * MS, events([]), 100 * MS)
+    aligner.push_rgb(200 * MS, "rgb", 200 * MS)
+    (match,) = aligner.poll(300 * MS)
+    assert (match.held, len(match.x), match.dt_ns) == (True, 0, -100 * MS)
+
+
+def test_events_that_find_no_memory_are_counted():
+    aligner = event_aligner(AlignConfig(), WINDOW, max_bytes=20_000)
+    push(aligner, np.linspace(0, 1, 1000), 1)
+    assert aligner.counts.lost_events == 0
+    push(aligner, np.linspace(1, 2, 1000), 2)
+    assert aligner.counts.lost_events == 1000, "the older chunk, of 13 kB"
+    assert aligner.counts.to_dict()["lost_events"] == aligner.counts.lost_events
+
+
 # ---- the sensor's clock
 
 

@@ -56,7 +56,7 @@ def test_arrays_read_as_a_typed_reader_would(rng, count, frame_id, order):
 
 def test_an_array_without_events_has_a_stamp():
     found = read_event_array(event_array(events([]), START))
-    assert (found.stamp_ns, found.events) == (START, None)
+    assert (found.stamp_ns, found.size, found.events) == (START, (WIDTH, HEIGHT), None)
 
 
 def test_array_events_outside_the_sensor_are_dropped():
@@ -112,7 +112,13 @@ def test_arrays_keep_ros_time_but_not_another():
     assert_equal(found.events, since_start, START)
     by_header = EventStream(TimeSource.HEADER).take(event_array(wanted, late))
     assert_equal(by_header.events, wanted, 10 * MS)
-    assert stream.take(event_array(events([]), START)) is None
+
+
+@pytest.mark.parametrize("source", list(TimeSource))
+def test_an_array_without_events_says_how_far_the_stream_has_come(source):
+    found = EventStream(source).take(event_array(events([]), START))
+    assert_equal(found.events, events([]))
+    assert found.reached_ns == START
 
 
 # ---- pairs
@@ -155,6 +161,33 @@ def test_rgb_gets_the_window_that_ends_at_its_stamp(message):
     image = encode(sample)
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert (image.min(axis=2) < 1).sum() == 50, "each event colours one pixel"
+
+
+def test_images_of_a_still_scene_are_not_dropped():
+    pipeline = pipeline_of()
+    list(feed(pipeline, 50, event_array))
+    pipeline.push("event", Stream.RGB, rgb(START + 3000 * MS), START + 3000 * MS)
+    still = event_array(events([]), START + 3010 * MS)
+    (paired,) = pipeline.push("event", Stream.EVENTS, still, START + 3010 * MS)
+    assert (paired.dt_ns, len(paired.sample().x)) == (0, 0)
+    assert pipeline.counts("event").dropped == {}
+
+
+@pytest.mark.parametrize("offset_ms", [0, 80])
+def test_a_model_sees_the_held_events_of_a_stream_that_has_died(offset_ms):
+    pipeline = pipeline_of(
+        **{"sync.on_missing_x": "hold_last", "event.x_offset_ms": float(offset_ms)}
+    )
+    assert list(feed(pipeline, 200, move_ms=offset_ms)) == []
+    pipeline.push("event", Stream.RGB, rgb(START + 400 * MS), START + 400 * MS)
+    (paired,) = pipeline.poll(START + 500 * MS)
+    assert paired.held
+    image = encode(paired.sample(), EncodingConfig())
+    pipeline = pipeline_of(**{"event.x_offset_ms": float(offset_ms)})
+    list(feed(pipeline, 200, move_ms=offset_ms))
+    (alive,) = pipeline.push("event", Stream.RGB, rgb(START + 199 * MS), START)
+    np.testing.assert_array_equal(image, encode(alive.sample(), EncodingConfig()))
+    assert (image.min(axis=2) < 1).sum() == 50
 
 
 def test_the_pairs_offset_moves_the_events():
@@ -206,6 +239,7 @@ def test_memory_for_events_is_bounded():
     pipeline.push("event", Stream.EVENTS, event_packet(many, START), START)
     (paired,) = pipeline.push("event", Stream.RGB, rgb(START + 190 * MS), START)
     assert 30_000 < len(paired.x) < 80_000
+    assert 110_000 < pipeline.counts("event").lost_events < 170_000
 
 
 def test_clear_forgets_the_stream():
