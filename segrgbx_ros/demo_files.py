@@ -6,7 +6,9 @@ shipped; the others are rendered once from the same kind of scene and kept.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -56,16 +58,31 @@ class DemoFiles:
 def demo_recording(modality: Modality, out: Path) -> Path:
     """The recording of a modality: the shipped one, else one below `out`, rendered if need be.
 
+    A rendered one is kept until the code that renders changes.
+
     Raises:
         DataError: when it has to be rendered and cannot be.
     """
     shipped = SHIPPED / modality.value
     if shipped.exists():
         return shipped
-    rendered = out / "recordings" / modality.value
-    if not (rendered / "metadata.yaml").exists():
-        _render(modality, rendered)
+    folder = out / "recordings"
+    rendered = folder / f"{modality.value}_{_renderer()}"
+    if not rendered.exists():
+        for old in folder.glob(f"{modality.value}_*"):
+            shutil.rmtree(old)
+        draft = folder / f"{modality.value}_draft"
+        _render(modality, draft)
+        draft.replace(rendered)
     return rendered
+
+
+def _renderer() -> str:
+    """Eight digits that change with the code that renders."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "training" / "synthetic").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def knows_packets() -> bool:

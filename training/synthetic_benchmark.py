@@ -36,7 +36,7 @@ from training.benchmark.scores import Score, score
 from training.config import SegmentationRun
 from training.datasets.synthetic import XSource
 from training.synthetic.records import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
-from training.synthetic.render import Job, frame_times, render_all
+from training.synthetic.render import Job, claim_folder, frame_times, render_all
 
 FIRST_TEST_SEED = TEST_SEEDS.start + 1000
 """Behind the scenes of the shipped recordings."""
@@ -73,7 +73,7 @@ def render_scenes(data: Path, scale: Scale, workers: int) -> None:
     )
     for split, first, scenes, frames in parts:
         folder = data / split
-        folder.mkdir(parents=True, exist_ok=True)
+        claim_folder(folder, config)
         if len(list(folder.glob("*.npz"))) == scenes * frames:
             continue
         jobs = [

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -136,16 +137,22 @@ def test_recordings_are_shipped_or_rendered_once(tmp_path, monkeypatch):
 
     def run(command, **_):
         calls.append(command)
-        folder = tmp_path / "recordings" / "event"
-        folder.mkdir(parents=True)
-        (folder / "metadata.yaml").write_text("")
+        Path(command[-1]).mkdir(parents=True)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
         return subprocess.CompletedProcess(command, 0, stderr="")
 
     monkeypatch.setattr(demo_files.subprocess, "run", run)
-    for _ in range(2):
-        assert demo_recording(Modality.EVENT, tmp_path) == tmp_path / "recordings" / "event"
-    assert len(calls) == 1
-    assert calls[0][-4:] == ["--demo", "event", "--out", str(tmp_path / "recordings" / "event")]
+    with pytest.raises(KeyboardInterrupt):
+        demo_recording(Modality.EVENT, tmp_path)
+    first, second = (demo_recording(Modality.EVENT, tmp_path) for _ in range(2))
+    assert first == second
+    assert len(calls) == 2, "half a recording is not taken for one"
+    assert calls[0][-4:-1] == ["--demo", "event", "--out"]
+    monkeypatch.setattr(demo_files, "_renderer", lambda: "another")
+    newer = demo_recording(Modality.EVENT, tmp_path)
+    assert len(calls) == 3
+    assert list((tmp_path / "recordings").iterdir()) == [newer]
 
 
 def test_machine_that_cannot_render_is_told_why(tmp_path, monkeypatch):

@@ -41,12 +41,14 @@ def messages(path):
 def test_topics_counts_and_order(bag):
     path, count = bag
     found = list(messages(path))
-    assert len(found) == count == 15
+    assert len(found) == count == 25
     topics = {topic for topic, *_ in found}
     assert topics == {
         "/thermal/rgb/image/compressed",
         "/thermal/x/image/compressed",
         "/thermal/label/compressed",
+        "/thermal/rgb/camera_info",
+        "/thermal/x/camera_info",
     }
     received = [receive_ns for _, receive_ns, *_ in found]
     assert received == sorted(received)
@@ -56,7 +58,8 @@ def test_topics_counts_and_order(bag):
 def test_stamps_run_at_ten_hertz_and_x_has_its_own_clock(bag):
     stamps = {}
     for topic, _, stamp, _ in messages(bag[0]):
-        stamps.setdefault(topic.split("/")[2], []).append(stamp)
+        if topic.endswith("compressed"):
+            stamps.setdefault(topic.split("/")[2], []).append(stamp)
     np.testing.assert_array_equal(np.diff(stamps["rgb"]), 100_000_000)
     assert stamps["label"] == stamps["rgb"]
     skew = (np.array(stamps["x"]) - np.array(stamps["rgb"])) / 1e6
@@ -87,6 +90,33 @@ def test_contents_equal_the_records(bag):
     np.testing.assert_array_equal(ids, unified)
 
 
+def test_calibrations_fit_the_images(tmp_path):
+    world = World(20_001, WorldConfig(width=64, height=48, x_scale=0.5))
+    recording.write_recording(tmp_path / "bag", world, [Modality.DEPTH], 0.2)
+    heard = {}
+    for topic, _, stamp, message in messages(tmp_path / "bag"):
+        heard.setdefault(topic, []).append((stamp, message))
+    for stream, size in (("rgb", (64, 48)), ("x", (32, 24))):
+        images = heard[f"/depth/{stream}/image/compressed"]
+        infos = heard[f"/depth/{stream}/camera_info"]
+        assert [stamp for stamp, _ in infos] == [stamp for stamp, _ in images]
+        for (_, info), (_, image) in zip(infos, images, strict=True):
+            assert info.header.frame_id == image.header.frame_id
+            assert (info.width, info.height) == size
+            # The rays of `Camera.rays`: the middle of the image looks straight ahead.
+            assert info.k[2] == size[0] / 2 - 0.5
+            half = np.degrees(np.arctan(size[0] / 2 / info.k[0]))
+            assert 2 * half == pytest.approx(world.config.field_of_view_deg, abs=0.01)
+
+
+def test_any_world_can_be_recorded(tmp_path):
+    arguments = ["--seed", "3", "--modality", "depth", "--seconds", "0.1", "--size", "64x48"]
+    out = tmp_path / "room"
+    assert recording.main([*arguments, "--set", "family=indoor", "--out", str(out)]) == 0
+    (depth,) = [m for topic, *_, m in messages(out) if topic == "/depth/x/image/compressed"]
+    assert 0 < cv2.imdecode(depth.data, cv2.IMREAD_UNCHANGED).max() < 9000
+
+
 def test_an_existing_folder_is_kept(tmp_path):
     with pytest.raises(DataError, match="exists already"):
         recording.write_recording(tmp_path, World(20_001, SMALL), [Modality.THERMAL], 0.1)
@@ -102,7 +132,7 @@ def test_every_modality_is_published_as_its_driver_would(tmp_path):
         pair = topic.split("/")[1]
         if topic == "/event/x/events":
             packets.append((receive_ns, message))
-        elif "/x/" in topic:
+        elif topic.endswith("/x/image/compressed"):
             picture = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
             images.setdefault(pair, (message.format, picture, stamp))
     assert images["depth"][0].startswith("16UC1;")

@@ -229,6 +229,18 @@ def test_render_job_keeps_what_is_there(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["00004_00.npz", "00004_01.npz"]
 
 
+def test_records_of_other_options_are_not_mixed(tmp_path, capsys):
+    def rendered(*more):
+        size = ["--size", "64x48"]
+        return render.main(["--out", str(tmp_path), "--seeds", "4:5", *size, *more])
+
+    assert rendered() == rendered() == 0
+    assert rendered("--set", "light=day") == 2
+    assert "rendered with another light; choose another folder" in capsys.readouterr().err
+    assert rendered("--sensors", "depth", "--interval", "0.1") == 2
+    assert "another interval_s, sensors;" in capsys.readouterr().err
+
+
 def test_sensor_and_seed_words():
     assert render.parse_seeds("3:6") == [3, 4, 5]
     assert render.parse_seeds("9,2") == [9, 2]

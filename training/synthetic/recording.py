@@ -2,13 +2,15 @@
 
     python -m training.synthetic.recording --demo thermal --out resource/demo/thermal
     python -m training.synthetic.recording --seed 20030 --modality depth,event --out FOLDER
+    python -m training.synthetic.recording --modality depth --set family=indoor --out FOLDER
 
 Topics, with each pair named like its modality: `/<pair>/rgb/image/compressed` (JPEG), the truth
 `/<pair>/label/compressed` (PNG, mono8, unified ids, 255 void) with RGB's stamps, and X as a driver
 of that sensor publishes it on `/<pair>/x/image/compressed`: thermal counts of 0.01 K, depth in
 millimetres, the polarization sensor's mosaic with its 12 bits at the upper end of 16, one corner
-view of the light field (JPEG). Events travel as EventPacket messages on `/event/x/events`, and
-drawn as pictures like the other sensors, for machines without that message package.
+view of the light field (JPEG). Every image comes with its `camera_info`. Events travel as
+EventPacket messages on `/event/x/events`, and drawn as pictures like the other sensors, for
+machines without that message package.
 
 Thermal and polarization cameras run on their own clock: a little later than RGB, with jitter, and
 they really exposed then. Depth and light field share RGB's trigger. Recordings are synthetic; the
@@ -21,7 +23,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,10 @@ from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.overlay import preview
 from segrgbx_core.samples import Events
 from training.datasets.synthetic import record_sample
+from training.synthetic.cameras import Camera
 from training.synthetic.event_packets import encode_libcaer_cmp
 from training.synthetic.records import TEST_SEEDS, Corruption, Light, Record, WorldConfig
-from training.synthetic.render import parse_sensors
+from training.synthetic.render import parse_sensors, world_config
 from training.synthetic.sensors.depth import to_counts
 from training.synthetic.sensors.polarization import mosaic
 from training.synthetic.world import World
@@ -61,6 +64,7 @@ JPEG_QUALITY = 88
 THERMAL_STEP = 4
 """Counts of 0.01 K that thermal images are rounded to: below the noise, and it packs well."""
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
 EVENT_PACKET_FIELDS = """std_msgs/Header header
 uint32 height
@@ -140,9 +144,12 @@ def packets(
         delays_s = ((X_DELAY_MS + float(jitter_ms)) * 1e-3, 0.0)
         for group, delay_s in zip(groups, delays_s, strict=True):
             if group:
-                record = world.record(index / rate_hz, group, x_delay_s=delay_s)
+                time_s = index / rate_hz
+                record = world.record(time_s, group, x_delay_s=delay_s)
+                cameras = world.scene.camera(time_s), world.x_camera(time_s + delay_s)
                 for modality in group:
-                    held += _of_record(record, modality, rng, index)
+                    made = _of_record(record, modality, rng, index)
+                    held += [*made, *_calibrations(made, cameras)]
         held.sort(key=lambda packet: packet.receive_ns)
         while held and held[0].receive_ns < START_NS + round(index / rate_hz * 1e9):
             yield held.pop(0)
@@ -169,6 +176,32 @@ def _of_record(
     if record.events is not None and modality is Modality.EVENT:
         made += _event_packets(record.events, x_stamp, x_frame, index)
     return made
+
+
+def _calibrations(made: Sequence[Packet], cameras: tuple[Camera, Camera]) -> Iterator[Packet]:
+    """Calibrations of the RGB and the X camera, with their images' stamps and arrivals."""
+    for packet in made:
+        for stream, camera in zip(("rgb", "x"), cameras, strict=True):
+            if packet.topic.endswith(f"/{stream}/image/compressed"):
+                topic = packet.topic.replace("image/compressed", "camera_info")
+                yield replace(packet, topic=topic, kind=CAMERA_INFO, fields=_camera_info(camera))
+
+
+def _camera_info(camera: Camera) -> dict[str, Any]:
+    """Fields of a CameraInfo without distortion; the centre of the first pixel is at 0."""
+    x, y = camera.width / 2 - 0.5, camera.height / 2 - 0.5
+    k = np.array([[camera.focal, 0, x], [0, camera.focal, y], [0, 0, 1]])
+    return {
+        "height": camera.height,
+        "width": camera.width,
+        "distortion_model": "plumb_bob",
+        "d": np.zeros(5),
+        "k": k.ravel(),
+        "r": np.eye(3).ravel(),
+        "p": np.hstack([k, np.zeros((3, 1))]).ravel(),
+        "binning_x": 0,
+        "binning_y": 0,
+    }
 
 
 def _event_packets(events: Events, end_ns: int, frame: str, index: int) -> list[Packet]:
@@ -273,7 +306,11 @@ def write_recording(
             sec, nanosec = divmod(packet.stamp_ns, 1_000_000_000)
             stamp = kinds["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
             header = kinds["std_msgs/msg/Header"](stamp=stamp, frame_id=packet.frame_id)
-            raw = store.serialize_cdr(kinds[kind](header=header, **packet.fields), kind)
+            fields = packet.fields
+            if kind == CAMERA_INFO:
+                region = kinds["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+                fields = {**fields, "roi": region}
+            raw = store.serialize_cdr(kinds[kind](header=header, **fields), kind)
             writer.write(connections[topic], packet.receive_ns, raw)
             count += 1
     return count
@@ -310,15 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         world, seconds = demo_world(modality), DEMO_SCENES[modality].seconds
         count = write_recording(options.out, world, [modality], seconds)
     else:
-        height, width = options.size
-        config = WorldConfig(
-            width=width,
-            height=height,
-            light=Light(options.light),
-            speed_mps=options.speed,
-            corruption=Corruption(options.corruption),
-            **_event_windows(options.rate),
-        )
+        config = world_config(options.size, options.set, _event_windows(options.rate))
         world, modalities = World(options.seed, config), parse_sensors(options.modality)
         count = write_recording(options.out, world, modalities, options.seconds, options.rate)
     size = sum(file.stat().st_size for file in options.out.iterdir())
@@ -336,9 +365,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=RATE_HZ, help="images per second")
     add("--modality", default="thermal", help="comma list of modalities, or 'all'")
     add("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT")
-    add("--light", default="any", choices=[light.value for light in Light])
-    add("--speed", type=float, default=-1.0, help="m/s; negative draws it")
-    add("--corruption", default="none", choices=[kind.value for kind in Corruption])
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other world option")
     return parser
 
 

@@ -3,7 +3,7 @@
     python -m training.synthetic.render --out DIR --seeds 0:260 --sensors thermal --workers 2
 
 Files are named `<seed>_<frame>.npz`; `load_record` reads them back. What is already there is kept,
-so that a broken run continues where it stopped.
+so that a broken run continues where it stopped; a folder of other options is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,16 +179,55 @@ def parse_sensors(text: str, seed: int = 0) -> tuple[Modality, ...]:
     return tuple(known[name] for name in text.split(","))
 
 
-def _config(options: argparse.Namespace) -> WorldConfig:
-    height, width = options.size
-    values: dict[str, Any] = {"width": width, "height": height}
-    for item in options.set:
+def world_config(
+    size: tuple[int, int], changes: Sequence[str], defaults: Mapping[str, Any] | None = None
+) -> WorldConfig:
+    """The options of a command line.
+
+    Args:
+        size: height and width of RGB.
+        changes: `NAME=VALUE`, above the defaults.
+        defaults: that differ from a world's own.
+
+    Raises:
+        ConfigError: for an unknown name or a value out of range.
+    """
+    values: dict[str, Any] = {"height": size[0], "width": size[1], **(defaults or {})}
+    for item in changes:
         name, _, value = item.partition("=")
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
             values[name] = value
     return from_mapping(WorldConfig, values, "--set")
+
+
+def claim_folder(
+    folder: Path, config: WorldConfig, sensors: str = "all", interval_s: float = 0.0
+) -> None:
+    """Makes a folder for records, or makes sure that one was made for the same ones.
+
+    Args:
+        folder: of the records.
+        config: their world.
+        sensors: as on the command line.
+        interval_s: between frames.
+
+    Raises:
+        DataError: when the records there come from other options.
+    """
+    facts = {**to_plain(config), "sensors": sensors, "interval_s": interval_s}
+    path = folder / "world.json"
+    if path.exists() and any(folder.glob("*.npz")):
+        old = json.loads(path.read_text(encoding="utf-8"))
+        other = sorted(name for name in {*old, *facts} if old.get(name) != facts.get(name))
+        if other:
+            raise DataError(
+                f"{path}: the records there were rendered with another {', '.join(other)}; "
+                "choose another folder or remove it"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def render_all(jobs: Sequence[Job], workers: int) -> tuple[int, float]:
@@ -210,8 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = _arguments(argv)
-    config = _config(options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    config = world_config(options.size, options.set)
+    claim_folder(options.out, config, options.sensors, options.interval)
     jobs = [
         Job(
             seed,
@@ -222,9 +261,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for seed in parse_seeds(options.seeds)
     ]
-    (options.out / "world.json").write_text(
-        json.dumps(to_plain(config), indent=1), encoding="utf-8"
-    )
     total, spent = render_all(jobs, options.workers)
     each = spent / max(total, 1)
     print(f"{total} records in {options.out}: {spent:.1f} CPU s, {each:.2f} per record")
