@@ -113,8 +113,8 @@ class Match(Generic[R, X]):
         x: the X message, None under `rgb_only` when none was in reach.
         x_stamp_ns: its stamp as pushed, the offset not removed.
         dt_ns: X minus RGB stamp, the offset removed.
-        held: True where `hold_last` gave an X beyond `max_dt_ms`; its events are moved in time so that
-            their window ends at RGB's stamp.
+        held: True where `hold_last` gave an X beyond `max_dt_ms`; its events are moved in time, so
+            that their window ends at RGB's stamp.
     """
 
     rgb: R

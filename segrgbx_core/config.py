@@ -24,9 +24,11 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of every option tree: frozen, no unknown names, defaults are checked too."""
+    """Base of every option tree: frozen, finite, no unknown names, defaults are checked too."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 def option(
@@ -213,6 +215,8 @@ def _message(cls: type[Config], error: ErrorDetails, where: str) -> str:
         low = "-inf" if leaf.low is None else f"{leaf.low:g}"
         high = "inf" if leaf.high is None else f"{leaf.high:g}"
         return f"{place}{name}: {value}{unit} is outside [{low}, {high}]{unit}"
+    if error["type"] == "finite_number":
+        return f"{place}{name}: {value} is not a finite number"
     if leaf is not None and leaf.choices:
         return f"{place}{name}: '{value}' is not one of {', '.join(leaf.choices)}"
     text = error["msg"].removeprefix("Value error, ")

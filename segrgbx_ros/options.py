@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import model_validator
 
 from segrgbx_core.config import Config, option
-from segrgbx_core.inference_options import InferenceConfig
+from segrgbx_core.inference_options import Backend, InferenceConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import XForm
 
@@ -96,7 +96,9 @@ class PairConfig(Config):
         dynamic=True,
     )
     x_encoding: str = option(
-        "", doc="encoding of X where the driver names a wrong one; empty: as in the message"
+        "",
+        doc="encoding of raw images of X where the driver names a wrong one; empty: as in the "
+        "message",
     )
     x_form: XForm = option(
         XForm.RAW, doc="raw: what the driver publishes; image: an already drawn 8-bit picture of X"
@@ -141,11 +143,25 @@ class PairConfig(Config):
             self.modality is not Modality.POLARIZATION or self.x_form is not XForm.RAW
         ):
             raise ValueError("x_source 'angles' is for raw X of modality polarization")
+        self._check_encoding()
         if abs(np.linalg.det(np.reshape(self.homography, (3, 3)))) < 1e-12:
             raise ValueError("homography cannot be inverted; its determinant is 0")
         if abs(np.linalg.norm(self.extrinsics[3:]) - 1) > 1e-3:
             raise ValueError("extrinsics end with a quaternion x y z w, whose length is 1")
         return self
+
+    def _check_encoding(self) -> None:
+        if not self.x_encoding:
+            return
+        if self.x_stream is Stream.EVENTS:
+            raise ValueError(
+                "x_encoding has no effect on events, whose messages have their own; leave it out"
+            )
+        if self.x_transport is not XTransport.RAW:
+            raise ValueError(
+                f"x_encoding has no effect with x_transport '{self.x_transport.value}', whose "
+                "images say themselves what they hold; leave it out"
+            )
 
     @property
     def x_stream(self) -> Stream:
@@ -182,6 +198,17 @@ class ModelOptions(InferenceConfig):
         low=0,
         high=200_000,
     )
+
+    @model_validator(mode="after")
+    def _limits_what_runs(self) -> ModelOptions:
+        if self.max_memory_mb and self.backend.runs_exported:
+            is_onnx = self.backend is Backend.ONNX
+            way = "; provider cuda takes gpu_mem_limit=BYTES in onnx.provider_options"
+            raise ValueError(
+                f"max_memory_mb has no effect with backend {self.backend.value}, leave it out"
+                + way * is_onnx
+            )
+        return self
 
 
 class BatchConfig(Config):

@@ -90,9 +90,21 @@ def test_ends_of_a_range_belong_to_it(value):
     assert from_mapping(Sync, {"max_dt_ms": value}).max_dt_ms == value
 
 
-def test_not_a_number_is_outside_every_range():
-    assert "max_dt_ms" in _refused({"max_dt_ms": float("nan")}, Sync)
-    assert "max_dt_ms" in _refused({"max_dt_ms": float("inf")}, Sync)
+class Unbounded(Config):
+    """Numbers without a range."""
+
+    lowest: float = option(0.0, doc="Bounded on one side.", low=0)
+    any: float = option(0.0, doc="Not bounded.")
+    several: tuple[float, float] = option((0.0, 1.0), doc="Two numbers.")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_numbers_are_finite(value):
+    end = f": {value} is not a finite number"
+    assert _refused({"max_dt_ms": value}, Sync) == f"max_dt_ms{end}"
+    assert _refused({"lowest": value}, Unbounded) == f"lowest{end}"
+    assert _refused({"any": value}, Unbounded, where="a.yaml") == f"a.yaml: any{end}"
+    assert _refused({"several": [1.0, value]}, Unbounded) == f"several.1{end}"
 
 
 def test_choices_are_listed():
@@ -199,6 +211,7 @@ def test_yaml(tmp_path):
     ("content", "message"),
     [
         (b"max_dt_ms: -1", "node.yaml: max_dt_ms: -1 ms is outside"),
+        (b"max_dt_ms: .inf", "node.yaml: max_dt_ms: inf is not a finite number"),
         (b"a: [1", "is not YAML"),
         (b"- 1\n- 2", "holds list; expected names with values"),
         (b"\xff\xfe\x00\x01", "is not YAML"),

@@ -124,6 +124,7 @@ def _imports_torch(pid):
     ("arguments", "sentence"),
     [
         (["-p", "sync.max_dt:=3.0"], "unknown option 'sync.max_dt' (did you mean 'max_dt_ms'?)"),
+        (["-p", "diagnostics.max_latency_ms:=.inf"], "max_latency_ms: inf is not a finite number"),
         (["-p", "model.checkpoint:=/nowhere.safetensors"], "/nowhere.safetensors"),
     ],
 )

@@ -1,5 +1,7 @@
 """Options as ROS parameters: descriptors, round trip, refusals; and the same from YAML."""
 
+import math
+
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
@@ -86,6 +88,12 @@ def test_integers_widen_where_a_number_is_meant(node_with):
     assert node.get_parameter("sync.wait_ms").value == 25.0
 
 
+@pytest.mark.parametrize("name", ["diagnostics.max_latency_ms", "sensor.depth.fx"])
+def test_infinite_numbers_are_refused_before_they_are_declared(node_with, name):
+    with pytest.raises(ConfigError, match=f"'segrgbx': {name}: inf is not a finite number"):
+        params.read_overrides(node_with(**{name: math.inf}))
+
+
 def test_what_rclpy_declares_itself_is_left_alone(node_with):
     node = node_with(use_sim_time=True, **{"qos_overrides./thermal/mask.publisher.depth": 7})
     config = params.read_overrides(node)
@@ -156,6 +164,19 @@ def test_yaml_without_wrapper_or_with_a_typo_is_refused(tmp_path):
         ({"depth.x_offset_ms": 1.0}, "unknown option 'depth'"),
         ({"thermal.x_transport": "compressedDepth"}, "carries depth only"),
         ({"thermal.rgb_transport": "compressedDepth"}, "not one of raw, compressed"),
+        ({"thermal.homography": [math.nan, *[0.0] * 7, 1.0]}, "nan is not a finite number"),
+        ({"thermal.extrinsics": [math.inf, *[0.0] * 5, 1.0]}, "inf is not a finite number"),
+        ({"sensor.depth.fx": math.inf}, "sensor.depth.fx: inf is not a finite number"),
+        (
+            {"thermal": {"x_encoding": "mono16", "x_transport": "compressed"}},
+            "thermal: x_encoding has no effect with x_transport 'compressed'",
+        ),
+        ({"pairs": ["event"], "event.x_encoding": "mono8"}, "x_encoding has no effect on events"),
+        (
+            {"model": {"backend": "onnx", "max_memory_mb": 900}},
+            "max_memory_mb has no effect with backend onnx.*gpu_mem_limit",
+        ),
+        ({"model": {"backend": "aot", "max_memory_mb": 900}}, "no effect with backend aot"),
         ({"model.device": "gpu"}, "not one of auto, cpu, cuda"),
         ({"sync": 3, "sync.wait_ms": 3}, "'sync' is itself an option"),
     ],
