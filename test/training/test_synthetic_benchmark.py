@@ -11,7 +11,7 @@ from segrgbx_core.errors import DataError
 from segrgbx_core.label_tables import SYNTHETIC_STREET
 from segrgbx_core.modality import MODALITIES, Modality
 from segrgbx_core.samples import XForm
-from training import twin_test
+from training import twin_test, worth_of_x
 from training.arms import has_ended, steps_done, train_arms
 from training.benchmark.arms import (
     ARMS,
@@ -164,6 +164,33 @@ def test_a_group_is_compared_on_its_own_scenes():
     night = difference([better], [worse], "night")
     assert night.scenes == 20
     assert night.mean == pytest.approx(better.group_miou("night") - worse.group_miou("night"))
+
+
+def test_named_classes_are_compared_alone():
+    better, worse = scores_of(0.9, seed=1), scores_of(0.8, seed=2)
+    names = SYNTHETIC_STREET.names[:2]
+    gain = difference([better], [worse], names=names)
+    assert gain.mean == pytest.approx(better.classes_iou(names) - worse.classes_iou(names))
+    assert gain.mean != difference([better], [worse]).mean
+
+
+def test_the_worth_of_x_is_told_with_its_spread(monkeypatch, capsys, tmp_path):
+    answers = {XSource.OWN: 0.9, XSource.OTHER: 0.5, XSource.NONE: 0.8}
+    asked = []
+
+    def answer(checkpoint, data, modality, x, device):
+        asked.append((checkpoint.name, modality, x))
+        return scores_of(answers[x], seed=len(x.value))
+
+    monkeypatch.setattr(worth_of_x, "score", answer)
+    assert worth_of_x.main(["ours", "rgb", "--root", str(tmp_path), "--device", "cpu"]) == 0
+    assert [one for one in asked if one[0] == "rgb"] == [("rgb", MODALITIES[0], XSource.NONE)]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 2 + len(MODALITIES)
+    own, rgb = (scores_of(answers[x], seed=len(x.value)) for x in (XSource.OWN, XSource.NONE))
+    gain = difference([own], [rgb])
+    cells = f"| thermal | {own.miou:.1f} | {rgb.miou:.1f} | {gain.mean:+.1f} ± {gain.spread:.1f} |"
+    assert any(line.startswith(cells) for line in lines)
 
 
 def test_score_survives_its_file(tmp_path):

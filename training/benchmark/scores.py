@@ -38,7 +38,7 @@ class Score:
     @property
     def miou(self) -> float:
         """Mean IoU in per cent over the classes that occur."""
-        return 100 * miou_of(self.scenes.sum(axis=0))
+        return self.classes_iou(())
 
     def group_miou(self, name: str) -> float:
         """Mean IoU of a group in per cent, NaN where it has no scene."""
@@ -49,9 +49,8 @@ class Score:
         return Score(self.scenes[self.groups[name]], {})
 
     def classes_iou(self, names: Sequence[str]) -> float:
-        """Mean IoU of the named classes in per cent."""
-        ids = [SYNTHETIC_STREET.names.index(name) for name in names]
-        return 100 * miou_of(self.scenes.sum(axis=0), ids)
+        """Mean IoU of the named classes in per cent; of all that occur for no names."""
+        return 100 * miou_of(self.scenes.sum(axis=0), names)
 
     def save(self, path: Path) -> None:
         """Writes an npz file, atomically."""
@@ -116,11 +115,12 @@ def score(checkpoint: Path, data: Path, modality: Modality, x: XSource, device: 
     return Score(np.stack([report.groups[name].matrix for name in names]), groups)
 
 
-def miou_of(matrix: NDArray[np.int64], classes: Sequence[int] | None = None) -> float:
-    """Mean IoU in [0, 1] of a matrix (C, C + 1) over the classes that occur."""
+def miou_of(matrix: NDArray[np.int64], names: Sequence[str] = ()) -> float:
+    """Mean IoU in [0, 1] of a matrix (C, C + 1) over the named classes, or all, that occur."""
     confusion = ConfusionMatrix(len(matrix))
     confusion.matrix += matrix
-    return confusion.miou(classes=classes)
+    ids = [SYNTHETIC_STREET.names.index(name) for name in names]
+    return confusion.miou(classes=ids or None)
 
 
 @dataclass(frozen=True)
@@ -148,20 +148,25 @@ class Difference:
         return float(np.sqrt(self.scene_sd**2 + seed_part))
 
 
-def difference(ours: Sequence[Score], theirs: Sequence[Score], group: str = "") -> Difference:
+def difference(
+    ours: Sequence[Score], theirs: Sequence[Score], group: str = "", names: Sequence[str] = ()
+) -> Difference:
     """Compares two arms seed by seed and scene by scene.
 
     Args:
         ours: one score per training seed.
         theirs: the same seeds and scenes.
         group: compares these scenes alone; empty for all.
+        names: compares these classes alone; none for all.
     """
     if group:
         ours, theirs = ([one.of(group) for one in arm] for arm in (ours, theirs))
-    return mean_difference([(ours, theirs)])
+    return mean_difference([(ours, theirs)], names)
 
 
-def mean_difference(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> Difference:
+def mean_difference(
+    pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]], names: Sequence[str] = ()
+) -> Difference:
     """Mean over several comparisons of the same scenes, such as those of five modalities.
 
     They share scenes and models, so their errors go together: the mean is taken within each
@@ -169,24 +174,25 @@ def mean_difference(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) ->
 
     Args:
         pairs: what `difference` takes, with equal seeds and scenes throughout.
+        names: compares these classes alone; none for all.
     """
-    gains = np.mean(
-        [
-            [one.miou - other.miou for one, other in zip(ours, theirs, strict=True)]
-            for ours, theirs in pairs
-        ],
-        axis=0,
+    values = np.array(
+        [[[one.classes_iou(names) for one in arm] for arm in pair] for pair in pairs]
     )
+    gains = (values[:, 0] - values[:, 1]).mean(axis=0)
     sums = [[sum(one.scenes for one in arm) for arm in pair] for pair in pairs]
     count = len(pairs[0][0][0].scenes)
     rng = np.random.default_rng(0)
     resampled = []
     for _ in range(_RESAMPLES):
         drawn = np.bincount(rng.integers(0, count, count), minlength=count)
-        values = [
-            [miou_of(np.tensordot(drawn, matrices, axes=1)) for matrices in pair] for pair in sums
-        ]
-        resampled.append(100 * np.mean([mine - other for mine, other in values]))
+        found = np.array(
+            [
+                [miou_of(np.tensordot(drawn, matrices, axes=1), names) for matrices in pair]
+                for pair in sums
+            ]
+        )
+        resampled.append(100 * (found[:, 0] - found[:, 1]).mean())
     return Difference(
         mean=float(np.mean(gains)),
         scene_sd=float(np.std(resampled)),
