@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ _GPU_TILE = 1 << 27
 """Logits decoded at a time: what a CPU core's cache holds; half a gigabyte on a GPU."""
 _COLUMNS = 16
 """Coarse columns of a tile on a CPU: few, because interpolation is a product with a matrix."""
+_KEPT_AXES = 32
+"""Placements whose axes are kept; those of 1280x720 on a grid of 128x128 take 1 MB."""
 _MARGIN = -2.0
 """A class that is always this far below a sure rival is no contender.
 
@@ -92,7 +95,7 @@ class Axis(NamedTuple):
     """
 
     weights: Tensor
-    lower: list[int]
+    lower: tuple[int, ...]
 
 
 def _decode_one(
@@ -195,27 +198,41 @@ def rgb_axes(logits: Tensor, spot: Placement, input_size: tuple[int, int]) -> tu
         spot: where the image lies in the input.
         input_size: (height, width) of the input.
     """
-    scale_y, scale_x = logits.shape[1] / input_size[0], logits.shape[2] / input_size[1]
-    return (
-        _axis(spot.rgb_height, spot.height, spot.top, scale_y, logits, 1),
-        _axis(spot.rgb_width, spot.width, spot.left, scale_x, logits, 2),
-    )
+    height, width = input_size
+    return _axes(spot, (height, width), logits.shape[1:], logits.device, logits.dtype)
 
 
-def _axis(
-    num_pixels: int, extent: int, start: int, scale: float, logits: Tensor, dim: int
-) -> Axis:
-    """How RGB pixels lie among logits.
+# Kept, because a copy to a GPU from ordinary memory waits for the network before it.
+@lru_cache(maxsize=_KEPT_AXES)
+def _axes(
+    spot: Placement,
+    input_size: tuple[int, int],
+    grid: torch.Size,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Axis, Axis]:
+    """As `rgb_axes`, for logits of this grid (h, w)."""
+    scale_y, scale_x = grid[0] / input_size[0], grid[1] / input_size[1]
+    # Whoever asks first may be in inference mode, whoever asks later need not.
+    with torch.inference_mode(False):
+        rows = _axis(spot.rgb_height, spot.height, spot.top, scale_y, grid[0])
+        columns = _axis(spot.rgb_width, spot.width, spot.left, scale_x, grid[1])
+        return (
+            rows._replace(weights=rows.weights.to(device, dtype)),
+            columns._replace(weights=columns.weights.to(device, dtype)),
+        )
+
+
+def _axis(num_pixels: int, extent: int, start: int, scale: float, count: int) -> Axis:
+    """How RGB pixels lie among logits; weights are float64 on the CPU.
 
     Args:
         num_pixels: of RGB.
         extent: pixels that RGB takes up in the model's input.
         start: first of them.
         scale: pixels of the logits per pixel of the input.
-        logits: (C, h, w).
-        dim: axis of `logits`.
+        count: of the logits along the axis.
     """
-    count = logits.shape[dim]
     centre = torch.arange(num_pixels, dtype=torch.float64) + 0.5
     position = ((centre * extent / num_pixels + start) * scale - 0.5).clamp_(0, count - 1)
     lower = position.long().clamp_(max=max(count - 2, 0))
@@ -224,7 +241,7 @@ def _axis(
     weights.scatter_(1, lower[:, None], 1 - share[:, None])
     if count > 1:
         weights.scatter_(1, lower[:, None] + 1, share[:, None])
-    return Axis(weights.to(logits), lower.tolist())
+    return Axis(weights, tuple(lower.tolist()))
 
 
 def _tiles(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from segrgbx_core import decode as decode_module
 from segrgbx_core.batch import InputConfig, ResizeMode, place
-from segrgbx_core.decode import decode_logits
+from segrgbx_core.decode import decode_logits, rgb_axes
 from segrgbx_core.inference_options import ConfidenceKind
 
 SQUARE = InputConfig(height=64, width=64)
@@ -222,3 +222,30 @@ def test_every_sample_may_choose_among_its_own_classes():
         np.testing.assert_array_equal(answer[0], expected[0])
         np.testing.assert_array_equal(answer[1], expected[1])
     assert set(np.unique(native[0])) <= {0, 1, 2}
+
+
+def test_axes_are_made_and_sent_to_the_device_once():
+    """A copy to a GPU would wait for the network, so that nothing of the decoding is queued."""
+    logits, spot = torch.zeros(3, 16, 16), place(48, 100, BOXED)
+    with torch.inference_mode():
+        first = rgb_axes(logits, spot, (64, 64))
+    again = rgb_axes(logits + 1, place(48, 100, BOXED), (64, 64))
+    assert all(one.weights is other.weights for one, other in zip(first, again, strict=True))
+    assert not again[0].weights.is_inference(), "another caller may want gradients"
+    others = [
+        rgb_axes(logits, place(48, 100, SQUARE), (64, 64)),
+        rgb_axes(logits, spot, (128, 128)),
+        rgb_axes(logits[:, :8], spot, (64, 64)),
+        rgb_axes(logits.double(), spot, (64, 64)),
+        rgb_axes(logits.to("meta"), spot, (64, 64)),
+    ]
+    assert all(axes[0].weights is not first[0].weights for axes in others)
+    assert others[-1][0].weights.device.type == "meta"
+
+
+def test_few_axes_are_kept():
+    logits = torch.zeros(3, 4, 4)
+    first = rgb_axes(logits, place(5, 5, SQUARE), (64, 64))
+    for width in range(6, 60):
+        rgb_axes(logits, place(5, width, SQUARE), (64, 64))
+    assert rgb_axes(logits, place(5, 5, SQUARE), (64, 64))[0].weights is not first[0].weights
