@@ -67,13 +67,22 @@ def pinhole(info: Any, height: int, width: int) -> Pinhole:
         values = [*plain[:3], 0.0, *plain[3:6], 0.0]
     if not (values[0] > 0 and values[5] > 0):
         raise EncodingError("camera_info: focal length is 0; calibrate the camera")
-    roi = info.roi
-    camera = Pinhole(values[0], values[5], values[2] - roi.x_offset, values[6] - roi.y_offset)
-    full_width = int(roi.width) or int(info.width)
-    full_height = int(roi.height) or int(info.height)
-    if not (full_width and full_height):
-        raise EncodingError("camera_info: size is 0; the driver must set height and width")
+    left, top, full_width, full_height = _pictured(info)
+    camera = Pinhole(values[0], values[5], values[2] - left, values[6] - top)
     return camera.scaled(width / full_width, height / full_height)
+
+
+def _pictured(info: Any) -> tuple[int, int, int, int]:
+    """What of the sensor a camera's images show: left, top, width, height in unbinned px.
+
+    Raises:
+        EncodingError: when the calibration does not say.
+    """
+    roi = info.roi
+    width, height = int(roi.width) or int(info.width), int(roi.height) or int(info.height)
+    if not (width and height):
+        raise EncodingError("camera_info: size is 0; the driver must set height and width")
+    return int(roi.x_offset), int(roi.y_offset), width, height
 
 
 def pose(extrinsics: Sequence[float]) -> tuple[Matrix, Matrix]:
@@ -197,17 +206,28 @@ def register_depth(
 def fill_scaled_info(message: Any, info: Any, height: int, width: int) -> Any:
     """Fills a sensor_msgs/CameraInfo for an image that was resized; the header is left alone.
 
+    The result describes the resized image as a whole: what the driver cut out or binned is worked
+    into its matrices, so that it agrees with `pinhole`.
+
     Args:
         message: to be filled and returned.
         info: calibration of the image before.
         height: rows of the resized image.
         width: columns of the resized image.
+
+    Raises:
+        EncodingError: when the calibration has no size.
     """
-    sx, sy = width / max(1, info.width), height / max(1, info.height)
+    left, top, full_width, full_height = _pictured(info)
+    sx, sy = width / full_width, height / full_height
     message.height, message.width = height, width
     message.distortion_model = info.distortion_model
     message.d, message.r = list(info.d), list(info.r)
     k, p = [float(value) for value in info.k], [float(value) for value in info.p]
+    for matrix, centre_x, centre_y in ((k, 2, 5), (p, 2, 6)):
+        if matrix[0]:  # a matrix that is not set stays so
+            matrix[centre_x] -= left
+            matrix[centre_y] -= top
     for index in (0, 2):
         k[index] *= sx
     for index in (4, 5):
@@ -217,9 +237,8 @@ def fill_scaled_info(message: Any, info: Any, height: int, width: int) -> Any:
     for index in (5, 6):
         p[index] *= sy
     message.k, message.p = k, p
-    message.binning_x, message.binning_y = info.binning_x, info.binning_y
-    message.roi.x_offset = round(info.roi.x_offset * sx)
-    message.roi.y_offset = round(info.roi.y_offset * sy)
-    message.roi.width, message.roi.height = round(info.roi.width * sx), round(info.roi.height * sy)
-    message.roi.do_rectify = info.roi.do_rectify
+    message.binning_x = message.binning_y = 0
+    roi = message.roi
+    roi.x_offset = roi.y_offset = roi.width = roi.height = 0
+    roi.do_rectify = False
     return message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ except ImportError:  # not on PyPI; label_map says the same without it
 
 IMAGES = ("mask", "confidence", "mask_color", "overlay", "x/preview")
 """Image topics that every pair has."""
+_CALIBRATED = ("points", "camera_info")
+"""Topics that say nothing without a calibration of RGB."""
 
 
 def has_label_info() -> bool:
@@ -149,6 +152,26 @@ class PairOutputs:
             found[publisher.topic_name] = [clause for clause in clauses if clause]
         return {topic: clauses for topic, clauses in found.items() if clauses}
 
+    def lacking(self, options: OutputConfig) -> str:
+        """Why outputs stay silent that somebody listens to, while no calibration of RGB has come.
+
+        Args:
+            options: which topics are on.
+
+        Returns:
+            one sentence, empty where nobody listens to an output that needs a calibration.
+        """
+        silent = [name for name in _CALIBRATED if self._is_heard(name)]
+        if not options.publish_points:
+            silent = [name for name in silent if name != "points"]
+        if not silent:
+            return ""
+        topic = self._node.resolve_topic_name(f"{self._pair}/{Stream.RGB_INFO.value}")
+        has_one = self._node.count_publishers(topic) > 0
+        nothing = "has a publisher but nothing arrives"
+        why = nothing if has_one else "has no publisher; check the remapping"
+        return f"'{topic}' {why}; {' and '.join(silent)} {'need' if silent[1:] else 'needs'} it"
+
     def destroy(self) -> None:
         """Destroys all publishers."""
         for publisher in self._publishers.values():
@@ -162,7 +185,7 @@ class PairOutputs:
         return self._node.create_lifecycle_publisher(
             kind,
             f"{self._pair}/{name}",
-            IMAGE_QOS,
+            copy(IMAGE_QOS),  # overrides are written into it
             # Every event handler would cost time each time the executor waits; `mismatches` asks.
             event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
@@ -175,7 +198,12 @@ class PairOutputs:
     def _latch(self, name: str, message: Any) -> None:
         if name not in self._latched:
             topic = f"{self._pair}/{name}"
-            self._latched[name] = self._node.create_publisher(type(message), topic, LATCHED_QOS)
+            self._latched[name] = self._node.create_publisher(
+                type(message),
+                topic,
+                copy(LATCHED_QOS),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
         self._latched[name].publish(message)
 
     def _publish_small(
@@ -194,10 +222,15 @@ class PairOutputs:
 
     def _publish_info(self, header: Any, size: tuple[int, int], rgb_info: Any) -> None:
         """RGB's calibration on the grid of `size` (rows, columns), once it has come."""
-        if rgb_info is not None:
+        if rgb_info is None:
+            return
+        try:
             scaled = fill_scaled_info(CameraInfo(), rgb_info, *size)
-            scaled.header = header
-            self._publishers["camera_info"].publish(scaled)
+        except EncodingError as error:
+            self._warn_calibration(error, "camera_info")
+            return
+        scaled.header = header
+        self._publishers["camera_info"].publish(scaled)
 
     def _publish_points(
         self, header: Any, sample: RgbxSample, labels: Array, confidence: Array, rgb_info: Any
@@ -207,8 +240,7 @@ class PairOutputs:
         try:
             camera = pinhole(rgb_info, *labels.shape)
         except EncodingError as error:
-            text = f"topic '{self._pair}/{Stream.RGB_INFO.value}': {error}; no points"
-            self._node.get_logger().warning(text, throttle_duration_sec=5.0)
+            self._warn_calibration(error, "points")
             return
         depth_m = metres(sample.x, self._unit_16u)
         rgb = fitted(sample.rgb, labels.shape)
@@ -216,6 +248,10 @@ class PairOutputs:
         cloud = fill_cloud(PointCloud2(), PointField, points)
         cloud.header = header
         self._publishers["points"].publish(cloud)
+
+    def _warn_calibration(self, error: EncodingError, output: str) -> None:
+        text = f"topic '{self._pair}/{Stream.RGB_INFO.value}': {error}; no {output}"
+        self._node.get_logger().warning(text, throttle_duration_sec=5.0)
 
     def _publish_overlay(
         self, header: Any, sample: RgbxSample, labels: Array, options: OutputConfig

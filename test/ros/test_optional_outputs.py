@@ -65,6 +65,22 @@ def test_small_images_and_their_calibration(rig):
     assert compressed_array(picture).shape == (HEIGHT, WIDTH, 3)
 
 
+def test_an_override_of_quality_of_service_holds_for_its_topic_alone(rig):
+    given = {"/deep/mask.publisher.depth": 7, "/deep/labels.publisher.depth": 3}
+    one = rig(
+        remaps=["thermal/mask:=/deep/mask", "thermal/label_map:=/deep/labels"],
+        **SIZE,
+        **{f"qos_overrides.{name}": value for name, value in given.items()},
+    )
+    outputs = one.node._session._outputs["thermal"]
+    made = {**outputs._publishers, **outputs._latched}
+    depths = {name: publisher.qos_profile.depth for name, publisher in made.items()}
+    assert depths.pop("mask") == 7
+    assert depths.pop("label_map") == 3
+    depths.pop("label_info", None)
+    assert set(depths.values()) == {2}
+
+
 def test_the_unlabeled_id_is_announced_and_used(rig):
     one = rig(**SIZE, **{"label.unlabeled_id": 200, "label.min_confidence": 1.0})
     masks, maps = one.hear("thermal/mask"), one.hear("thermal/label_map", String, LATCHED)

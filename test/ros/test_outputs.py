@@ -48,6 +48,8 @@ class FakeNode:
         self.sent = []
         self.qos = {}
         self.watched = set()
+        self.said = []
+        self.publishers_of = set()
 
     def create_publisher(self, _kind, topic, qos, **_):
         self.qos[topic] = qos
@@ -58,6 +60,15 @@ class FakeNode:
         )
 
     create_lifecycle_publisher = create_publisher
+
+    def get_logger(self):
+        return SimpleNamespace(warning=lambda text, **_: self.said.append(text))
+
+    def resolve_topic_name(self, topic):
+        return f"/robot/{topic}"
+
+    def count_publishers(self, topic):
+        return int(topic in self.publishers_of)
 
     def get_clock(self):
         return SimpleNamespace(now=lambda: SimpleNamespace(to_msg=lambda: Time(sec=7)))
@@ -165,6 +176,36 @@ def test_points_lie_where_the_pixels_look(answer):
     assert set(points["confidence"].ravel()) == {200}
     colour = points["rgb"].copy().view(np.uint32)[0, 0]
     assert colour == 100 << 16 | 100 << 8 | 100
+
+
+def test_outputs_that_lack_a_calibration_say_so():
+    config = small(small_width=3)
+    node = FakeNode()
+    pair = outputs.PairOutputs(node, "depth", LABELS, config)
+    assert pair.lacking(config.output) == "", "nobody listens"
+    node.watched = {"depth/points", "depth/mask"}
+    none = "'/robot/depth/rgb/camera_info' has no publisher; check the remapping; "
+    assert pair.lacking(config.output) == none + "points needs it"
+    node.watched.add("depth/camera_info")
+    assert "; points and camera_info need it" in pair.lacking(config.output)
+    hidden = OutputConfig(publish_points=False, small_width=3)
+    assert pair.lacking(hidden) == none + "camera_info needs it"
+    node.publishers_of = {"/robot/depth/rgb/camera_info"}
+    assert "has a publisher but nothing arrives; points and" in pair.lacking(config.output)
+    thermal = outputs.PairOutputs(node, "thermal", LABELS, CONFIG)
+    assert thermal.lacking(CONFIG.output) == "", "has no such topics"
+
+
+def test_a_calibration_without_size_is_warned_about(answer):
+    config = small(small_width=3)
+    node = FakeNode()
+    node.watched = {"depth/camera_info"}
+    info = CameraInfo(k=[8.0, 0, 3, 0, 8, 2, 0, 0, 1])
+    outputs.PairOutputs(node, "depth", LABELS, config).publish(*answer, config.output, info)
+    assert "depth/camera_info" not in dict(node.sent)
+    (text,) = node.said
+    assert "topic 'depth/rgb/camera_info': camera_info: size is 0" in text
+    assert text.endswith("; no camera_info")
 
 
 def test_label_info_is_published_where_vision_msgs_is_installed(monkeypatch):

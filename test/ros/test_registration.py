@@ -240,3 +240,58 @@ def test_a_warp_agrees_with_opencv(rng):
     column, row = np.rint(corner).astype(int)
     assert abs(moved[row, column] - image[20, 20]).max() < 0.6
     assert moved.shape == (60, 70, 3)
+
+
+# ---- calibrations of resized images
+
+
+def calibration(roi=(0, 0, 0, 0), binning=0, width=640, height=480, p=True):
+    """A camera whose two matrices differ; `roi` is left, top, width, height in unbinned px."""
+    k = [500.0, 0, 330, 0, 510, 250, 0, 0, 1]
+    projection = [520.0, 0, 324, -52, 0, 530, 244, 0, 0, 0, 1, 0] if p else [0.0] * 12
+    names = ("x_offset", "y_offset", "width", "height")
+    region = SimpleNamespace(**dict(zip(names, roi, strict=True)), do_rectify=any(roi))
+    return SimpleNamespace(
+        width=width,
+        height=height,
+        distortion_model="plumb_bob",
+        d=[0.1, 0, 0, 0, 0],
+        k=k,
+        r=[1.0, 0, 0, 0, 1, 0, 0, 0, 1],
+        p=projection,
+        binning_x=binning,
+        binning_y=binning,
+        roi=region,
+    )
+
+
+def scaled(info, height, width):
+    return geometry.fill_scaled_info(SimpleNamespace(roi=SimpleNamespace()), info, height, width)
+
+
+@pytest.mark.parametrize("p", [True, False])
+@pytest.mark.parametrize("binning", [0, 1, 2])
+@pytest.mark.parametrize("roi", [(0, 0, 0, 0), (0, 0, 640, 480), (100, 40, 400, 300)])
+def test_the_published_calibration_is_the_camera_of_the_points(roi, binning, p):
+    info = calibration(roi, binning, p=p)
+    made = scaled(info, 60, 80)
+    assert geometry.pinhole(made, 60, 80) == geometry.pinhole(info, 60, 80)
+    assert (made.width, made.height, made.binning_x, made.binning_y) == (80, 60, 0, 0)
+    assert set(vars(made.roi).values()) == {0}
+    assert (made.d, made.r, made.distortion_model) == (info.d, info.r, "plumb_bob")
+
+
+def test_a_region_and_binning_by_hand():
+    made = scaled(calibration((100, 40, 400, 300), 2), 75, 100)  # a quarter of the region
+    assert made.k == [125, 0, (330 - 100) / 4, 0, 127.5, (250 - 40) / 4, 0, 0, 1]
+    assert made.p == [130, 0, (324 - 100) / 4, -13, 0, 132.5, (244 - 40) / 4, 0, 0, 0, 1, 0]
+
+
+def test_a_matrix_that_is_not_set_stays_so():
+    made = scaled(calibration((100, 40, 400, 300), p=False), 75, 100)
+    assert made.p == [0] * 12
+
+
+def test_a_calibration_without_size_says_nothing():
+    with pytest.raises(EncodingError, match="size is 0; the driver must set height and width"):
+        scaled(calibration(width=0), 60, 80)
