@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segrgbx_core.config import Config, option
+from segrgbx_core.encoders import EncodingConfig, resamples_linearly
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array
 from segrgbx_core.staging import Staging
@@ -119,6 +120,7 @@ def make_batch(
     modalities: Sequence[Modality],
     config: InputConfig,
     staging: Staging,
+    encoding: EncodingConfig | None = None,
 ) -> Batch:
     """Resizes samples of any sizes into one batch on the device.
 
@@ -128,6 +130,7 @@ def make_batch(
         modalities: one per sample; decides how X is resampled.
         config: input size and resize mode.
         staging: the way to the device.
+        encoding: what X's channels mean, which decides too; None for the defaults.
     """
     placements = tuple(place(image.shape[0], image.shape[1], config) for image in rgb_images)
     size = (len(placements), config.height, config.width, 3)
@@ -140,7 +143,7 @@ def make_batch(
     for index, (spot, modality) in enumerate(zip(placements, modalities, strict=True)):
         rows = slice(spot.top, spot.top + spot.height)
         columns = slice(spot.left, spot.left + spot.width)
-        linear = modality.facts.resamples_linearly
+        linear = resamples_linearly(modality, encoding)
         rgb[index, rows, columns] = resize_image(rgb_images[index], spot.height, spot.width)
         x[index, rows, columns] = resize_image(x_images[index], spot.height, spot.width, linear)
         index_array[index] = modality.index

@@ -36,7 +36,8 @@ class ModalityFacts:
     Attributes:
         letter: the paper's abbreviation (Table I).
         title: for captions.
-        resamples_linearly: False where interpolation would invent values (event pictures).
+        resamples_linearly: False where interpolation would invent values (event pictures);
+            `encoders.resamples_linearly` knows besides what the encoding makes of it.
         is_colour: True where the three channels are a picture to look at as it is.
         reveals: unified classes that the sensor exists for, by its physics and whatever a model
             makes of it; figures on synthetic scenes are given for them apart.

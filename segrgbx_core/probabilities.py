@@ -130,7 +130,8 @@ class Probabilities:
 
     def _batch(self, pairs: Sequence[EncodedPair], config: InputConfig) -> Batch:
         rgb, x = [pair.rgb for pair in pairs], [pair.x_image for pair in pairs]
-        return make_batch(rgb, x, [pair.modality for pair in pairs], config, self._staging)
+        modalities, encoding = [pair.modality for pair in pairs], self.segmenter.contract.encoding
+        return make_batch(rgb, x, modalities, config, self._staging, encoding)
 
 
 def _on_rgb(logits: Tensor, spot: Placement, config: InputConfig) -> Tensor:

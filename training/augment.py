@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
 from segrgbx_core.config import Config, option
-from segrgbx_core.encoders import EncodingConfig, flip_horizontally
+from segrgbx_core.encoders import EncodingConfig, flip_horizontally, resamples_linearly
 from segrgbx_core.labels import VOID
 from segrgbx_core.modality import Modality
 
@@ -122,9 +122,8 @@ def augment(
     """
     window = _draw_window(views.labels.shape[0], views.labels.shape[1], config, rng)
     flipped = bool(rng.random() < config.flip)
-    views = crop_resized(views, window, (config.crop_height, config.crop_width))
-    if flipped:
-        views = mirror(views, encoding)
+    size = (config.crop_height, config.crop_width)
+    views = crop_resized(views, window, size, encoding, flipped)
     views = replace(views, rgb=photometry(views.rgb, config, rng))
     variant = Variant.MIRRORED if flipped else Variant.PLAIN
     drop_x, drop_rgb = rng.random(2) < (config.drop_x, config.drop_rgb)
@@ -175,35 +174,49 @@ def _draw_window(
     return Window(top, left, rows, columns)
 
 
-def crop_resized(views: Views, window: Window, size: tuple[int, int]) -> Views:
-    """Cuts a window and brings it to a size: RGB and most X linearly, events and labels nearest.
+def crop_resized(
+    views: Views,
+    window: Window,
+    size: tuple[int, int],
+    encoding: EncodingConfig,
+    flipped: bool = False,
+) -> Views:
+    """Cuts a window and brings it to a size, mirrored where asked.
 
-    What lies beyond the image is 0 in RGB and X and void in the labels.
+    RGB and most X are resized linearly, labels, events and polarization angles by the nearest
+    pixel. What lies beyond the image is 0 in RGB and X and void in the labels.
     """
+    beyond_x = torch.zeros(3, 1, 1)
+    if flipped:
+        beyond_x = _mirrored(beyond_x, views.modality, encoding)  # mirrored again, it is 0
     rgb, x, labels = (
-        _unit(_cut(views.rgb, window, 0.0)),
-        _cut(views.x, window, 0.0),
-        _cut(views.labels[None], window, VOID),
+        _unit(_cut(views.rgb, window, torch.zeros(1))),
+        _cut(views.x, window, beyond_x),
+        _cut(views.labels[None], window, torch.tensor(VOID)),
     )
     if (window.height, window.width) != size:
         rgb = _resize(rgb, size, linear=True)
-        x = _resize(x, size, linear=views.modality.facts.resamples_linearly)
+        x = _resize(x, size, linear=resamples_linearly(views.modality, encoding))
         labels = _resize(labels, size, linear=False)
-    return replace(views, rgb=rgb, x=x, labels=labels[0])
+    views = replace(views, rgb=rgb, x=x, labels=labels[0])
+    return mirror(views, encoding) if flipped else views
 
 
 def _unit(image: Tensor) -> Tensor:
     return image.float() / 255.0 if image.dtype == torch.uint8 else image
 
 
-def _cut(image: Tensor, window: Window, fill: float) -> Tensor:
+def _cut(image: Tensor, window: Window, fill: Tensor) -> Tensor:
     piece = image[
         :, window.top : window.top + window.height, window.left : window.left + window.width
     ]
-    below, right = window.height - piece.shape[1], window.width - piece.shape[2]
-    if below or right:
-        piece = F.pad(piece, (0, right, 0, below), value=fill)
-    return piece
+    rows, columns = piece.shape[1:]
+    if (rows, columns) == (window.height, window.width):
+        return piece
+    shape = (len(image), window.height, window.width)
+    whole = fill.to(image.dtype).expand(shape).clone()
+    whole[:, :rows, :columns] = piece
+    return whole
 
 
 def _resize(image: Tensor, size: tuple[int, int], linear: bool) -> Tensor:
@@ -216,10 +229,13 @@ def _resize(image: Tensor, size: tuple[int, int], linear: bool) -> Tensor:
 
 def mirror(views: Views, encoding: EncodingConfig) -> Views:
     """Left and right swapped; X by its modality: polarization angles turn over too."""
-    x_image = views.x.permute(1, 2, 0).numpy()
-    mirrored = flip_horizontally(x_image, views.modality, encoding)
-    x = torch.from_numpy(mirrored).permute(2, 0, 1)
+    x = _mirrored(views.x, views.modality, encoding)
     return replace(views, rgb=views.rgb.flip(-1), x=x, labels=views.labels.flip(-1))
+
+
+def _mirrored(x: Tensor, modality: Modality, encoding: EncodingConfig) -> Tensor:
+    mirrored = flip_horizontally(x.permute(1, 2, 0).numpy(), modality, encoding)
+    return torch.from_numpy(mirrored).permute(2, 0, 1)
 
 
 def photometry(rgb: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from segrgbx_core.batch import InputConfig, resize_image
 from segrgbx_core.config import to_plain
-from segrgbx_core.encoders import SensorConfig
+from segrgbx_core.encoders import SensorConfig, resamples_linearly
 from segrgbx_core.errors import CheckpointError
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
@@ -53,7 +53,7 @@ class WholeFrames(Dataset[dict[str, Tensor]]):
         frame = prepare(self.reader, self.indices[position], self.preparation)
         views = [_variant(frame, variant, self.preparation) for variant in self.variants]
         size = (self.size.height, self.size.width)
-        linear = frame.modality.facts.resamples_linearly
+        linear = resamples_linearly(frame.modality, self.preparation.encoding)
         return {
             "rgb": torch.stack([fitted(view.rgb, size, True) for view in views]),
             "x": torch.stack([fitted(view.x, size, linear) for view in views]),

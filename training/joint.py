@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segrgbx_core.batch import resize_image
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
+from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode, resamples_linearly
 from segrgbx_core.errors import ConfigError, DataError, EncodingError, SegrgbxError
 from segrgbx_core.labels import LabelSpace
 from training.augment import AugmentConfig, Views, at_progress, augment
@@ -183,7 +183,8 @@ def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
     except EncodingError as error:
         raise EncodingError(f"{reader.native} sample '{item.name}': {error}") from None
     height, width = sample.rgb.shape[:2]
-    x_image = resize_image(x_image, height, width, sample.modality.facts.resamples_linearly)
+    linear = resamples_linearly(sample.modality, preparation.encoding)
+    x_image = resize_image(x_image, height, width, linear)
     labels = _unified(item, reader, preparation.label_space)
     x = torch.from_numpy(np.ascontiguousarray(x_image.transpose(2, 0, 1)))
     if torch.equal(x[0], x[1]) and torch.equal(x[0], x[2]):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segrgbx_core.encoders import resamples_linearly
 from segrgbx_core.errors import ConfigError, DataError
 from segrgbx_core.modality import Modality
 from segrgbx_core.model.ma_clip import prepare_images
@@ -181,7 +182,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         if frame is None:
             whole = prepare(self.splits[position].reader, index, self.preparation)
             size = (self.run.input.height, self.run.input.width)
-            linear = whole.modality.facts.resamples_linearly
+            linear = resamples_linearly(whole.modality, self.preparation.encoding)
             frame = Views(
                 rgb=fitted(whole.rgb, size, True),
                 x=fitted(whole.x, size, linear),

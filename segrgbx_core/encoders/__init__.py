@@ -19,7 +19,11 @@ from segrgbx_core.encoders.depth import DepthEncoding, DepthSensor
 from segrgbx_core.encoders.event import EventEncoding, EventSensor
 from segrgbx_core.encoders.light_field import LightFieldEncoding, LightFieldSensor
 from segrgbx_core.encoders.picture import Array, XImage
-from segrgbx_core.encoders.polarization import PolarizationEncoding, PolarizationSensor
+from segrgbx_core.encoders.polarization import (
+    PolarizationEncoding,
+    PolarizationRepresentation,
+    PolarizationSensor,
+)
 from segrgbx_core.encoders.thermal import ThermalEncoding, ThermalSensor
 from segrgbx_core.errors import EncodingError
 from segrgbx_core.modality import Modality
@@ -43,6 +47,7 @@ __all__ = [
     "XImage",
     "encode",
     "flip_horizontally",
+    "resamples_linearly",
 ]
 
 
@@ -141,4 +146,18 @@ def flip_horizontally(x_image: XImage, modality: Modality, encoding: EncodingCon
     """The X image of the mirrored scene: pixels change sides, polarization angles change sign."""
     if modality is Modality.POLARIZATION:
         return polarization.flip_horizontally(x_image, encoding.polarization.representation)
-    return np.ascontiguousarray(x_image[:, ::-1])
+    return x_image[:, ::-1].copy()
+
+
+def resamples_linearly(modality: Modality, encoding: EncodingConfig | None = None) -> bool:
+    """False where mixing neighbours of an X image would invent values.
+
+    The angle of polarization is circular: between its ends, which are one angle, lies every other.
+
+    Args:
+        modality: of X.
+        encoding: what X's channels mean; None for the defaults.
+    """
+    if modality is Modality.POLARIZATION and encoding is not None:
+        return encoding.polarization.representation is not PolarizationRepresentation.AOLP
+    return modality.facts.resamples_linearly

@@ -174,7 +174,7 @@ def flip_horizontally(x_image: XImage, representation: PolarizationRepresentatio
     Returns:
         a new float32 (h, w, 3).
     """
-    mirrored = np.ascontiguousarray(x_image[:, ::-1])
+    mirrored = x_image[:, ::-1].copy()
     if representation is PolarizationRepresentation.STOKES:
         mirrored[..., 1] = 1 - mirrored[..., 1]
     elif representation is PolarizationRepresentation.AOLP:

@@ -10,6 +10,7 @@ from segrgbx_core.batch import (
     place,
     resize_image,
 )
+from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding
 from segrgbx_core.modality import Modality
 from segrgbx_core.staging import Staging
 
@@ -73,6 +74,15 @@ def test_events_are_never_mixed_and_others_are_averaged():
     depth = make_batch([rgb], [x], [Modality.DEPTH], SQUARE, CPU).x
     assert set(event.unique().tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(depth, torch.full_like(depth, 0.25))
+
+
+def test_polarization_angles_are_never_mixed():
+    x = np.zeros((128, 128, 3), np.float32)
+    x[::2, ::2] = 1  # the same angle as 0
+    angles = EncodingConfig(polarization=PolarizationEncoding(representation="aolp"))
+    for encoding, values in ((angles, {0.0, 1.0}), (EncodingConfig(), {0.25}), (None, {0.25})):
+        inputs = [image(64, 64)], [x], [Modality.POLARIZATION], SQUARE, CPU
+        assert set(make_batch(*inputs, encoding).x.unique().tolist()) <= values
 
 
 def test_nearest_takes_pixel_centres():

@@ -1,10 +1,12 @@
 """Geometry is one for RGB, X and labels; photometry touches RGB alone; all of it by number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.encoders import EncodingConfig
+from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding
 from segrgbx_core.labels import VOID
 from segrgbx_core.modality import Modality
 from training.augment import (
@@ -20,6 +22,7 @@ from training.augment import (
     under_exposed,
 )
 
+ENCODING = EncodingConfig()
 PLAIN = {"flip": 0.0, "jitter": 0.0, "blur": 0.0}
 
 
@@ -62,21 +65,49 @@ def test_shapes_ranges_and_alignment_for_every_modality(modality):
 
 
 def test_events_and_labels_are_never_mixed():
-    views = crop_resized(frame(modality=Modality.EVENT), Window(3, 4, 30, 30), (64, 64))
+    views = crop_resized(frame(modality=Modality.EVENT), Window(3, 4, 30, 30), (64, 64), ENCODING)
     assert set((views.x * 255).round().unique().tolist()) <= {0.0, 100.0, 200.0}
     assert set(views.labels.unique().tolist()) <= {0, 100, 200}
 
 
+def test_polarization_angles_are_not_averaged_over_their_wrap():
+    """0 and 1 are the same angle; half way between them lies the one at a right angle to it."""
+    x = torch.zeros(3, 32, 32)
+    x[:, ::2] = 1
+    views = Views(x, x, torch.zeros(32, 32, dtype=torch.uint8), Modality.POLARIZATION)
+    angles = EncodingConfig(polarization=PolarizationEncoding(representation="aolp"))
+    for size in ((48, 48), (16, 16)):
+        found = crop_resized(views, Window(0, 0, 32, 32), size, angles).x
+        assert set(found.unique().tolist()) <= {0.0, 1.0}
+    assert len(crop_resized(views, Window(0, 0, 32, 32), (48, 48), ENCODING).x.unique()) > 2
+
+
+@pytest.mark.parametrize("representation", ["stokes", "aolp", "dolp"])
+@pytest.mark.parametrize("size", [(32, 40), (48, 60)])
+def test_outside_stays_black_in_mirrored_polarization(representation, size):
+    encoding = EncodingConfig(polarization=PolarizationEncoding(representation=representation))
+    source, window = frame(20, 20, Modality.POLARIZATION), Window(0, 0, 32, 40)
+    views = crop_resized(source, window, size, encoding, flipped=True)
+    inside = size[1] // 2 + 1
+    assert views.x[:, :, :-inside].abs().max() < 1e-6
+    assert views.rgb[:, :, :-inside].max() == 0
+    assert (views.labels[:, :-inside] == VOID).all()
+    within = replace(window, height=20, width=20)
+    seen = crop_resized(source, within, (20, 20), encoding, flipped=True)
+    if size == (32, 40):
+        assert torch.allclose(views.x[:, :20, -20:], seen.x)
+
+
 def test_a_window_at_scale_one_is_a_plain_cut():
     source = frame()
-    views = crop_resized(source, Window(5, 6, 20, 24), (20, 24))
+    views = crop_resized(source, Window(5, 6, 20, 24), (20, 24), ENCODING)
     assert torch.equal(views.labels, source.labels[5:25, 6:30])
     assert torch.equal(views.rgb * 255, source.rgb[:, 5:25, 6:30].float())
     assert torch.equal(views.x, source.x[:, 5:25, 6:30])
 
 
 def test_outside_is_black_and_void():
-    views = crop_resized(frame(20, 20), Window(0, 0, 32, 40), (32, 40))
+    views = crop_resized(frame(20, 20), Window(0, 0, 32, 40), (32, 40), ENCODING)
     assert (views.labels[20:] == VOID).all()
     assert (views.labels[:, 20:] == VOID).all()
     assert views.rgb[:, 20:].max() == 0

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.encoders import EncodingConfig, SensorConfig
+from segrgbx_core.batch import InputConfig
+from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding, SensorConfig
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.labels import VOID, synthetic_label_space
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import RgbxSample, XForm
-from training.augment import AugmentConfig
+from training.augment import AugmentConfig, Variant
 from training.datasets.labelled import Labelled
+from training.embeddings import WholeFrames
 from training.joint import (
     JointDataset,
     Preparation,
@@ -119,6 +121,20 @@ def test_a_frame_has_encoded_x_on_the_grid_of_rgb_and_unified_labels():
     unified = synthetic_label_space().native("synthetic_street").to_unified[2]
     assert set(views.labels.unique().tolist()) == {unified, VOID}
     assert torch.equal(views.x[0], views.x[2])
+
+
+def test_polarization_angles_are_not_mixed_on_the_way_to_the_model():
+    """Stripes of the two ends of the scale, which are one angle, in every size that is made."""
+    stripes = np.zeros((96, 128, 3), np.uint8)
+    stripes[::2] = 255
+    reader = Frames(Modality.POLARIZATION, stripes, XForm.IMAGE)
+    drawn = EncodingConfig(polarization=PolarizationEncoding(representation="aolp"))
+    angles = replace(preparation(), encoding=drawn)
+    size = InputConfig(height=32, width=32)
+    embedded = WholeFrames(reader, angles, size, (Variant.PLAIN,), (0,))[0]["x"]
+    for x in (prepare(reader, 0, angles).x, embedded):
+        assert set(x.unique().tolist()) <= {0.0, 1.0}
+    assert len(prepare(reader, 0, preparation()).x.unique()) == 1  # the mean of both
 
 
 def test_items_of_different_modalities_collate_into_one_batch():

@@ -124,7 +124,9 @@ def stage_maps(loaded: LoadedCheckpoint, item: Labelled, source: FigureSource) -
     x_image = encode(item.sample, contract.encoding, source.sensors)
     modality = item.sample.modality
     staging = Staging(torch.device("cpu"))
-    batch = make_batch([item.sample.rgb], [x_image], [modality], contract.input, staging)
+    batch = make_batch(
+        [item.sample.rgb], [x_image], [modality], contract.input, staging, contract.encoding
+    )
     rgb, x, index = (part.to(device) for part in (batch.rgb, batch.x, batch.modality))
     columns = torch.from_numpy(loaded.label_space.project_index(source.reader.native)).to(device)
     with flushed_denormals(), caught(model) as found:

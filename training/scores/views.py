@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segrgbx_core.batch import resize_image
 from segrgbx_core.config import Config, option
-from segrgbx_core.encoders import flip_horizontally
+from segrgbx_core.encoders import EncodingConfig, flip_horizontally, resamples_linearly
 from segrgbx_core.inference import Segmenter
 from segrgbx_core.labels import VOID
 from segrgbx_core.model import Scene
@@ -175,7 +175,8 @@ class Viewer:
         """Per pair the mean over windows, (C, H, W)."""
         height, width = pairs[0].rgb.shape[:2]
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        scaled = [_resized(pair, rows, columns) for pair in pairs]
+        encoding = self._segmenter.contract.encoding
+        scaled = [_resized(pair, rows, columns, encoding) for pair in pairs]
         windows = self._windows(rows, columns)
         side = (windows[0].height, windows[0].width)
         size = None if side == self._input_size else (_up(side[0]), _up(side[1]))
@@ -234,9 +235,9 @@ def _part(grid: Tensor, window: _Window) -> Tensor:
     return grid[..., rows, window.left : window.left + window.width]
 
 
-def _resized(pair: EncodedPair, rows: int, columns: int) -> EncodedPair:
+def _resized(pair: EncodedPair, rows: int, columns: int, encoding: EncodingConfig) -> EncodedPair:
     """A pair with RGB and X on one grid."""
-    linear = pair.modality.facts.resamples_linearly
+    linear = resamples_linearly(pair.modality, encoding)
     return replace(
         pair,
         rgb=np.asarray(resize_image(pair.rgb, rows, columns), np.uint8),
