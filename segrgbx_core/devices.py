@@ -31,7 +31,8 @@ def choose_device(name: str) -> torch.device:
         return device
     if device.type != "cuda":
         raise ConfigError(f"device: '{name}' is not supported; use auto, cpu, cuda or cuda:N")
-    index = device.index or 0
+    # Not `device.index`: torch keeps 8 bits of the number, so that 256 would be the first GPU.
+    index = int(name.partition(":")[2] or 0)
     if index >= count:
         found = f"{count} CUDA devices are there" if count else "torch sees no CUDA device"
         raise ConfigError(f"device: '{name}' cannot be used, {found}; use auto or cpu")

@@ -1,4 +1,4 @@
-"""Makes scenes on a CUDA stream of low priority, beside the frames."""
+"""Makes scenes on a CUDA stream of their own, beside the frames and with their priority."""
 
 from __future__ import annotations
 
@@ -40,16 +40,18 @@ class SideStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        # The larger number is the lower priority.
-        self._stream = torch.cuda.Stream(device, priority=0)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def start(self, encode: Encode, batch: Batch) -> Pending:
         """See `Lane`."""
+        # The batch may be the frame's own and keeps `rgb` for it: made on the side stream, the
+        # frame would read it too early. `x` is no more than a view.
+        rgb = batch.rgb
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             scene = encode(batch)
             finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
             finished.record(self._stream)
-        for tensor in (batch.rgb_pixels, batch.x_pixels, batch.modality):
+        for tensor in (rgb, batch.rgb_pixels, batch.x_pixels, batch.modality):
             tensor.record_stream(self._stream)
         return _Scheduled(scene, batch, finished, self._device)

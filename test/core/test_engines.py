@@ -13,7 +13,7 @@ from segrgbx_core import heap
 from segrgbx_core.batch import Batch, InputConfig, place
 from segrgbx_core.checkpoint import default_contract, random_weights
 from segrgbx_core.cuda_graph import GraphEngine
-from segrgbx_core.devices import flushed_denormals, use_threads
+from segrgbx_core.devices import choose_device, flushed_denormals, use_threads
 from segrgbx_core.engine import EagerEngine, ExactLayer
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
@@ -166,6 +166,16 @@ def test_what_the_machine_cannot_do_is_refused(monkeypatch):
 
 def refuse(_):
     raise RuntimeError("no Python headers")
+
+
+@pytest.mark.parametrize("index", [1, 127, 255, 256, 300])
+def test_a_gpu_that_is_not_there_is_never_another_one(monkeypatch, index):
+    """torch keeps 8 bits of the number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=f"device: 'cuda:{index}' cannot be used"):
+        choose_device(f"cuda:{index}")
+    assert choose_device("cuda:0") == choose_device("cuda") == torch.device("cuda", 0)
 
 
 def test_denormals_are_flushed_and_the_thread_left_as_it_was():
