@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,19 @@ from PIL import Image
 from segrgbx_core.errors import DataError
 from segrgbx_core.samples import Array
 
+_JPEG_SIZED = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of a JPEG whose segment states the size."""
+_JPEG_BARE = {0x00, 0x01, *range(0xD0, 0xD8)}
+"""Markers of a JPEG without a segment."""
+_TIFF_HEADS = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
+"""Byte order, and whether offsets have 64 bits."""
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_TIFF_KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
@@ -72,6 +86,32 @@ def decode_image(data: bytes | bytearray | memoryview | Array, name: str = "imag
     if image is None:
         raise DataError(f"{name}: {encoded.size} bytes are no image; is the file complete?")
     return _swap_red_blue(image)
+
+
+def encoded_size(data: Array) -> tuple[int, int] | None:
+    """Height and width that the header of a JPEG, PNG or TIFF states, without decoding it.
+
+    A few bytes may claim any size, and decoders make room for it first.
+
+    Args:
+        data: the encoded bytes, uint8 (N,).
+
+    Returns:
+        None where the bytes are none of these, or end before the size.
+    """
+    raw = np.ascontiguousarray(data).data
+    head = bytes(raw[:8])
+    try:
+        if head[:3] == b"\xff\xd8\xff":
+            return _jpeg_size(raw)
+        if head == b"\x89PNG\r\n\x1a\n":
+            width, height = struct.unpack_from(">II", raw, 16)
+            return height, width
+        if head[:4] in _TIFF_HEADS:
+            return _tiff_size(raw, *_TIFF_HEADS[head[:4]])
+    except (struct.error, IndexError, OverflowError):
+        pass  # it ends early, or points beyond its end
+    return None
 
 
 def encode_image(array: Array, suffix: str = ".png", quality: int = 90) -> bytes:
@@ -135,6 +175,42 @@ def _swap_red_blue(image: Array) -> Array:
         return image
     code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return cv2.cvtColor(image, code)
+
+
+def _jpeg_size(raw: memoryview) -> tuple[int, int] | None:
+    place = 2
+    while True:
+        marker = raw[place + 1]
+        if raw[place] != 0xFF or marker == 0xFF:
+            place += 1  # bytes between segments, which decoders pass over
+        elif marker in _JPEG_BARE:
+            place += 2
+        elif marker in _JPEG_SIZED:
+            height, width = struct.unpack_from(">HH", raw, place + 5)
+            return height, width
+        elif marker < 0xC0 or 0xD8 <= marker <= 0xDA:  # the image begins or ends
+            return None
+        else:
+            place += 2 + struct.unpack_from(">H", raw, place + 2)[0]
+
+
+def _tiff_size(raw: memoryview, order: str, is_big: bool) -> tuple[int, int] | None:
+    """Of the first picture of a file, as that alone is decoded."""
+    offset, number, entry = ("Q", "Q", "HHQ") if is_big else ("I", "H", "HHI")
+    (place,) = struct.unpack_from(order + offset, raw, 8 if is_big else 4)
+    (count,) = struct.unpack_from(order + number, raw, place)
+    place += struct.calcsize(order + number)
+    value_at = struct.calcsize(order + entry)
+    sides: dict[int, int] = {}
+    for _ in range(count):
+        tag, kind, _ = struct.unpack_from(order + entry, raw, place)
+        if tag in (_TIFF_WIDTH, _TIFF_HEIGHT) and kind in _TIFF_KINDS:
+            (side,) = struct.unpack_from(order + _TIFF_KINDS[kind], raw, place + value_at)
+            sides.setdefault(tag, side)
+            if len(sides) == 2:
+                return sides[_TIFF_HEIGHT], sides[_TIFF_WIDTH]
+        place += value_at + struct.calcsize(order + offset)
+    return None
 
 
 def image_size(text: str) -> tuple[int, int]:

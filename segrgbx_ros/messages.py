@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 
 from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.images import decode_image
+from segrgbx_core.images import decode_image, encoded_size
 from segrgbx_core.samples import Array
-from segrgbx_ros.compressed_depth import dequantised, unpack_rvl
+from segrgbx_ros.compressed_depth import MAX_PIXELS, dequantised, unpack_rvl
 
 NS_PER_S = 1_000_000_000
 
@@ -165,7 +165,7 @@ def compressed_array(message: Any) -> Array:
         uint16 counts or float32 metres with NaN where nothing was measured.
 
     Raises:
-        EncodingError: when there is no data or it does not decode.
+        EncodingError: when there is no data, it states an absurd size or does not decode.
     """
     data = np.frombuffer(message.data, np.uint8)
     if data.size == 0:
@@ -319,6 +319,17 @@ def _bridge() -> Callable[[Any, str], Array] | None:
 
 
 def _decode(data: Array, form: str) -> Array:
+    size = encoded_size(data)
+    if size is None:
+        raise EncodingError(
+            f"compressed image '{form}' of {data.size} bytes is no JPEG, PNG or TIFF; is the "
+            "message whole?"
+        )
+    if size[0] * size[1] > MAX_PIXELS:
+        raise EncodingError(
+            f"compressed image '{form}' of {size[1]}x{size[0]} px; at most {MAX_PIXELS} px are "
+            "taken; is the message whole?"
+        )
     try:
         pixels = decode_image(data, f"compressed image '{form}'")
     except DataError as error:

@@ -1,4 +1,6 @@
 import argparse
+import io
+import struct
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from segrgbx_core.errors import DataError
 from segrgbx_core.images import (
     decode_image,
     encode_image,
+    encoded_size,
     image_size,
     read_image,
     read_labels,
@@ -132,6 +135,77 @@ def test_decode_takes_every_buffer(wrap, rng):
 def test_what_cannot_be_written_is_refused(tmp_path, array, name, message):
     with pytest.raises(DataError, match=message):
         write_image(tmp_path / name, array)
+
+
+def saved(size=(20, 10), mode="RGB", **options):
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, **options)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def exif_with(thumbnail):
+    """EXIF data as cameras write them, with a JPEG of its own in them."""
+    return b"Exif\0\0" + thumbnail.tobytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "JPEG"},
+        {"format": "JPEG", "progressive": True},
+        {"format": "JPEG", "exif": exif_with(saved((4, 2), format="JPEG"))},
+        {"format": "JPEG", "comment": b"\xff\xc0" * 20},
+        {"format": "PNG"},
+        {"format": "PNG", "mode": "I;16"},
+        {"format": "TIFF"},
+        {"format": "TIFF", "mode": "F"},
+    ],
+)
+def test_the_size_stands_in_the_header(options):
+    data = saved(**options)
+    assert encoded_size(data) == decode_image(data).shape[:2] == (10, 20)
+    assert encoded_size(data[:20]) is None
+    for end in range(len(data)):
+        assert encoded_size(data[:end]) in (None, (10, 20))
+
+
+def tiff(order, is_big, kinds=(3, 4), sides=(20, 10)):
+    """The beginning of a TIFF: its header and a directory that ends with the size."""
+    codes = {1: "B", 3: "H", 4: "I", 16: "Q"}
+    pointer, entry, count = ("Q", "HHQ", "Q") if is_big else ("I", "HHI", "H")
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}H", 43 if is_big else 42)
+    if is_big:
+        head += struct.pack(f"{order}HH", 8, 0)
+    data = head + struct.pack(order + pointer, len(head) + struct.calcsize(order + pointer))
+    data += struct.pack(order + count, 3)
+    for tag, kind, value in [(254, 4, 0), (256, kinds[0], sides[0]), (257, kinds[1], sides[1])]:
+        field = struct.pack(order + codes[kind], value)
+        data += struct.pack(order + entry, tag, kind, 1)
+        data += field.ljust(struct.calcsize(order + pointer), b"\0")
+    return np.frombuffer(data, np.uint8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("is_big", "kinds"), [(False, (3, 4)), (False, (1, 3)), (True, (16, 4)), (True, (3, 16))]
+)
+def test_every_kind_of_tiff_states_its_size(order, is_big, kinds):
+    data = tiff(order, is_big, kinds)
+    assert encoded_size(data) == (10, 20)
+    assert encoded_size(data[:-12]) is None
+
+
+def test_fill_bytes_of_a_jpeg_are_passed_over():
+    data = saved(format="JPEG")
+    noisy = np.concatenate([data[:2], np.uint8([0xFF, 0xFF, 0xFF]), data[2:]])
+    assert decode_image(noisy).shape == (10, 20, 3)
+    assert encoded_size(noisy) == (10, 20)
+    assert encoded_size(np.uint8([0xFF, 0xD8, 0xFF, 0xDA, *[0] * 20])) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"P6 9 9 255 ", b"BM" + bytes(60), b"\xff\xd8\xff"])
+def test_other_bytes_state_no_size(content):
+    assert encoded_size(np.frombuffer(content, np.uint8)) is None
 
 
 @pytest.mark.parametrize("text", ["640", "640x", "x480", "0x480", "640x480x3", "-1x4", ""])

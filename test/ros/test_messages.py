@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import zlib
 from array import array
 from types import ModuleType, SimpleNamespace
 
@@ -233,6 +234,35 @@ def test_compressed_depth_becomes_counts_or_metres():
 def test_broken_compressed_images_are_refused(data, form, complaint):
     with pytest.raises(EncodingError, match=complaint):
         messages.compressed_array(compressed(data, form))
+
+
+def claiming(pixels, suffix, height, width):
+    """A small image whose header claims another size."""
+    data = bytearray(cv2.imencode(suffix, pixels)[1].tobytes())
+    if suffix == ".jpg":
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    else:
+        struct.pack_into(">II", data, 16, width, height)
+        struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form", "before"),
+    [
+        (".jpg", "rgb8; jpeg compressed bgr8", b""),
+        (".png", "16UC1; png compressed ", b""),
+        (".png", "16UC1; compressedDepth png", bytes(12)),
+    ],
+)
+def test_sizes_that_would_fill_the_memory_are_not_decoded(monkeypatch, suffix, form, before):
+    pixels = np.zeros((8, 8), np.uint16 if suffix == ".png" else np.uint8)
+    fits = claiming(pixels, suffix, 8, 8)
+    assert messages.compressed_array(compressed(before + fits, form)).shape == (8, 8)
+    monkeypatch.setattr(messages, "decode_image", lambda *_: pytest.fail("was decoded"))
+    large = claiming(pixels, suffix, 30_000, 40_000)
+    with pytest.raises(EncodingError, match=f"'{form}' of 40000x30000 px; at most 16777216 px"):
+        messages.compressed_array(compressed(before + large, form))
 
 
 def test_filled_messages_read_back(rng):
