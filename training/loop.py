@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
@@ -134,6 +134,9 @@ class Loop:
         self.task, self.run, self.config = task, run, optimizer
         self.out = Path(run.out)
         self.out.mkdir(parents=True, exist_ok=True)
+        state = PartialState(cpu=run.device == "cpu")
+        if run.precision == "fp16" and state.device.type == "cpu":
+            raise ConfigError("run.precision: fp16 needs a GPU; use bf16 or no")
         self.accelerator = Accelerator(
             mixed_precision=run.precision,
             cpu=run.device == "cpu",
@@ -340,7 +343,13 @@ class Loop:
                 f"run.out, or remove the folder to start anew"
             )
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError:  # earlier versions let prompts decay, so their groups differ
+            raise CheckpointError(
+                f"{self.state_path}: was written by a version that decays other weights; resume "
+                "with that version, or choose another run.out"
+            ) from None
         if self.ema is not None:
             self.ema.values = state["ema"]
         if self.accelerator.scaler is not None and state["scaler"]:

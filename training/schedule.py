@@ -10,6 +10,9 @@ from torch import nn
 
 from segrgbx_core.config import Config, option
 
+_PROMPTS = ("aligned", "universal")
+"""Last names of the prompts of `model.prompts.StagePrompts` and of the DSRM's U."""
+
 
 class Decay(str, Enum):
     """Shape of the learning rate after the warm-up."""
@@ -25,7 +28,7 @@ class OptimizerConfig(Config):
 
     learning_rate: float = option(1e-4, doc="highest learning rate", low=0)
     weight_decay: float = option(
-        0.01, doc="decay of matrices and kernels; 1-D values have none", low=0
+        0.01, doc="decay of matrices and kernels; 1-D values and prompts have none", low=0
     )
     beta2: float = option(0.999, doc="AdamW's memory of squared gradients", low=0, high=1)
     decay: Decay = option(Decay.POLY, doc="how the rate falls after the warm-up: poly or cosine")
@@ -81,15 +84,15 @@ def ema_factor(decay: float, step: int) -> float:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Trainable parameters in two groups: matrices and kernels decay, 1-D and 0-D ones do not.
 
-    Prompts are matrices by shape but stand for learned inputs, like position codes: no decay.
+    Learned prompts are matrices by shape but inputs by meaning, like position codes: no decay.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_input = "prompts" in name.rsplit(".", maxsplit=1)[-1]
-        (kept if parameter.ndim <= 1 or is_input else decayed).append(parameter)
+        is_prompt = name.rsplit(".", maxsplit=1)[-1] in _PROMPTS
+        (kept if parameter.ndim <= 1 or is_prompt else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": kept, "weight_decay": 0.0},

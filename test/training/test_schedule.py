@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from segrgbx_core.model import PRESETS, build_model
 from training.schedule import (
     Decay,
     OptimizerConfig,
@@ -63,7 +64,7 @@ class Small(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
         self.norm = nn.LayerNorm(4)
-        self.universal_prompts = nn.Parameter(torch.zeros(5, 4))
+        self.universal = nn.Parameter(torch.zeros(5, 4))
         self.scale = nn.Parameter(torch.zeros(()))
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
@@ -80,3 +81,15 @@ def test_only_matrices_and_kernels_decay():
     set_learning_rate(optimizer, 0.125)
     assert {group["lr"] for group in optimizer.param_groups} == {0.125}
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+
+
+def test_prompts_of_the_model_do_not_decay():
+    model = build_model(PRESETS["tiny"], 5, 16)
+    decayed, kept = ({id(p) for p in g["params"]} for g in parameter_groups(model, 0.05))
+    names = {name: id(parameter) for name, parameter in model.named_parameters()}
+    prompts = {"prompts.0.aligned", "prompts.3.aligned", "refine.blocks.0.universal.universal"}
+    assert {names[name] for name in prompts} <= kept
+    matrices = {id(p) for p in model.parameters() if p.ndim > 1}
+    all_prompts = [n for n in names if n.endswith((".aligned", ".universal"))]
+    assert matrices - {names[name] for name in all_prompts} == decayed
+    assert "prompts.0.control.1.weight" not in all_prompts
