@@ -24,12 +24,11 @@ from typing import Any
 from segrgbx_core.config import to_plain
 from segrgbx_core.cost import Cost, count_cost, total_cost
 from segrgbx_core.errors import ConfigError, command
-from segrgbx_core.inference import InferenceConfig
 from segrgbx_core.labels import synthetic_label_space
 from training.ablation.page import cost_table, write_page
 from training.ablation.results import COST_SIZE, DataSize, Page
 from training.ablation.tables import TABLES, Arm, Table, arm_model
-from training.config import SegmentationRun, read_run
+from training.config import SegmentationRun, read_run, scoring_options
 from training.datasets import open_reader
 from training.datasets.synthetic import is_rendered
 from training.evaluate import evaluate
@@ -213,11 +212,10 @@ def ablate(
 
 def _score(trial: Trial, checkpoint: Path) -> None:
     config = trial.config
-    device = "cpu" if config.run.device == "cpu" else "auto"
     scores: list[dict[str, Any]] = []
     for data in config.data:
         reader = open_reader(data.reader, data.root, data.val_split, data.modality, data.options)
-        report = evaluate(checkpoint, reader, InferenceConfig(device=device), config.sensor)
+        report = evaluate(checkpoint, reader, scoring_options(config.run), config.sensor)
         scores.append(
             {
                 "data": f"{data.reader} {data.modality}",

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from pydantic import field_validator
 
-from segrgbx_core.batch import InputConfig
+from segrgbx_core.batch import InputConfig, ResizeMode
 from segrgbx_core.config import (
     Config,
     ConfigT,
@@ -23,6 +25,7 @@ from segrgbx_core.config import (
 )
 from segrgbx_core.encoders import EncodingConfig, SensorConfig
 from segrgbx_core.errors import ConfigError, did_you_mean
+from segrgbx_core.inference_options import InferenceConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
@@ -32,6 +35,9 @@ from training.joint import Sampling
 from training.losses import LossConfig
 from training.schedule import OptimizerConfig
 from training.stale import StaleConfig
+
+DEVICES = ("auto", "cpu")
+PRECISIONS = ("no", "bf16", "fp16")
 
 
 class DataConfig(Config):
@@ -106,7 +112,9 @@ class RunConfig(Config):
     )
     half_checkpoints: bool = option(False, doc="store checkpoints as 16-bit floats, half the size")
     keep_frames: bool = option(False, doc="keep prepared frames in memory, for data sets that fit")
-    device: str = option("auto", doc="auto or cpu")
+    device: str = option(
+        "auto", doc="auto or cpu; CUDA_VISIBLE_DEVICES chooses among several GPUs"
+    )
     precision: str = option("no", doc="mixed precision of accelerate: no, bf16 or fp16")
     channels_last: bool = option(
         False, doc="keep images with channels innermost; faster on most CPUs"
@@ -129,6 +137,21 @@ class RunConfig(Config):
         0, doc="val samples per data set that are drawn at every score, truth beside answer", low=0
     )
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value not in DEVICES:
+            raise ValueError(f"is not one of {', '.join(DEVICES)}; see CUDA_VISIBLE_DEVICES")
+        return value
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _known_precision(cls, value: object) -> object:
+        value = "no" if value is False else value  # what YAML makes of a bare no
+        if value not in PRECISIONS:
+            raise ValueError(f"is not one of {', '.join(PRECISIONS)}")
+        return value
+
 
 def in_steps(run: RunConfig, samples: int) -> RunConfig:
     """The same run with its length in steps.
@@ -141,6 +164,29 @@ def in_steps(run: RunConfig, samples: int) -> RunConfig:
         return run
     steps = max(1, math.ceil(run.epochs * samples / run.batch_size))
     return run.model_copy(update={"steps": steps})
+
+
+def scoring_options(run: RunConfig) -> InferenceConfig:
+    """Where a run's checkpoints are scored: on its device, without changing torch's threads."""
+    device = "cpu" if run.device == "cpu" else "auto"
+    return InferenceConfig(device=device, threads=torch.get_num_threads())
+
+
+def require_stretch(size: InputConfig, where: str = "") -> None:
+    """Refuses a letterbox, which neither embeddings nor crops of a training know.
+
+    Args:
+        size: of the run.
+        where: put before the message.
+
+    Raises:
+        ConfigError: when `input.resize_mode` is another than `stretch`.
+    """
+    if size.resize_mode is not ResizeMode.STRETCH:
+        raise ConfigError(
+            f"{where}input.resize_mode: {size.resize_mode.value} is not supported in training; "
+            "train with stretch and set model.resize_mode where the checkpoint runs"
+        )
 
 
 class SegmentationRun(Config):

@@ -146,6 +146,14 @@ def read_embeddings(path: Path, mark: str) -> Tensor:
     return tensors["embeddings"]
 
 
+def kept_embeddings(path: Path, mark: str) -> Tensor | None:
+    """As `read_embeddings`, but None where there is no file that fits."""
+    try:
+        return read_embeddings(path, mark)
+    except CheckpointError:
+        return None
+
+
 def _variant(frame: Views, variant: Variant, preparation: Preparation) -> Views:
     if variant is Variant.MIRRORED:
         return mirror(frame, preparation.encoding)

@@ -11,7 +11,7 @@ from segrgbx_core.config import Config, option
 from segrgbx_core.encoders import EncodingConfig, SensorConfig
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
-from training.config import DataConfig, RunConfig, read_tree
+from training.config import DataConfig, RunConfig, read_tree, require_stretch
 from training.contrastive import ContrastiveConfig
 from training.datasets import Reader, open_reader
 from training.joint import Sampling
@@ -131,6 +131,7 @@ def read_ma_clip_run(path: Path | str, overrides: Sequence[str] = ()) -> MaClipR
     for name in _OF_STAGE_2:
         if getattr(run.run, name) != PoolRunConfig.model_fields[name].get_default():
             raise ConfigError(f"{path}: run.{name}: is an option of stage 2; leave it out")
+    require_stretch(run.input, f"{path}: ")
     if not run.ma_clip.lora_rank:
         raise ConfigError(f"{path}: ma_clip.lora_rank is 0; there is nothing to train")
     return run

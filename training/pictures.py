@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
-from segrgbx_core.inference import Segmenter
+from segrgbx_core.inference import InferenceConfig, Segmenter
 from segrgbx_core.labels import palette_array
 from segrgbx_core.overlay import Picture, blend, contact_sheet, present_ids
 from segrgbx_core.samples import Array
@@ -13,7 +13,11 @@ from training.datasets import Reader, sensor_of, spread
 
 
 def answers(
-    checkpoint: Path | str, reader: Reader, count: int, sensors: SensorConfig | None = None
+    checkpoint: Path | str,
+    reader: Reader,
+    count: int,
+    sensors: SensorConfig | None = None,
+    config: InferenceConfig | None = None,
 ) -> Picture:
     """A sheet of evenly spread samples: RGB, X as the model sees it, truth and answer over RGB.
 
@@ -22,12 +26,13 @@ def answers(
         reader: samples with truth.
         count: rows, at least 1.
         sensors: facts about the data set's sensors, where its reader does not state them.
+        config: device and precision.
 
     Returns:
         uint8 (H, W, 3) with a legend of the classes that occur in truth or answers.
     """
     sensor = sensor_of(reader, sensors)
-    segmenter = Segmenter.from_checkpoint(checkpoint, sensors=sensor, label_space=reader.native)
+    segmenter = Segmenter.from_checkpoint(checkpoint, config, sensor, label_space=reader.native)
     encoding: EncodingConfig = segmenter.contract.encoding
     native = segmenter.label_space.native(reader.native)
     palette = palette_array(native.palette)

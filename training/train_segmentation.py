@@ -9,13 +9,14 @@ training.train_segmentation ...`) or a CPU.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from segrgbx_core.checkpoint import Contract, save_checkpoint
@@ -25,16 +26,25 @@ from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.model import RgbxNetwork, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.overlay import Picture
+from segrgbx_core.tensor_files import SUFFIX
 from training.augment import Variant
 from training.batch_norm import BatchNormMode
-from training.config import SegmentationRun, in_steps, read_run
+from training.config import (
+    SegmentationRun,
+    in_steps,
+    read_run,
+    require_stretch,
+    scoring_options,
+)
 from training.datasets import Reader, open_reader
 from training.embeddings import (
     WholeFrames,
     embed_frames,
     embeddings_path,
     fingerprint,
+    kept_embeddings,
     read_embeddings,
+    write_embeddings,
 )
 from training.evaluate import evaluate
 from training.joint import (
@@ -202,16 +212,20 @@ class SegmentationTask:
         """Mean IoU on every val split in its own classes; `score` is the mean of them."""
         scores: dict[str, float] = {}
         for name, reader in self._val_readers():
-            limit = self.config.run.score_samples
-            report = evaluate(path, reader, sensors=self.config.sensor, limit=limit)
+            limit, sensor = self.config.run.score_samples, self.config.sensor
+            report = evaluate(path, reader, scoring_options(self.config.run), sensor, limit=limit)
             scores[name] = report.miou
         scores["score"] = sum(scores.values()) / len(scores)
         return scores
 
     def draw(self, path: Path) -> dict[str, Picture]:
         """A sheet per val split: RGB, X, truth, answer."""
-        count, sensor = self.config.run.pictures, self.config.sensor
-        return {name: answers(path, reader, count, sensor) for name, reader in self._val_readers()}
+        run, sensor = self.config.run, self.config.sensor
+        options = scoring_options(run)
+        return {
+            name: answers(path, reader, run.pictures, sensor, options)
+            for name, reader in self._val_readers()
+        }
 
     def _val_readers(self) -> Iterator[tuple[str, Reader]]:
         names: set[str] = set()
@@ -238,31 +252,34 @@ class SegmentationTask:
         return tabled_weights(self.label_space, config.class_weight_table, found)
 
     def _embedded(self, position: int, reader: Reader) -> Tensor:
-        config = self.config
+        config, data = self.config, self.config.data[position]
+        mark = fingerprint(self.ma_clip, reader, self.preparation, config.input)
         if config.clip.embeddings:
-            mark = fingerprint(self.ma_clip, reader, self.preparation, config.input)
-            split = config.data[position].train_split
-            return read_embeddings(embeddings_path(config.clip.embeddings, reader, split), mark)
-        # Kept on disk: a resumed run must see the very same numbers.
-        path = Path(config.run.out) / f"embeddings_{position}.pt"
-        if path.exists():
-            kept: Tensor = torch.load(path, weights_only=True)
-            if kept.shape[0] == len(reader):
+            path = embeddings_path(config.clip.embeddings, reader, data.train_split)
+            return read_embeddings(path, mark)
+        # Kept on disk: a resumed run and other processes must see the very same numbers.
+        path = Path(config.run.out) / f"embeddings_{position}{SUFFIX}"
+        mark = f"{mark} {json.dumps(to_plain(data), sort_keys=True)}"
+        state = PartialState(cpu=config.run.device == "cpu")
+        with state.main_process_first():
+            kept = kept_embeddings(path, mark)
+            if kept is not None:
                 return kept
-        variants, indices = tuple(Variant), range(len(reader))
-        frames = WholeFrames(reader, self.preparation, config.input, variants, indices)
-        on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
-        ma_clip = self.ma_clip.to("cuda" if on_gpu else "cpu")
-        embeddings = embed_frames(frames, ma_clip, config.run.workers)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")  # every rank makes its own
-        torch.save(embeddings, partial)
-        partial.replace(path)
+            variants, indices = tuple(Variant), range(len(reader))
+            frames = WholeFrames(reader, self.preparation, config.input, variants, indices)
+            embeddings = embed_frames(frames, self.ma_clip.to(state.device), config.run.workers)
+            write_embeddings(path, embeddings, mark)
         return embeddings
 
 
 def _check(config: SegmentationRun) -> None:
     """Refuses options that exclude each other; warns of those that do nothing."""
+    require_stretch(config.input)
+    if getattr(config.model, "detach_ensemble", False):
+        raise ConfigError(
+            "model.detach_ensemble: trains two weights and nothing else, as this training has no "
+            "loss on the streams; leave it out"
+        )
     if config.init and config.encoder_weights:
         raise ConfigError("init and encoder_weights: are both set; init brings the encoder too")
     if config.clip.stale.probability > 0 and not config.clip.full_frame:

@@ -1,7 +1,10 @@
 """Options of stage 2 that a run must ask for: length, parts, statistics, pictures."""
 
 import json
+import shutil
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +14,14 @@ from torch import nn
 
 from segrgbx_core.errors import CheckpointError, ConfigError
 from segrgbx_core.images import read_image
+from segrgbx_core.inference import Segmenter
 from segrgbx_core.model import ModelConfig
 from segrgbx_core.model.backbone import MixTransformer
+from segrgbx_core.model.baselines.geminifusion import GeminifusionConfig
+from training import train_segmentation
 from training.batch_norm import BatchNormMode, set_training
 from training.config import in_steps
+from training.embeddings import embed_frames
 from training.loop import Loop
 from training.ma_clip_run import read_ma_clip_run
 from training.run_state import fingerprint
@@ -204,3 +211,158 @@ def test_stage_1_refuses_what_it_cannot_do(tmp_path):
         with pytest.raises(ConfigError, match="is an option of stage 2"):
             read_ma_clip_run(path, [changed])
     assert ModelConfig().use_ma_clip
+
+
+def test_embeddings_of_another_ma_clip_or_data_set_are_made_anew(read, monkeypatch):
+    made = []
+
+    def embed(*arguments):
+        made.append(embed_frames(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(train_segmentation, "embed_frames", embed)
+    same = ["ma_clip.depth=1", "ma_clip.depth=1", "ma_clip.depth=2", "data.0.root=.."]
+    found = [SegmentationTask(read(option)).dataset.sources[0].embeddings for option in same]
+    assert len(made) == 3
+    assert torch.equal(found[0], found[1])
+    assert found[2].shape == found[0].shape
+    assert not torch.equal(found[2], found[0])
+
+
+def test_broken_embeddings_are_made_anew(read):
+    first = SegmentationTask(read()).dataset.sources[0].embeddings
+    [path] = Path(read().run.out).glob("embeddings_0*")
+    path.write_bytes(path.read_bytes()[:100])
+    assert torch.equal(SegmentationTask(read()).dataset.sources[0].embeddings, first)
+
+
+class OtherProcess:
+    """Stands for accelerate's state of a process that is not the first."""
+
+    device = torch.device("meta")
+    before = staticmethod(lambda: None)
+
+    def __init__(self, cpu):
+        assert cpu
+
+    @contextmanager
+    def main_process_first(self):
+        self.before()
+        yield
+
+
+def test_the_first_process_embeds_for_all(read, monkeypatch):
+    first = SegmentationTask(read(out="a")).dataset.sources[0].embeddings
+    [path] = Path(read(out="a").run.out).glob("embeddings_0*")
+    folder = Path(read(out="b").run.out)
+
+    def before():
+        folder.mkdir()
+        shutil.copy(path, folder)
+
+    monkeypatch.setattr(OtherProcess, "before", staticmethod(before))
+    monkeypatch.setattr(train_segmentation, "PartialState", OtherProcess)
+    monkeypatch.setattr(train_segmentation, "embed_frames", None)
+    second = SegmentationTask(read(out="b")).dataset.sources[0].embeddings
+    assert torch.equal(first, second)
+
+
+def test_every_process_embeds_on_its_own_device(read, monkeypatch):
+    devices = []
+
+    def embed(frames, ma_clip, workers):
+        devices.append(next(ma_clip.parameters()).device.type)
+        return torch.zeros(len(frames), 4, 2, ma_clip.embed_dim)
+
+    monkeypatch.setattr(train_segmentation, "PartialState", OtherProcess)
+    monkeypatch.setattr(train_segmentation, "embed_frames", embed)
+    SegmentationTask(read())
+    assert devices == ["meta"]
+
+
+@pytest.fixture
+def three_threads(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_scores_and_pictures_leave_threads_alone(read, tmp_path):
+    task = SegmentationTask(read("run.pictures=1"))
+    task.save(tmp_path / "last.safetensors", 0, {})
+    task.score(tmp_path / "last.safetensors")
+    assert torch.get_num_threads() == 3
+    task.draw(tmp_path / "last.safetensors")
+    assert torch.get_num_threads() == 3
+
+
+def test_scores_and_pictures_are_made_on_the_runs_device(read, monkeypatch, tmp_path):
+    devices = []
+    whole = Segmenter.from_checkpoint
+
+    def spied(checkpoint, config=None, *arguments, **options):
+        devices.append(config.device)
+        return whole(checkpoint, config, *arguments, **options)
+
+    monkeypatch.setattr(Segmenter, "from_checkpoint", spied)
+    for name in ("cpu", "auto"):
+        task = SegmentationTask(read("run.pictures=1", f"run.device={name}"))
+        task.save(tmp_path / "last.safetensors", 0, {})
+        task.score(tmp_path / "last.safetensors")
+        task.draw(tmp_path / "last.safetensors")
+    assert devices == ["cpu", "cpu", "auto", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("run.device=cuda:1", "run.device: .*is not one of auto, cpu"),
+        ("run.precision=fp32", "run.precision: .*is not one of no, bf16, fp16"),
+        ("run.precision=[no]", "run.precision: .*is not one of no, bf16, fp16"),
+    ],
+)
+def test_devices_and_precisions_are_known(read, option, message):
+    with pytest.raises(ConfigError, match=message):
+        read(option)
+
+
+def test_precision_no_needs_no_quotes(read):
+    assert read("run.precision=no").run.precision == "no"
+
+
+def test_half_precision_needs_a_gpu(read):
+    with pytest.raises(ConfigError, match=r"run.precision: fp16 needs a GPU"):
+        train(read("run.precision=fp16"))
+
+
+def test_a_letterbox_is_refused(read, tmp_path):
+    with pytest.raises(ConfigError, match=r"input.resize_mode: letterbox is not supported in tr"):
+        train(read("input.resize_mode=letterbox"))
+    path = tmp_path / "ma_clip.yaml"
+    data = [{"reader": "patches", "root": ".", "modality": "thermal"}]
+    plain = {"tower": "tiny", "data": data, "captions": "c.jsonl", "run": {"out": "x"}}
+    path.write_text(yaml.safe_dump({**plain, "input": {"resize_mode": "letterbox"}}))
+    with pytest.raises(ConfigError, match=r"ma_clip.yaml: input.resize_mode: letterbox"):
+        read_ma_clip_run(path)
+
+
+def test_an_ensemble_that_alone_would_learn_is_refused(read):
+    model = {"architecture": "geminifusion", "detach_ensemble": True}
+    config = read().model_copy(update={"model": GeminifusionConfig(**model)})
+    with pytest.raises(ConfigError, match=r"model.detach_ensemble: trains two weights and noth"):
+        train(config)
+
+
+def test_a_state_of_other_weight_decay_is_refused(read):
+    config = read("run.steps=1")
+    train(config)
+    path = Path(config.run.out) / "state.pt"
+    state = torch.load(path, weights_only=True)
+    decayed, kept = state["optimizer"]["param_groups"]
+    decayed["params"].append(kept["params"].pop())
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="a version that decays other weights"):
+        train(config)

@@ -49,7 +49,7 @@ class GeminifusionConfig(Config):
     detach_ensemble: bool = option(
         False,
         doc="the ensemble trains only its two weights, as published; a loss on each of "
-        "`stream_logits` must then train the rest",
+        "`stream_logits` must then train the rest, which `training` does not have",
     )
 
     @model_validator(mode="after")
