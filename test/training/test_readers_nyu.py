@@ -1,5 +1,7 @@
 """NYUDepthV2: five layouts, two label codings, and X in three channels or millimetres."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -154,6 +156,15 @@ class TestCoding:
         np.testing.assert_array_equal(reader[0].labels, frames[0].labels)
         wrong = opened(tmp_path, coding="from_one")[0].labels
         assert (wrong == VOID).sum() > (frames[0].labels == VOID).sum()  # walls are lost
+
+    @pytest.mark.parametrize("layout", [NyuLayout.CMX, NyuLayout.ESANET])
+    def test_one_split_decides_for_the_other(self, tmp_path, frames, layout):
+        few = replace(frames[0], labels=np.full((36, 54), 3, np.uint8))
+        export_nyu([few], tmp_path, "train", layout)
+        export_nyu(frames[1:], tmp_path, "test", layout)
+        coding = opened(tmp_path).describe().coding
+        assert coding == open_reader("nyu", tmp_path, "test", Modality.DEPTH).describe().coding
+        assert "1 to 40 are the classes" in coding
 
     @pytest.mark.parametrize("from_zero", [False, True])
     def test_both_codings_give_the_same_ids(self, tmp_path, frames, from_zero):

@@ -147,7 +147,7 @@ class NyuReader(FileReader):
         note = "X is drawn HHA: set encoding.depth.representation to hha for live depth"
         return Found(
             listing,
-            _label_files(options.coding, listing),
+            _label_files(options.coding, root, pack),
             layout=f"{pack.name} ({pack.rgb}, {pack.x[self._x]}, {pack.label})",
             x=f"{pack.x[self._x]}/",
             published=COUNTS[split],
@@ -199,8 +199,7 @@ def _choose_x(wanted: NyuX, pack: Pack, home: Path) -> NyuX:
 
 def _list(root: Path, home: Path, split: str, pack: Pack, x: NyuX) -> Listing:
     listing = Listing()
-    lists = [root / name for name in pack.lists[split]]
-    path = next((path for path in lists if path.is_file()), lists[0])
+    path = _list_file(root, split, pack)
     # In lists with columns the first is RGB, and names are the same in every folder.
     rgb, label, depth = (Folder(home / name) for name in (pack.rgb, pack.label, pack.x[x]))
     for name in listed_stems(path, listing):
@@ -210,10 +209,26 @@ def _list(root: Path, home: Path, split: str, pack: Pack, x: NyuX) -> Listing:
     return listing
 
 
-def _label_files(coding: NyuCoding, listing: Listing) -> IdFiles:
+def _list_file(root: Path, split: str, pack: Pack) -> Path:
+    lists = [root / name for name in pack.lists[split]]
+    return next((path for path in lists if path.is_file()), lists[0])
+
+
+def _label_files(coding: NyuCoding, root: Path, pack: Pack) -> IdFiles:
     if coding is NyuCoding.FROM_ONE:
         return IdFiles(NYU, 1, (0, 255), "as stated")
     if coding is NyuCoding.FROM_ZERO:
         return IdFiles(NYU, 0, (255,), "as stated")
-    present = [files.label for files in listing.files if files.label.exists()]
+    present = _labels_of_all_splits(root, pack)
     return detect_offset(present, NYU) if present else IdFiles(NYU)
+
+
+def _labels_of_all_splits(root: Path, pack: Pack) -> list[Path]:
+    # One coding holds for the data set: a split alone may lack the values that tell it.
+    found = []
+    for split in pack.lists:
+        path, home = _list_file(root, split, pack), root / split if pack.by_split else root
+        if path.is_file():
+            labels = Folder(home / pack.label)
+            found += [labels.find(stem) for stem in listed_stems(path, Listing())]
+    return [path for path in found if path.exists()]
