@@ -66,6 +66,22 @@ class Contract(Config):
         """True where nothing was trained: answers mean nothing."""
         return bool(self.provenance.get("random_weights", False))
 
+    def require(self, modality: Modality, where: str) -> None:
+        """Checks that the weights were trained for this X sensor.
+
+        Args:
+            modality: the sensor.
+            where: what holds the weights, for the message.
+
+        Raises:
+            CheckpointError: when they were not.
+        """
+        if modality not in self.modalities:
+            raise CheckpointError(
+                f"{where}: trained for {', '.join(map(str, self.modalities))}; "
+                f"asked for {modality}"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedCheckpoint:
@@ -88,17 +104,8 @@ class LoadedCheckpoint:
     hash: str
 
     def require(self, modality: Modality) -> None:
-        """Checks that the weights were trained for this X sensor.
-
-        Raises:
-            CheckpointError: when they were not.
-        """
-        trained = self.contract.modalities
-        if modality not in trained:
-            raise CheckpointError(
-                f"checkpoint {self.name}: trained for {', '.join(map(str, trained))}; "
-                f"asked for {modality}"
-            )
+        """As `Contract.require`."""
+        self.contract.require(modality, f"checkpoint {self.name}")
 
 
 def save_checkpoint(

@@ -59,13 +59,8 @@ class ExportedModel:
         return self.folder / SCENE
 
     def require(self, modality: Modality) -> None:
-        """As `LoadedCheckpoint.require`."""
-        trained = self.contract.modalities
-        if modality not in trained:
-            raise CheckpointError(
-                f"exported model {self.name}: trained for {', '.join(map(str, trained))}; "
-                f"asked for {modality}"
-            )
+        """As `Contract.require`."""
+        self.contract.require(modality, f"exported model {self.name}")
 
 
 def contract_text(contract: Contract, merged_for: Modality | None) -> str:

@@ -124,11 +124,11 @@ class ConfusionMatrix:
         """
         names = [str(i) for i in range(self.num_classes)] if names is None else names
         return {
-            "miou": {absent.value: _plain(self.miou(absent, classes)) for absent in AbsentClass},
-            "pixel_accuracy": _plain(self.pixel_accuracy()),
+            "miou": {absent.value: plain(self.miou(absent, classes)) for absent in AbsentClass},
+            "pixel_accuracy": plain(self.pixel_accuracy()),
             "num_pixels": self.num_pixels,
-            "iou": {name: _plain(v) for name, v in zip(names, self.iou(), strict=True)},
-            "accuracy": {name: _plain(v) for name, v in zip(names, self.accuracy(), strict=True)},
+            "iou": {name: plain(v) for name, v in zip(names, self.iou(), strict=True)},
+            "accuracy": {name: plain(v) for name, v in zip(names, self.accuracy(), strict=True)},
             "matrix": self.matrix.tolist(),
         }
 
@@ -172,7 +172,8 @@ class ConfusionMatrix:
         return "\n".join(lines)
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """A figure for JSON: rounded, None where it is undefined."""
     return None if np.isnan(value) else round(float(value), 6)
 
 

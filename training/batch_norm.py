@@ -36,7 +36,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised x, (B, C, H, W)."""
-        if not self.training or not _is_parallel():
+        if not self.training or not is_parallel():
             return super().forward(x)
         values = x.float()
         count = values.new_tensor([values.numel() / values.shape[1]])
@@ -86,7 +86,8 @@ def _sum_over_devices(values: Tensor) -> Tensor:
     return summed
 
 
-def _is_parallel() -> bool:
+def is_parallel() -> bool:
+    """True where several processes train one model."""
     return (
         distributed.is_available()
         and distributed.is_initialized()

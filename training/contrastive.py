@@ -11,7 +11,6 @@ Dimensions: B pairs of all processes, E embedding width.
 
 from __future__ import annotations
 
-import math
 from enum import Enum
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from segrgbx_core.config import Config, option
+from training.batch_norm import is_parallel
 
 
 class Contrast(str, Enum):
@@ -144,14 +144,9 @@ def sigmoid_contrast(logits: Tensor, affinity: Tensor) -> Tensor:
     return -(affinity * yes + (1.0 - affinity) * no).sum(dim=1).mean()
 
 
-def repeated_text_offset() -> float:
-    """What the loss of Eq. 1 with repeated texts has above `softmax_contrast`: ln 2 / 2."""
-    return math.log(2.0) / 2.0
-
-
 def gather(values: Tensor) -> Tensor:
     """Rows of all ranks, rank after rank; alone, the values themselves."""
-    if not _is_parallel():
+    if not is_parallel():
         return values
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, values.contiguous())
@@ -160,15 +155,7 @@ def gather(values: Tensor) -> Tensor:
 
 def gather_with_gradient(values: Tensor) -> Tensor:
     """Like `gather`; a loss of any rank sends its gradient back to the rank of each row."""
-    return _Gather.apply(values) if _is_parallel() else values
-
-
-def _is_parallel() -> bool:
-    return (
-        distributed.is_available()
-        and distributed.is_initialized()
-        and distributed.get_world_size() > 1
-    )
+    return _Gather.apply(values) if is_parallel() else values
 
 
 class _Gather(torch.autograd.Function):

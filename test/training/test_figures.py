@@ -18,7 +18,7 @@ from training.datasets.labelled import Labelled
 from training.drawing.embedding_map import caption, map_embeddings, without_adapters
 from training.drawing.feature_maps import caught, feature_sheet, heat, stage_maps
 from training.drawing.panels import entries, panel_sheet, pick_failures, pick_frames
-from training.drawing.sources import open_figure_sources, origin_note, spread
+from training.drawing.sources import open_figure_sources, origin_note
 
 ROAD, PERSON, SKY = 0, 9, 3
 SIZE = (48, 64)
@@ -96,10 +96,11 @@ def test_sources_say_what_they_are(sources, checkpoint):
     ]
     note = origin_note(sources, [load_checkpoint(checkpoint).contract])
     assert note == "Synthetic scenes, rendered, no real camera. Untrained random weights."
-    assert spread(10, 3) == [0, 4, 9]
-    assert spread(2, 5) == [0, 1]
-    assert spread(3, 0) == [0, 1, 2]
-    assert spread(0, 2) == []
+
+
+def test_frames_are_those_of_scores(sources):
+    shown = [pick.item.name for pick in pick_frames(sources[:1], 4)]
+    assert shown == [f"frame{index}" for index in datasets.spread(6, 4)]
 
 
 def test_map_without_adapters_is_the_frozen_base(checkpoint):

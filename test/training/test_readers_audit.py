@@ -147,3 +147,4 @@ def test_spread():
     assert spread(5, 0) == [0, 1, 2, 3, 4]
     assert spread(100, 3) == [0, 49, 99]
     assert spread(2, 10) == [0, 1]
+    assert spread(0, 2) == []

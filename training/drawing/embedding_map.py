@@ -25,7 +25,8 @@ from segrgbx_core.errors import DataError
 from segrgbx_core.labels import synthetic_label_space
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from training.augment import AugmentConfig, Variant
-from training.drawing.sources import FigureSource, origin_note, spread
+from training.datasets import spread
+from training.drawing.sources import FigureSource, origin_note
 from training.embeddings import WholeFrames, embed_frames
 from training.joint import Preparation
 from training.retrieval import separation

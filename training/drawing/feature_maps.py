@@ -35,8 +35,8 @@ from segrgbx_core.overlay import (
     preview,
 )
 from segrgbx_core.staging import Staging
-from training.datasets import Labelled
-from training.drawing.sources import FigureSource, origin_note, spread
+from training.datasets import Labelled, spread
+from training.drawing.sources import FigureSource, origin_note
 
 _PERCENTILES = (1.0, 99.0)
 _STREAMS = ("RGB", "X")

@@ -18,9 +18,9 @@ from segrgbx_core.labels import LabelSpace, synthetic_label_space
 from segrgbx_core.metrics import ConfusionMatrix
 from segrgbx_core.modality import Modality
 from segrgbx_core.overlay import LIGHT, Picture, colourise, contact_sheet, present_ids, preview
-from training.datasets import Labelled
+from training.datasets import Labelled, spread
 from training.datasets.deliver import Case
-from training.drawing.sources import FigureSource, origin_note, spread
+from training.drawing.sources import FigureSource, origin_note
 from training.synthetic.records import Corruption
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from segrgbx_core.checkpoint import Contract
 from segrgbx_core.encoders import SensorConfig
 from segrgbx_core.errors import DataError
@@ -72,12 +70,6 @@ def open_figure_sources(config: SegmentationRun, split: str = "") -> list[Figure
             )
         )
     return sources
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of the numbers below `count`, evenly spread, ascending; 0 takes all."""
-    places = np.linspace(0, count - 1, min(count, wanted or count)).round().astype(int)
-    return [int(place) for place in np.unique(places)]
 
 
 def origin_note(sources: Sequence[FigureSource], contracts: Sequence[Contract]) -> str:

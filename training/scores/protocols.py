@@ -15,7 +15,7 @@ import numpy as np
 
 from segrgbx_core.label_tables import DELIVER, MFNET, NYU, URBANLF, ZJU
 from segrgbx_core.labels import UNIFIED, LabelSpace, NativeSpace
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
+from segrgbx_core.metrics import AbsentClass, ConfusionMatrix, plain
 from training.datasets import deliver, mfnet, nyu, urbanlf, zju_rgbp
 from training.datasets.deliver import Case, Weather
 from training.datasets.mfnet import Time
@@ -198,8 +198,3 @@ def protocol_of(space: LabelSpace, scored: str, native: str) -> Protocol:
         Figure("miou_own", f"mean over the classes of {native}", own.to_unified),
     )
     return replace(known, figures=figures, note="")
-
-
-def plain(value: float) -> float | None:
-    """A figure for JSON: rounded, None where it is undefined."""
-    return None if np.isnan(value) else round(float(value), 6)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
+from segrgbx_core.metrics import AbsentClass, ConfusionMatrix, plain
 from training.scores.confusion_picture import draw_confusion
-from training.scores.protocols import Protocol, plain
+from training.scores.protocols import Protocol
 
 FORMAT = "segrgbx evaluation 1"
 """Marks report.json of one data set; the number rises when its keys change their meaning."""
