@@ -356,67 +356,6 @@ URBANLF = native_space(
 )
 """UrbanLF, 14 classes, RGB with light field. The real part also comes as palette colours."""
 
-NYU_13_NAMES: tuple[str, ...] = (
-    "bed",
-    "books",
-    "ceiling",
-    "chair",
-    "floor",
-    "furniture",
-    "objects",
-    "picture",
-    "sofa",
-    "table",
-    "tv",
-    "wall",
-    "window",
-)
-"""The common 13-class grouping of NYUDepthV2."""
-
-NYU_40_TO_13: tuple[int, ...] = (
-    11,
-    4,
-    5,
-    0,
-    3,
-    8,
-    9,
-    11,
-    12,
-    5,
-    7,
-    5,
-    12,
-    9,
-    5,
-    12,
-    5,
-    6,
-    6,
-    4,
-    6,
-    2,
-    1,
-    5,
-    10,
-    6,
-    6,
-    6,
-    6,
-    6,
-    6,
-    5,
-    6,
-    6,
-    6,
-    6,
-    6,
-    6,
-    5,
-    6,
-)
-"""Index into `NYU_13_NAMES` of each of NYU's 40 training ids."""
-
 _STREET_CLASSES = (
     "road",
     "road line",

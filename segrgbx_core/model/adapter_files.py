@@ -68,27 +68,6 @@ def load_adapter(path: Path | str, ma_clip: ModalityAwareClip) -> Modality:
     return modality
 
 
-def read_provenance(path: Path | str) -> dict[str, Any]:
-    """Where an adapter file comes from, as `save_adapter` was told.
-
-    Raises:
-        CheckpointError: when the file is no adapter.
-    """
-    _, metadata = read_tensors(path, metadata_only=True)
-    provenance: dict[str, Any] = _header(path, metadata).get("provenance", {})
-    return provenance
-
-
-def save_adapters(
-    folder: Path | str, ma_clip: ModalityAwareClip, modalities: tuple[Modality, ...]
-) -> list[Path]:
-    """Writes `<folder>/<modality>.safetensors` for each modality."""
-    paths = [Path(folder) / f"{modality}{SUFFIX}" for modality in modalities]
-    for path, modality in zip(paths, modalities, strict=True):
-        save_adapter(path, ma_clip, modality)
-    return paths
-
-
 def load_adapters(folder: Path | str, ma_clip: ModalityAwareClip) -> tuple[Modality, ...]:
     """Loads every adapter of a folder; see `load_adapter`.
 

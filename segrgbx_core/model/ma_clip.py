@@ -196,6 +196,9 @@ class ModalityAwareClip(nn.Module):
             modality: whose adapter.
             keep_base: the weights from before wait in host memory for `unmerge`; False saves that
                 memory, and the choice is final.
+
+        Raises:
+            CheckpointError: when an earlier adapter was merged for good.
         """
         self.unmerge()
         if self.selection is None:
@@ -210,7 +213,11 @@ class ModalityAwareClip(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Puts back the weights from before `merge`, bit for bit."""
+        """Puts back the weights from before `merge`, bit for bit.
+
+        Raises:
+            CheckpointError: when they were not kept.
+        """
         if self.merged is not None and not self._unmerged:
             raise CheckpointError(f"MA-CLIP: {self.merged} was merged for good; load anew")
         for name, base in self._unmerged.items():

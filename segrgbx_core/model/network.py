@@ -71,6 +71,9 @@ class RgbxNetwork(nn.Module):
 
         Returns:
             Logits (B, C, H, W).
+
+        Raises:
+            ValueError: when the images' shapes differ or a side is shorter than 32 pixels.
         """
         return self.segment(rgb, x, self.encode_scene(rgb_embedding, x_embedding, modality))
 
@@ -80,15 +83,27 @@ class RgbxNetwork(nn.Module):
         return Scene()
 
     def segment(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
-        """Logits (B, C, H, W) of image pairs in a known scene; images as in `forward`."""
+        """Logits (B, C, H, W) of image pairs in a known scene; images as in `forward`.
+
+        Raises:
+            ValueError: as `forward`.
+        """
         return resize(self.coarse_logits(rgb, x, scene), rgb.shape[-2:])
 
     def coarse_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
-        """Logits (B, C, H_1, W_1) before they are brought to full size, a quarter of each side."""
+        """Logits (B, C, H_1, W_1) before they are brought to full size, a quarter of each side.
+
+        Raises:
+            ValueError: as `forward`.
+        """
         raise NotImplementedError
 
     def normalised(self, rgb: Tensor, x: Tensor) -> Tensor:
-        """Both images of every pair in one batch, (2B, 3, H, W), normalised per stream."""
+        """Both images of every pair in one batch, (2B, 3, H, W), normalised per stream.
+
+        Raises:
+            ValueError: as `forward`.
+        """
         if rgb.shape != x.shape or min(rgb.shape[-2:]) < MIN_SIDE:
             raise ValueError(
                 f"images: rgb {tuple(rgb.shape)} and x {tuple(x.shape)}; "

@@ -9,8 +9,6 @@ from segrgbx_core.label_tables import (
     DELIVER,
     MFNET,
     NYU,
-    NYU_13_NAMES,
-    NYU_40_TO_13,
     SYNTHETIC_STREET,
     UNIFIED_NAMES,
     UNIFIED_PALETTE,
@@ -73,13 +71,6 @@ def test_street_keeps_unified_names_and_colours():
     ):
         assert UNIFIED_NAMES[unified] == name
         assert UNIFIED_PALETTE[unified] == colour
-
-
-def test_nyu_groups():
-    assert len(NYU_40_TO_13) == 40
-    assert set(NYU_40_TO_13) == set(range(13))
-    assert NYU_13_NAMES[NYU_40_TO_13[NYU.names.index("bed")]] == "bed"
-    assert NYU_13_NAMES[NYU_40_TO_13[NYU.names.index("television")]] == "tv"
 
 
 @pytest.mark.parametrize("key", KEYS)

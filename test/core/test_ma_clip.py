@@ -9,7 +9,6 @@ from segrgbx_core.model.adapter_files import (
     load_adapter,
     load_adapters,
     save_adapter,
-    save_adapters,
 )
 from segrgbx_core.model.clip_weights import load_image_tower
 from segrgbx_core.model.lora import adapter_tensors, is_target, pool_layers, set_adapter
@@ -231,7 +230,8 @@ def test_adapter_files_carry_one_modality(tmp_path):
 
 def test_a_folder_of_adapters(tmp_path):
     source, target = tiny(), tiny(adapters=False)
-    save_adapters(tmp_path, source, MODALITIES)
+    for modality in MODALITIES:
+        save_adapter(tmp_path / f"{modality}.safetensors", source, modality)
     assert set(load_adapters(tmp_path, target)) == set(MODALITIES)
     assert torch.equal(
         source(*pairs(5), index(*MODALITIES))[1], target(*pairs(5), index(*MODALITIES))[1]

@@ -15,11 +15,12 @@ from stage2_case import write_run
 from segrgbx_core.checkpoint import load_checkpoint
 from segrgbx_core.errors import CheckpointError, ConfigError, DataError
 from segrgbx_core.modality import Modality
-from segrgbx_core.model.adapter_files import load_adapters, read_provenance
+from segrgbx_core.model.adapter_files import load_adapters
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.samples import Events
+from segrgbx_core.tensor_files import read_tensors
 from training import captions, train_segmentation
 from training.config import read_run
 from training.loop import Loop
@@ -136,7 +137,8 @@ def test_run_folder_tells_the_whole_story(trained):
     assert "before training" in log
     assert "step 6/6" in log
     assert "left 0m00s" in log
-    provenance = read_provenance(trained / BEST / "thermal.safetensors")
+    _, header = read_tensors(trained / BEST / "thermal.safetensors", metadata_only=True)
+    provenance = json.loads(header["segrgbx_adapter"])["provenance"]
     assert provenance["run"]["optimizer"]["learning_rate"] == 0.01
     assert provenance["scores"]["thermal_r1"] >= 0
     assert provenance["step"] in (3, 6)
