@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -28,25 +29,34 @@ class DebugOutputs:
     def __init__(self, node: LifecycleNode, is_on: bool) -> None:
         self._node = node
         self._publishers: dict[str, Any] = {}
+        self._lock = threading.Lock()  # the worker publishes while the executor switches
         self.switch(is_on)
 
     def switch(self, is_on: bool) -> None:
         """Makes or destroys the topics."""
-        if is_on and not self._publishers:
-            self._publishers = {
-                stage: self._node.create_publisher(Float64, f"~/debug/{stage}_ms", 1)
-                for stage in STAGES
-            }
-        elif not is_on:
-            publishers, self._publishers = self._publishers, {}
-            for publisher in publishers.values():
-                self._node.destroy_publisher(publisher)
+        with self._lock:
+            if is_on and not self._publishers:
+                self._publishers = {
+                    stage: self._node.create_publisher(Float64, f"~/debug/{stage}_ms", 1)
+                    for stage in STAGES
+                }
+            elif not is_on:
+                for publisher in self._publishers.values():
+                    self._node.destroy_publisher(publisher)
+                self._publishers = {}
 
     def publish(self, paired: PairedMessages, answer: Prediction) -> None:
         """Publishes the durations of one answer; in the worker's thread."""
-        publishers = self._publishers
-        if not publishers:
+        if not self._publishers:
             return
+        durations = self._durations(paired, answer)
+        with self._lock:
+            for stage, publisher in self._publishers.items():
+                if stage in durations:
+                    publisher.publish(Float64(data=float(durations[stage])))
+
+    def _durations(self, paired: PairedMessages, answer: Prediction) -> dict[str, float]:
+        """In ms, by stage; a stage that this answer does not have is left out."""
         durations = dict.fromkeys(STAGES[:3], 0.0) if answer.timings_ms else {}
         for name, value in answer.timings_ms.items():
             durations[_STAGE_OF.get(name, "inference")] += value
@@ -55,6 +65,4 @@ class DebugOutputs:
         durations["age"] = (now_ns - paired.stamp_ns) / NS_PER_MS
         if paired.dt_ns is not None:
             durations["sync_dt"] = paired.dt_ns / NS_PER_MS
-        for stage, publisher in publishers.items():
-            if stage in durations:
-                publisher.publish(Float64(data=float(durations[stage])))
+        return durations
