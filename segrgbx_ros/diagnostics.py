@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segrgbx_core.align import AlignCounts
+from segrgbx_core.align_counts import NS_PER_MS
 from segrgbx_ros import watches
 from segrgbx_ros.config import DiagnosticsConfig
-from segrgbx_ros.watches import PairWatch
+from segrgbx_ros.watches import PairWatch, Recent
 from segrgbx_ros.worker import WorkReport
+
+if TYPE_CHECKING:
+    from segrgbx_ros.loading import MemoryFacts  # torch ring: never imported from here
 
 try:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -57,6 +61,7 @@ def input_status(
     now_ns = time.monotonic_ns()
     # A copy in one step: the worker may add a cause at any time.
     values: dict[str, Any] = {f"bad_{cause}": count for cause, count in list(watch.bad.items())}
+    values["x_stream_lost"] = watch.stream_lost
     errors, warnings = list(silences), []
     for short, topic in watch.inputs.items():
         rate = topic.rate_hz(now_ns)
@@ -116,7 +121,7 @@ def sync_status(
         max_dt_ms: the limit that pairs keep.
         offset_ms: how far X's stamps are known to run ahead.
     """
-    skew_ms = watch.skew_ms()
+    skew_ms, recent = watch.skew_ms(), watch.take_recent()
     dropped = {cause: count for cause, count in counts.dropped.items() if count}
     values: dict[str, Any] = {
         "rgb_taken": counts.pushed_rgb,
@@ -124,14 +129,12 @@ def sync_status(
         "held": counts.held,
         "rgb_only": counts.rgb_only,
         "jumps_back": counts.jumps,
-        "dt_mean_ms": f"{counts.mean_dt_ms:.2f}",
-        "dt_max_ms": f"{counts.max_abs_dt_ms:.2f}",
+        **_distances(recent),
         "arrival_skew_ms": f"{skew_ms:.1f}",
         "rate_limited": watch.limited,
         **{f"dropped_{cause}": count for cause, count in dropped.items()},
     }
     name = f"{watch.pair} sync"
-    recent = watch.take_recent()
     if recent.held or recent.alone:
         text = f"of {recent.pairs} pairs {recent.alone} without X, {recent.held} with an older X"
         return Status(WARN, name, text, values)
@@ -147,6 +150,8 @@ def sync_status(
     is_quiet = time.monotonic_ns() - watch.last_pair_ns > watches.QUIET_S * watches.NS_PER_S
     if recent.pairs or (watch.has_paired and not is_quiet):
         return Status(OK, name, "pairing", values)
+    if inputs_ok and not is_quiet:
+        return Status(OK, name, "no pairs yet", values)
     if not inputs_ok:
         return Status(ERROR, name, "no pairs: an input is silent", values)
     causes = ", ".join(f"{cause} {count}" for cause, count in dropped.items()) or "none dropped"
@@ -159,6 +164,16 @@ def sync_status(
     return Status(ERROR, name, text, values)
 
 
+def _distances(recent: Recent) -> dict[str, str]:
+    """X's stamps minus RGB's since the report before; empty where nothing matched."""
+    if not recent.matched:
+        return {"dt_mean_ms": "", "dt_max_ms": ""}
+    return {
+        "dt_mean_ms": f"{recent.dt_sum_ns / recent.matched / NS_PER_MS:.2f}",
+        "dt_max_ms": f"{recent.dt_max_ns / NS_PER_MS:.2f}",
+    }
+
+
 def output_status(topic: str, clauses: Iterable[str]) -> Status:
     """Subscribers that get nothing because their quality of service does not match."""
     text = f"'{topic}': QoS of a subscriber does not match: {'; '.join(clauses)}"
@@ -168,7 +183,7 @@ def output_status(topic: str, clauses: Iterable[str]) -> Status:
 def inference_status(
     report: WorkReport, seconds: float, totals: Mapping[str, int], limits: DiagnosticsConfig
 ) -> Status:
-    """State of the worker over the last `seconds`; `totals` are counts since configuration."""
+    """State of the worker over the last `seconds`; `totals` are counts since activation."""
     offered = report.answered + report.replaced + sum(report.failed.values())
     ratio = report.replaced / offered if offered else 0.0
     batches = max(1, report.batches)
@@ -216,22 +231,29 @@ def model_status(segmenter: Any, labels: Mapping[str, Any]) -> Status:
     return Status(OK, "model", "loaded", values)
 
 
-def device_status(segmenter: Any, memory: Mapping[str, float]) -> Status:
+def device_status(segmenter: Any, memory: MemoryFacts, exhausted: int) -> Status:
     """Where the model runs, and how much memory is left there.
 
     Args:
         segmenter: the loaded model.
-        memory: figures in MB; `mem_free_mb` and `mem_total_mb` on a GPU.
+        memory: what is known of it.
+        exhausted: how often memory ran out since the report before.
     """
     values = {
         "name": segmenter.device_name,
         "precision": segmenter.precision,
-        "memory_mb": f"{segmenter.memory / 2**20:.0f}",
-        **{name: f"{value:.0f}" for name, value in memory.items()},
+        **{name: f"{value:.0f}" for name, value in memory.megabytes.items()},
     }
-    free, total = memory.get("mem_free_mb", 1.0), memory.get("mem_total_mb", 1.0)
-    if free < 0.1 * total:
-        return Status(WARN, "device", f"{free:.0f} MB of {total:.0f} MB are free", values)
+    if memory.fault:
+        text = f"does not answer ({memory.fault}); restart the node"
+        return Status(ERROR, "device", text, values)
+    if exhausted:
+        text = "memory ran out; lower batch.max_size or model.input_height"
+        return Status(ERROR, "device", text, values)
+    free = memory.megabytes.get("mem_free_mb", 1.0)
+    whole = memory.megabytes.get("mem_total_mb", 1.0)
+    if free < 0.1 * whole:
+        return Status(WARN, "device", f"{free:.0f} MB of {whole:.0f} MB are free", values)
     return Status(OK, "device", segmenter.device_name, values)
 
 

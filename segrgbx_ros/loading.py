@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +17,21 @@ from segrgbx_core.checkpoint import default_contract
 from segrgbx_core.errors import ConfigError
 from segrgbx_core.inference import MODEL_SIZE, Segmenter
 from segrgbx_ros.config import NodeConfig, OutputConfig, OutputSize
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """What is known of the memory that a model uses.
+
+    Attributes:
+        megabytes: figures in MB; `mem_free_mb` and `mem_total_mb` on a GPU.
+        fault: what the device says instead of an answer, empty as a rule.
+    """
+
+    megabytes: dict[str, float]
+    fault: str = ""
 
 
 def load_segmenter(config: NodeConfig) -> Segmenter:
@@ -67,22 +84,30 @@ def _limit_memory(device: torch.device, max_mb: int) -> None:
         return
     index = torch.cuda.current_device() if device.index is None else device.index
     _, total = torch.cuda.mem_get_info(index)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max_mb * 2**20 / total), index)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max_mb * MB / total), index)
 
 
-def memory_facts(segmenter: Segmenter) -> dict[str, float]:
-    """Memory in MB: of the process, and of the GPU where there is one."""
+def memory_facts(segmenter: Segmenter) -> MemoryFacts:
+    """Memory of the process, of the model, and of the GPU where there is one."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    facts = {"rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
-    if segmenter.device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(segmenter.device)
-        facts |= {
-            "mem_allocated_mb": torch.cuda.memory_allocated(segmenter.device) / 2**20,
-            "mem_reserved_mb": torch.cuda.memory_reserved(segmenter.device) / 2**20,
-            "mem_free_mb": free / 2**20,
-            "mem_total_mb": total / 2**20,
-        }
-    return facts
+    facts = {"rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / MB}
+    try:
+        facts["memory_mb"] = segmenter.memory / MB
+        if segmenter.device.type == "cuda":
+            facts |= _gpu_memory(segmenter.device)
+    except RuntimeError as error:  # after a fault in a kernel every call to CUDA fails
+        return MemoryFacts(facts, str(error).split("\n", 1)[0])
+    return MemoryFacts(facts)
+
+
+def _gpu_memory(device: torch.device) -> dict[str, float]:
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "mem_allocated_mb": torch.cuda.memory_allocated(device) / MB,
+        "mem_reserved_mb": torch.cuda.memory_reserved(device) / MB,
+        "mem_free_mb": free / MB,
+        "mem_total_mb": total / MB,
+    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -96,5 +121,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def free_memory() -> None:
     """Gives the memory of a segmenter that nobody holds any more back to the device."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    with suppress(RuntimeError):  # a device with a fault gives nothing back; `memory_facts` tells
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -50,7 +50,7 @@ def _logged(transition: Transition) -> Transition:
         except Exception as error:
             if not node.context.ok():  # interrupted: nothing is wrong with the node
                 return FAILURE
-            node.get_logger().fatal(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            node.get_logger().fatal(_traced(error))
             raise
 
     return run
@@ -103,16 +103,18 @@ class SegmentationNode(LifecycleNode):
         ]
         if not has_label_info():
             self.get_logger().info("vision_msgs is not installed: label_map but no label_info")
-        # What is loaded by now stays: without this the collector walks all of torch now and then,
-        # a pause of a tenth of a second.
-        gc.collect()
-        gc.freeze()
+        _keep_loaded()
         return super().on_configure(state)
 
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts to listen and to answer."""
-        self._working.start()
+        if not self._working.start():
+            self.get_logger().error(
+                "cannot be activated: a pass that began before still runs; activate again when it "
+                "has ended, or restart the node if it never does"
+            )
+            return FAILURE
         return super().on_activate(state)
 
     @_logged
@@ -144,10 +146,13 @@ class SegmentationNode(LifecycleNode):
         for service in self._made_services:
             self.destroy_service(service)
         self._made_services = []
+        self._drop_session()
+
+    def _drop_session(self) -> None:
         gc.unfreeze()
         if self._session is not None:
-            self._session.close()
-            self._session = None
+            session, self._session = self._session, None
+            session.close()
             free_memory()
 
     @property
@@ -180,17 +185,39 @@ class SegmentationNode(LifecycleNode):
         return _answer(response, "forgot all messages that waited, and all scenes")
 
     def _on_reload(self, _request: Any, response: Any) -> Any:
+        """Loads the checkpoint anew, beside the old model, which stays if that fails.
+
+        Both must fit into the memory for a moment; where they do not, clean up and configure.
+        """
         if self._working.is_active:
             return _answer(response, "deactivate the node first", success=False)
+        if not self._working.is_idle:
+            return _answer(response, "a pass still runs; try again later", success=False)
         assert self._config is not None
         try:
             segmenter = ready(self, self._config)
             labels = pair_labels(self._config, segmenter)
-        except SegrgbxError as error:
-            return _answer(response, str(error), success=False)
-        self._working.close()
+        except Exception as error:  # whatever a new file does, the old model is still good
+            text = str(error) if isinstance(error, SegrgbxError) else _traced(error)
+            self.get_logger().error(f"cannot be reloaded: {text}")
+            reason = f"{text.splitlines()[0]}; the old model stays"
+            return _answer(response, reason, success=False)
+        is_enabled = self._working.is_enabled
+        self._drop_session()
         self._session = Session(self, self._config, segmenter, labels)
+        self._session.enable(is_enabled)
+        _keep_loaded()
         return _answer(response, f"loaded {segmenter.checkpoint.name}")
+
+
+def _keep_loaded() -> None:
+    """Spares the collector from walking all of torch now and then, a tenth of a second each."""
+    gc.collect()  # what is garbage when it is frozen stays for ever
+    gc.freeze()
+
+
+def _traced(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
 
 
 def _answer(response: Any, message: str, success: bool = True) -> Any:

@@ -69,11 +69,23 @@ class Reporter:
         self.is_enabled = True
         self.outputs: dict[str, PairOutputs] = {}
 
+    def start(self, inputs: Inputs, pipeline: Pipeline) -> None:
+        """All counts begin with an activation, so that they belong together.
+
+        Args:
+            inputs: the subscriptions to come.
+            pipeline: new, too.
+        """
+        self._worker.report()
+        self._totals.clear()
+        self.inputs, self._pipeline = inputs, pipeline
+
     def destroy(self) -> None:
-        """Destroys the publisher."""
+        """Destroys the publisher and lets go of the model; there are no reports any more."""
         if self._publisher is not None:
             self._node.destroy_publisher(self._publisher)
             self._publisher = None
+        del self._segmenter
 
     def report(self) -> None:
         """Publishes one report and warns about pairs that give nothing."""
@@ -101,7 +113,7 @@ class Reporter:
                 found.append(diagnostics.output_status(topic, clauses))
                 self._mismatch(topic, found[-1].message)
         work = self._worker.report()
-        for name in ("answered", "replaced", "cleared"):
+        for name in ("answered", "replaced", "cleared", "exhausted"):
             self._totals[f"{name}_total"] += getattr(work, name)
         self._totals.update({f"failed_{cause}": count for cause, count in work.failed.items()})
         if self.inputs is None:
@@ -116,7 +128,8 @@ class Reporter:
             trouble = self._worker.trouble()
             if trouble:
                 found[-1] = replace(found[-1], level=ERROR, message=trouble)
-        found.append(diagnostics.device_status(self._segmenter, self._memory(self._segmenter)))
+        memory = self._memory(self._segmenter)
+        found.append(diagnostics.device_status(self._segmenter, memory, work.exhausted))
         labels = {pair: outputs.labels for pair, outputs in self.outputs.items()}
         found.append(diagnostics.model_status(self._segmenter, labels))
         return found

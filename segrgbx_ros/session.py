@@ -129,19 +129,37 @@ class Session:
         """True between `start` and `stop`."""
         return self._inputs is not None
 
-    def start(self) -> None:
-        """Starts the worker, then listens; logs where."""
+    @property
+    def is_enabled(self) -> bool:
+        """False while inference is switched off."""
+        return self._reporter.is_enabled
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing uses the model: neither active, nor in a pass from before."""
+        return not self.is_active and not self._worker.is_alive
+
+    def start(self) -> bool:
+        """Starts the worker, then listens; logs where.
+
+        Returns:
+            False when a pass from before still runs; nothing has started then.
+        """
+        if not self._worker.start():
+            return False
+        self._pipeline = self._fresh_pipeline()
         inputs = Inputs(self._node, self._config, self._on_message, self._on_info)
         for watch in inputs.watches.values():
             watch.last_pair_ns = time.monotonic_ns()
-        self._inputs = self._reporter.inputs = inputs
-        self._worker.start()
+        self._inputs = inputs
+        self._reporter.start(inputs, self._pipeline)
         inputs.create()
         reliability = self._config.qos.input_reliability.value
         for pair, watch in inputs.watches.items():
             topics = " + ".join(topic.topic for topic in watch.inputs.values())
             mask = self._outputs[pair].topics[0]
             self._node.get_logger().info(f"pair '{pair}': {topics} ({reliability}) -> {mask}")
+        return True
 
     def stop(self) -> None:
         """Stops to listen, then the worker; the model stays."""
@@ -155,7 +173,7 @@ class Session:
         self._inputs = self._reporter.inputs = None
 
     def close(self) -> None:
-        """Stops and destroys everything but the model."""
+        """Stops, destroys everything and lets go of the model; this session is of no more use."""
         self.stop()
         self._node.destroy_timer(self._timer)
         self._node.destroy_timer(self._deadline)
@@ -164,6 +182,9 @@ class Session:
         self._outputs.clear()
         self._debug.switch(False)
         self._reporter.destroy()
+        # The executor holds timers, and with them this session, for some rounds more.
+        self._worker.close()
+        del self.segmenter
 
     def configure(self, config: NodeConfig) -> None:
         """Takes changed values of dynamic options."""
@@ -180,11 +201,24 @@ class Session:
         """Switches inference on or off; subscriptions stay."""
         self._reporter.is_enabled = is_enabled
         self.reset()
+        if self._inputs is not None:
+            for watch in self._inputs.watches.values():
+                watch.last_pair_ns = time.monotonic_ns()  # a pause is no reason to complain
 
     def reset(self) -> None:
-        """Forgets all messages that wait, and what the model keeps of streams."""
+        """Forgets all messages that wait or are in a pass, and what the model keeps of streams."""
         self._pipeline.clear()
         self._worker.clear()
+
+    def _fresh_pipeline(self) -> Pipeline:
+        """One that has counted nothing yet; calibrations, which may come only once, are kept."""
+        pipeline = Pipeline(self._config, self.segmenter.contract.encoding)
+        for pair in self._config.pairs:
+            for stream in self._config.info_streams(pair):
+                info = self._pipeline.info(pair, stream)
+                if info is not None:
+                    pipeline.push(pair, stream, info, 0)
+        return pipeline
 
     def _on_message(
         self, pair: str, stream: Stream, watch: InputWatch, message: Any, received_ns: int
@@ -207,7 +241,8 @@ class Session:
             text = f"topic '{watch.topic}': {type(error).__name__}: {error}"
             self._refuse(pair, "exception", f"{text}\n{traceback.format_exc()}")
             return
-        watch.lost = max(watch.lost, self._pipeline.num_lost(pair))
+        if self._inputs is not None:
+            self._inputs.watches[pair].stream_lost = self._pipeline.num_lost(pair)
         self._submit(pairs, now_ns)
 
     def _on_info(self, pair: str, stream: Stream, info: Any) -> None:

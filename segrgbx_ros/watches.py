@@ -140,13 +140,20 @@ class Recent:
         pairs: made.
         held: of them with an X that an earlier RGB had used and that is out of reach.
         alone: of them without X.
-        dt_max_ns: largest distance of stamps.
+        dt_sum_ns: stamps of X minus those of RGB, over the pairs that are neither.
+        dt_max_ns: largest distance of stamps among them.
     """
 
     pairs: int = 0
     held: int = 0
     alone: int = 0
+    dt_sum_ns: int = 0
     dt_max_ns: int = 0
+
+    @property
+    def matched(self) -> int:
+        """Pairs whose stamps are within the limit."""
+        return self.pairs - self.held - self.alone
 
 
 @dataclass
@@ -156,11 +163,14 @@ class PairWatch:
     Attributes:
         pair: its name.
         inputs: the watches of its topics by short name, rgb first.
-        last_pair_ns: monotonic time of the newest pair; of activation before the first.
+        last_pair_ns: monotonic time of the newest pair; of activation before the first, and of
+            `~/enable` after a pause.
         has_paired: True once there was one.
         bad: messages that could not be used, by cause.
         last_bad: sentence about the newest of them, empty again after an answer.
         limited: pairs not answered because of `rate.max_hz`.
+        stream_lost: gaps in X itself: event packets missing between those that came, or exposures
+            that lack an angle.
         is_depth: True for depth, whose encodings decide the unit.
     """
 
@@ -171,6 +181,7 @@ class PairWatch:
     bad: Counter[str] = field(default_factory=Counter)
     last_bad: str = ""
     limited: int = 0
+    stream_lost: int = 0
     is_depth: bool = False
     _recent: Recent = field(default_factory=Recent)
 
@@ -187,6 +198,7 @@ class PairWatch:
         self._recent.held += held
         self._recent.alone += dt_ns is None
         if dt_ns is not None and not held:
+            self._recent.dt_sum_ns += dt_ns
             self._recent.dt_max_ns = max(self._recent.dt_max_ns, abs(dt_ns))
 
     def refused(self, cause: str, message: str) -> None:

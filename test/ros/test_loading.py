@@ -66,6 +66,27 @@ def test_what_counts_as_out_of_memory(error, expected):
 
 
 def test_memory_facts_name_the_process():
-    facts = loading.memory_facts(SimpleNamespace(device=torch.device("cpu")))
-    assert facts.keys() == {"rss_mb"}
-    assert facts["rss_mb"] > 50
+    facts = loading.memory_facts(SimpleNamespace(device=torch.device("cpu"), memory=3 << 20))
+    assert facts.megabytes.keys() == {"rss_mb", "memory_mb"}
+    assert facts.megabytes["rss_mb"] > 50
+    assert facts.megabytes["memory_mb"] == 3
+    assert facts.fault == ""
+
+
+def fail(*_):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+
+def test_a_device_with_a_fault_is_told_and_not_raised(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
+    facts = loading.memory_facts(SimpleNamespace(device=torch.device("cuda:0"), memory=0))
+    assert facts.fault == "CUDA error: an illegal memory access was encountered"
+    assert facts.megabytes["rss_mb"] > 50
+
+
+def test_a_device_with_a_fault_gives_nothing_back(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append(1) or fail())
+    loading.free_memory()
+    assert asked
