@@ -100,12 +100,13 @@ class Batch:
         """Some of the samples, in the order of `indices`; the batch itself where that is all."""
         if list(indices) == list(range(len(self))):
             return self
-        chosen = torch.tensor(list(indices), device=self.modality.device)
+        # Not by a tensor of indices: sending it to a GPU would wait for what is queued there.
+        rgb_pixels, x_pixels, modality = (
+            torch.stack([part[index] for index in indices])
+            for part in (self.rgb_pixels, self.x_pixels, self.modality)
+        )
         return Batch(
-            self.rgb_pixels[chosen],
-            self.x_pixels[chosen],
-            self.modality[chosen],
-            tuple(self.placements[index] for index in indices),
+            rgb_pixels, x_pixels, modality, tuple(self.placements[index] for index in indices)
         )
 
 

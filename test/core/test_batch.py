@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segrgbx_core import batch as batch_module
 from segrgbx_core.batch import (
@@ -95,3 +96,33 @@ def test_an_image_of_the_right_size_is_untouched():
     x = rng.random((64, 64, 3), dtype=np.float32)
     made = make_batch([image(64, 64)], [x], [Modality.THERMAL], SQUARE, CPU)
     assert np.array_equal(made.x[0].permute(1, 2, 0).numpy(), x)
+
+
+class Operators(TorchDispatchMode):
+    """Notes which operators run."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        del types
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_samples_are_chosen_in_order_and_without_a_tensor_of_indices():
+    """Sending one to a GPU would wait for all that is queued there."""
+    rgbs = [image(64, 64, value) for value in (10, 20, 30)]
+    xs = [np.full((64, 64, 3), value, np.float32) for value in (0.1, 0.2, 0.3)]
+    modalities = [Modality.THERMAL, Modality.EVENT, Modality.DEPTH]
+    made = make_batch(rgbs, xs, modalities, SQUARE, CPU)
+    with Operators() as operators:
+        part = made.select([2, 0])
+    assert operators.seen
+    assert torch.ops.aten.index.Tensor not in operators.seen
+    assert part.rgb_pixels[:, 0, 0, 0].tolist() == [30, 10]
+    torch.testing.assert_close(part.x_pixels[:, 5, 5, 1], torch.tensor([0.3, 0.1]))
+    assert part.modality.tolist() == [Modality.DEPTH.index, Modality.THERMAL.index]
+    assert part.placements == (made.placements[2], made.placements[0])
+    assert made.select([0, 1, 2]) is made
