@@ -16,6 +16,7 @@ from segrgbx_core.heap import keep_freed_memory
 from segrgbx_core.inference_options import InferenceConfig
 from segrgbx_core.modality import Modality
 from segrgbx_core.model import Scene
+from segrgbx_core.model.head import FoldedHead
 
 CoarseLogits: TypeAlias = Callable[[Tensor, Tensor, Scene], Tensor]
 
@@ -85,9 +86,10 @@ class EagerEngine:
             keep_patches_exact(self.model)
         if merge_for is not None:
             self.ma_clip.merge(merge_for, keep_base=False)
-        # The frozen tower is cast once; SegRGB-X keeps float32 weights and runs under autocast,
-        # which leaves norms, softmax and sums in float32.
+        # The frozen tower is cast whole; SegRGB-X runs under autocast, which leaves norms, softmax
+        # and sums in float32.
         self.ma_clip.tower.to(DTYPES[precision])
+        cast_products(self.model, DTYPES[precision])
         self._coarse_logits: CoarseLogits = self.model.coarse_logits
         if config.compile:
             self._coarse_logits = _compiled(self.model.coarse_logits)
@@ -145,6 +147,14 @@ def keep_patches_exact(model: nn.Module) -> None:
     for name in patches:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, ExactLayer(model.get_submodule(name)))
+
+
+def cast_products(model: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the weights that autocast would otherwise cast anew in every frame, to equal bits."""
+    exact = [layer.layer for layer in model.modules() if isinstance(layer, ExactLayer)]
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, FoldedHead)) and layer not in exact:
+            layer.to(dtype)
 
 
 def _compiled(function: CoarseLogits) -> CoarseLogits:

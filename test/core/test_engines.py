@@ -13,7 +13,7 @@ from segrgbx_core import heap
 from segrgbx_core.batch import Batch, InputConfig, place
 from segrgbx_core.checkpoint import default_contract, random_weights
 from segrgbx_core.cuda_graph import GraphEngine
-from segrgbx_core.devices import choose_device, flushed_denormals, use_threads
+from segrgbx_core.devices import DTYPES, choose_device, flushed_denormals, use_threads
 from segrgbx_core.engine import EagerEngine, ExactLayer
 from segrgbx_core.engines import check_options, make_engine, make_lane
 from segrgbx_core.errors import ConfigError
@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 DEMO = Path(__file__).parents[2] / "resource" / "demo"
 
 
-def engine(precision="fp32", **options):
-    contract = default_contract("tiny", input=InputConfig(height=64, width=96))
+def engine(precision="fp32", preset="tiny", **options):
+    contract = default_contract(preset, input=InputConfig(height=64, width=96))
     config = InferenceConfig(device="cpu", **options)
     return EagerEngine(random_weights(contract), CPU, precision, config)
 
@@ -80,6 +80,26 @@ def test_separate_patches_stay_in_float32_on_cpus():
     with torch.no_grad():
         torch.testing.assert_close(given, layer.layer(features.bfloat16().float()))
     assert not any(isinstance(layer, ExactLayer) for layer in engine().model.modules())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("preset", ["tiny", "cmnext_tiny", "geminifusion_tiny"])
+def test_weights_are_cast_once_to_the_bits_of_autocast(monkeypatch, preset, precision):
+    once = engine(precision, preset=preset)
+    products, others = set(), set()
+    for layer in once.model.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            products.add(layer.weight.dtype)
+        elif isinstance(layer, (torch.nn.LayerNorm, torch.nn.BatchNorm2d)):
+            others.add(layer.weight.dtype)
+    exact = {torch.float32} if precision == "bf16" else set()
+    assert products == {DTYPES[precision]} | exact
+    assert others == {torch.float32}
+    assert once.model.head.mixers[0].dtype == DTYPES[precision]
+    monkeypatch.setattr("segrgbx_core.engine.cast_products", lambda *_: None)
+    each_frame = engine(precision, preset=preset)
+    for case in make_cases((64, 96), MODALITIES, 2):
+        assert torch.equal(answer(once, case.batch), answer(each_frame, case.batch))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -263,14 +283,15 @@ def test_threads_of_a_pass(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_recorded_graphs_and_the_side_stream_on_a_gpu():
+def test_recorded_graphs_and_the_side_stream_on_a_gpu(caplog):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    device = f"cuda:{torch.cuda.device_count() - 1}"  # the current device is the first
     contract = default_contract("tiny", input=InputConfig(height=64, width=96))
     answers = {}
     for cuda_graph in (False, True):
         config = InferenceConfig(
-            device="cuda", precision="fp32", cuda_graph=cuda_graph, scene={"refresh_every": 2}
+            device=device, precision="fp32", cuda_graph=cuda_graph, scene={"refresh_every": 2}
         )
         segmenter = Segmenter(random_weights(contract), config)
         segmenter.warm_up((64, 96), MODALITIES, (1, 2))
@@ -282,3 +303,4 @@ def test_recorded_graphs_and_the_side_stream_on_a_gpu():
     for plain, recorded in zip(answers[False], answers[True], strict=True):
         for one, other in zip(plain, recorded, strict=True):
             assert (one.labels == other.labels).mean() >= MIN_AGREEMENT
+    assert "cuda_graph" not in caplog.text, "a graph was refused"
