@@ -50,6 +50,7 @@ def input_status(
     watch: PairWatch,
     silences: Iterable[str],
     limits: DiagnosticsConfig,
+    notes: Iterable[str] = (),
 ) -> Status:
     """State of the inputs of a pair.
 
@@ -57,12 +58,13 @@ def input_status(
         watch: what arrived.
         silences: why nothing arrives, one sentence for each silent topic.
         limits: when to warn.
+        notes: what else to warn about, one sentence each.
     """
     now_ns = time.monotonic_ns()
     # A copy in one step: the worker may add a cause at any time.
     values: dict[str, Any] = {f"bad_{cause}": count for cause, count in list(watch.bad.items())}
     values["x_stream_lost"] = watch.stream_lost
-    errors, warnings = list(silences), []
+    errors, warnings = list(silences), list(notes)
     for short, topic in watch.inputs.items():
         rate = topic.rate_hz(now_ns)
         policies = "; ".join(topic.incompatible)
@@ -129,6 +131,7 @@ def sync_status(
         "held": counts.held,
         "rgb_only": counts.rgb_only,
         "jumps_back": counts.jumps,
+        "lost_events": counts.lost_events,
         **_distances(recent),
         "arrival_skew_ms": f"{skew_ms:.1f}",
         "rate_limited": watch.limited,

@@ -19,6 +19,11 @@ from segrgbx_core.inference import MODEL_SIZE, Segmenter
 from segrgbx_ros.config import NodeConfig, OutputConfig, OutputSize
 
 MB = 2**20
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Failed to allocate memory for requested buffer",
+    "std::bad_alloc",
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for errors that say that device or host have no memory left."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    # The host's allocator has no exception of its own.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # Neither PyTorch's allocator for the host nor ONNX Runtime has an exception of its own.
+    return any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def free_memory() -> None:

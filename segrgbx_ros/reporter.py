@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
 
+from segrgbx_core.align_counts import AlignCounts
 from segrgbx_ros import diagnostics
-from segrgbx_ros.config import NodeConfig
+from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.diagnostics import ERROR, OK, WARN, Status
 from segrgbx_ros.inputs import Inputs
 from segrgbx_ros.outputs import PairOutputs
@@ -58,6 +59,7 @@ class Reporter:
 
         self._memory = memory_facts
         self._totals: Counter[str] = Counter()
+        self._lost_events: Counter[str] = Counter()
         self._since_ns = time.monotonic_ns()
         self._mismatch = Throttle(lambda text: node.get_logger().error(text))
         self._waiting = Throttle(lambda text: node.get_logger().warning(text))
@@ -78,6 +80,7 @@ class Reporter:
         """
         self._worker.report()
         self._totals.clear()
+        self._lost_events.clear()
         self.inputs, self._pipeline = inputs, pipeline
 
     def destroy(self) -> None:
@@ -136,8 +139,9 @@ class Reporter:
 
     def _pair(self, watch: PairWatch, inputs: Inputs, now_ns: int) -> list[Status]:
         silences = inputs.silences(watch.pair, now_ns)
-        state = diagnostics.input_status(watch, silences, self._config.diagnostics)
         counts = self._pipeline.counts(watch.pair)
+        notes = self._notes(watch.pair, counts)
+        state = diagnostics.input_status(watch, silences, self._config.diagnostics, notes)
         config = self._pipeline.config
         sync = diagnostics.sync_status(
             watch,
@@ -150,3 +154,14 @@ class Reporter:
             why = "; ".join(silences) or sync.message
             self._waiting(watch.pair, f"pair '{watch.pair}': waiting: {why}")
         return [state, sync]
+
+    def _notes(self, pair: str, counts: AlignCounts) -> list[str]:
+        """What a pair's answers lack, one sentence each."""
+        found = []
+        if self._pipeline.info(pair, Stream.RGB_INFO) is None:
+            found.append(self.outputs[pair].lacking(self._pipeline.config.output))
+        lost = counts.lost_events - self._lost_events[pair]
+        self._lost_events[pair] = counts.lost_events
+        if lost > 0:
+            found.append(f"{lost} events found no room; raise sensor.event.max_buffer_mb")
+        return [text for text in found if text]

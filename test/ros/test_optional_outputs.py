@@ -45,6 +45,24 @@ def test_a_depth_pair_gives_a_labelled_cloud(rig):
     assert (labels == image_array(masks[0])).all()
 
 
+def test_a_cloud_that_lacks_its_calibration_says_so(rig):
+    one = rig(pairs=["depth"], **SIZE)
+    depth = np.full((24, 32), 2.0, np.float32)
+
+    def warned():
+        ask(one, "depth", x=x_image(0, depth, "32FC1"))
+        one.pump(0.05)
+        level, text, _ = one.report().get("depth input", (0, "", {}))
+        return level == 1 and "rgb/camera_info' has no publisher; check the remapping" in text
+
+    masks = one.hear("depth/mask")
+    one.until(lambda: not warned() and masks)
+    clouds = one.hear("depth/points", PointCloud2)
+    one.until(warned)
+    one.say("depth/rgb/camera_info", info())
+    one.until(lambda: not warned() and clouds)
+
+
 def test_small_images_and_their_calibration(rig):
     one = rig(**SIZE, **{"output.small_width": 16, "output.mask_encoding": "mono16"})
     heard = [
@@ -192,6 +210,18 @@ def test_a_thermal_camera_that_calibrates_itself_is_named(rig):
         ask(one)
         one.pump(0.03)
     one.until(lambda: any("repeated one picture" in text for text in warnings(one)))
+
+
+def test_events_that_find_no_room_are_warned_about(rig):
+    one = rig(**SIZE)
+    masks = one.hear("thermal/mask")
+    ask(one)
+    one.until(lambda: masks)
+    one.node._session._pipeline.counts("thermal").lost_events = 5
+    text = "5 events found no room; raise sensor.event.max_buffer_mb"
+    one.until(lambda: any(text in warning for warning in warnings(one)))
+    one.until(lambda: one.report()["thermal sync"][2]["lost_events"] == "5")
+    assert sum(text in warning for warning in warnings(one)) == 1
 
 
 def warnings(one):
