@@ -28,6 +28,8 @@ _TIFF_HEADS = {
 """Byte order, and whether offsets have 64 bits."""
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+MAX_PIXELS = 1 << 24
+"""Messages that claim larger images are damaged: room for those would fill the memory."""
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 

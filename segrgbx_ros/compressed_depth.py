@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.errors import EncodingError
+from segrgbx_core.images import MAX_PIXELS
 
-MAX_PIXELS = 1 << 24
-"""Images above this are a damaged message: a few bytes of RVL may claim any size."""
 _MAX_NIBBLES = 11  # of three bits each: enough for 32 bits
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.errors import EncodingError
+from segrgbx_core.images import MAX_PIXELS
 from segrgbx_core.samples import Array, Events
 from segrgbx_ros.event_words import EVT3, LIBCAER_CMP, WordDecoder
 
@@ -21,8 +22,6 @@ Size = tuple[int, int]
 
 NS_PER_US = 1000
 ENCODINGS = ("evt3", "libcaer_cmp", "libcaer", "mono", "trigger")
-MAX_PIXELS = 1 << 24
-"""Sensors above this are a damaged message: a picture of them would fill the memory."""
 _MAX_NS = 1 << 62
 _MAX_SIDE = 1 << 15
 _ROLL_OVER_US = 1 << 31

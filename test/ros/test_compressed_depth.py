@@ -8,7 +8,8 @@ import pytest
 from made_messages import compressed
 
 from segrgbx_core.errors import EncodingError
-from segrgbx_ros.compressed_depth import MAX_PIXELS, unpack_rvl
+from segrgbx_core.images import MAX_PIXELS
+from segrgbx_ros.compressed_depth import unpack_rvl
 from segrgbx_ros.messages import compressed_array
 
 HEADER = struct.pack("<iff", 0, 10100.0, -1009.0)
