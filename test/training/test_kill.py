@@ -95,9 +95,9 @@ def test_a_run_shot_at_random_moments_ends_bit_equal(start, whole):
     assert_whole(out, whole)
 
 
-@pytest.mark.parametrize(("kind", "number"), [("state", 4), ("checkpoint", 2)])
+@pytest.mark.parametrize(("kind", "number"), [("state", 3), ("checkpoint", 3)])
 def test_a_shot_in_the_middle_of_writing_leaves_the_earlier_file(start, whole, kind, number):
-    """Embeddings are the first of four: the state of step 3. Checkpoints: best of step 4."""
+    """States: that of step 3. Tensors: embeddings, last, best of step 4."""
     out = whole.parent / kind
     (whole.parent / "half").unlink(missing_ok=True)
     process = start(whole.parent, kind, HalfWritten(whole.parent, kind, number))
