@@ -293,7 +293,8 @@ class Segmenter:
         clock = StageClock(self.device)
         spaces = label_spaces or [self.classes.space] * len(rgb_images)
         columns = [self._native_columns(space) for space in spaces]
-        batch = make_batch(rgb_images, x_images, modalities, self.input, self._staging)
+        encoding = self.contract.encoding
+        batch = make_batch(rgb_images, x_images, modalities, self.input, self._staging, encoding)
         clock.lap("input")
         if looks is None:
             scene, ages = self.engine.scene(batch), [0] * len(batch)

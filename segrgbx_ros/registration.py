@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
+from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode, resamples_linearly
 from segrgbx_core.errors import EncodingError
 from segrgbx_core.modality import Modality
 from segrgbx_core.samples import Array, Events, RgbxSample, XForm
@@ -67,7 +67,7 @@ class Registrar:
         homography = homography @ np.diag(
             [columns / x_image.shape[1], rows / x_image.shape[0], 1.0]
         )
-        linear = sample.modality.facts.resamples_linearly
+        linear = resamples_linearly(sample.modality, self.encoding)
         moved = geometry.warp(x_image, homography, height, width, linear=linear)
         counts = np.rint(moved * np.float32(65535)).astype(np.uint16)
         return replace(sample, x=counts, x_form=XForm.IMAGE)

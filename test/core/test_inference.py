@@ -7,6 +7,7 @@ import torch
 from segrgbx_core.batch import InputConfig, ResizeMode
 from segrgbx_core.checkpoint import default_contract, load_checkpoint, random_checkpoint
 from segrgbx_core.devices import choose_device, choose_precision
+from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding
 from segrgbx_core.errors import CheckpointError, ConfigError, EncodingError
 from segrgbx_core.inference import MODEL_SIZE, InferenceConfig, Segmenter
 from segrgbx_core.labels import VOID
@@ -15,12 +16,13 @@ from segrgbx_core.samples import Events, RgbxSample, XForm
 from segrgbx_core.stage_clock import StageClock
 
 CPU = InferenceConfig(device="cpu")
+CONTRACT_INPUT = InputConfig(height=64, width=96)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("inference") / "tiny.safetensors"
-    random_checkpoint(path, input=InputConfig(height=64, width=96))
+    random_checkpoint(path, input=CONTRACT_INPUT)
     return path
 
 
@@ -119,6 +121,24 @@ def test_rendered_pictures_go_through_the_other_door(segmenter):
     given = RgbxSample(rgb, picture, Modality.EVENT, x_form=XForm.IMAGE)
     [answer] = segmenter.predict([given])
     np.testing.assert_allclose(answer.x_image, picture / 255, atol=1e-6)
+
+
+def test_what_the_encoding_makes_of_x_decides_how_it_is_resized(tmp_path, monkeypatch):
+    """The mean of two polarization angles beside the wrap would be the angle across."""
+    encoding = EncodingConfig(polarization=PolarizationEncoding(representation="aolp"))
+    random_checkpoint(tmp_path / "a.safetensors", input=CONTRACT_INPUT, encoding=encoding)
+    one = Segmenter.from_checkpoint(tmp_path / "a.safetensors", CPU)
+    batches = []
+    scene = one.engine.scene
+    monkeypatch.setattr(one.engine, "scene", lambda batch: batches.append(batch) or scene(batch))
+    drawn = np.zeros((64, 64), np.uint8)
+    drawn[:, ::2] = 250
+    drawn = np.repeat(drawn[..., None], 3, axis=2)
+    image = RgbxSample(
+        np.zeros((64, 64, 3), np.uint8), drawn, Modality.POLARIZATION, x_form=XForm.IMAGE
+    )
+    one.predict([image])
+    assert len(batches[0].x[:, 0].unique()) == 2
 
 
 def test_nothing_in_nothing_out(segmenter):
