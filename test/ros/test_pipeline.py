@@ -302,13 +302,15 @@ def test_what_the_model_keeps_is_forgotten_once_and_before_the_next_pass(bench):
     assert bench.model.forgotten == [1]
 
 
-def test_a_stopped_worker_drops_the_answer_it_was_making(bench):
+def test_a_stopped_worker_drops_the_answer_it_was_making(bench, monkeypatch):
     bench.model.hold.clear()
     bench.worker.submit(pair(0))
     wait_until(lambda: bench.model.batches)
-    assert not bench.worker.stop(timeout_s=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr("segrgbx_ros.worker.STOP_S", 0.05)
+        assert not bench.worker.stop()
     bench.model.hold.set()
-    bench.worker.start()
+    assert bench.worker.start()
     bench.worker.submit(pair(10))
     wait_until(lambda: bench.done)
     assert bench.done == [("thermal", START + 10 * MS)]
