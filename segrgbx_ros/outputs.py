@@ -34,6 +34,7 @@ from segrgbx_ros.messages import fill_image
 from segrgbx_ros.pair_labels import published_ids
 from segrgbx_ros.points import fill_cloud, labelled_points, metres
 from segrgbx_ros.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
+from segrgbx_ros.watches import absence
 
 if TYPE_CHECKING:
     from segrgbx_core.inference import PublishedLabels  # torch ring: never imported from here
@@ -167,10 +168,8 @@ class PairOutputs:
         if not silent:
             return ""
         topic = self._node.resolve_topic_name(f"{self._pair}/{Stream.RGB_INFO.value}")
-        has_one = self._node.count_publishers(topic) > 0
-        nothing = "has a publisher but nothing arrives"
-        why = nothing if has_one else "has no publisher; check the remapping"
-        return f"'{topic}' {why}; {' and '.join(silent)} {'need' if silent[1:] else 'needs'} it"
+        why = absence(topic, self._node.count_publishers(topic))
+        return f"{why}; {' and '.join(silent)} {'need' if silent[1:] else 'needs'} it"
 
     def destroy(self) -> None:
         """Destroys all publishers."""

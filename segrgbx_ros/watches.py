@@ -125,11 +125,24 @@ class InputWatch:
                 "qos.input_reliability: best_effort or change the publisher"
             )
         if num_publishers == 0:
-            hint = f"; '{twin}' has one: set the transport" if twin else "; check the remapping"
-            return f"'{self.topic}' has no publisher{hint}"
+            hint = f"; '{twin}' has one: set the transport" if twin else ""
+            return absence(self.topic, num_publishers, hint)
         if not self.received:
-            return f"'{self.topic}' has a publisher but nothing arrives; {_LOST_HINT}"
+            return f"{absence(self.topic, num_publishers)}; {_LOST_HINT}"
         return f"'{self.topic}' has been silent for {(now_ns - self.last_ns) / NS_PER_S:.0f} s"
+
+
+def absence(topic: str, num_publishers: int, hint: str = "") -> str:
+    """Why nothing has ever come on a topic.
+
+    Args:
+        topic: resolved name.
+        num_publishers: that are known on it.
+        hint: what to do where there is none, instead of looking at the remapping.
+    """
+    if num_publishers == 0:
+        return f"'{topic}' has no publisher{hint or '; check the remapping'}"
+    return f"'{topic}' has a publisher but nothing arrives"
 
 
 @dataclass

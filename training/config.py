@@ -168,8 +168,7 @@ def in_steps(run: RunConfig, samples: int) -> RunConfig:
 
 def scoring_options(run: RunConfig) -> InferenceConfig:
     """Where a run's checkpoints are scored: on its device, without changing torch's threads."""
-    device = "cpu" if run.device == "cpu" else "auto"
-    return InferenceConfig(device=device, threads=torch.get_num_threads())
+    return InferenceConfig(device=run.device, threads=torch.get_num_threads())
 
 
 def require_stretch(size: InputConfig, where: str = "") -> None:

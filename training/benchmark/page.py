@@ -80,6 +80,11 @@ class Findings:
         """Mean over seeds, per cent."""
         return _mean(one.miou for one in self.of(arm, modality, x))
 
+    def groups(self) -> dict[str, int]:
+        """The groups of `GROUPS` that have scenes, with the number of them."""
+        members = self.of(RGB_ONLY, RGB_ONLY.serves[0])[0].groups
+        return {group: len(members[group]) for group in GROUPS if group in members}
+
     def gain(self, arm: Arm, other: Arm, group: str = "") -> Difference:
         """How much a specialist is better than a control, on a group's scenes or on all."""
         ours, theirs = (self.of(one, one.serves[0]) for one in (arm, other))
@@ -186,8 +191,7 @@ def _generalist(found: Findings) -> str:
 
 
 def _robustness(found: Findings) -> str:
-    members = found.of(RGB_ONLY, RGB_ONLY.serves[0])[0].groups
-    shown = [group for group in GROUPS if group in members]
+    shown = found.groups()
     rows = []
     for title, arm, modality in _LINES:
         cells = [_number(_group(found, arm, modality, group)) for group in shown]
@@ -195,7 +199,7 @@ def _robustness(found: Findings) -> str:
             gains = (_with_spread(found.gain(arm, RGB_ONLY, group)) for group in shown)
             cells = [f"{cell} ({gain})" for cell, gain in zip(cells, gains, strict=True)]
         rows.append([title, *cells])
-    heads = [f"{GROUPS[group]}, {len(members[group])} scenes" for group in shown]
+    heads = [f"{GROUPS[group]}, {count} scenes" for group, count in shown.items()]
     return (
         "## When the camera fails (the paper's Figure 9 in small)\n\nOne specialist per "
         "modality, by failure, and in brackets what it is better than RGB only; each group has "
@@ -311,7 +315,7 @@ def _draw_modalities(found: Findings, path: Path) -> None:
 
 
 def _draw_robustness(found: Findings, path: Path) -> None:
-    shown = [g for g in GROUPS if not math.isnan(_group(found, RGB_ONLY, RGB_ONLY.serves[0], g))]
+    shown = found.groups()
     bars = {
         title: [_group(found, arm, modality, group) for group in shown]
         for title, arm, modality in _LINES
