@@ -93,8 +93,8 @@ setup(
             "segrgbx-replay = segrgbx_ros.replay:main",
             "segrgbx-event-frames = segrgbx_ros.event_frames_node:main",
             "segrgbx-label-legend = segrgbx_ros.label_legend:main",
-            "segrgbx-bench = segrgbx_core.bench:main",
-            "segrgbx-export = segrgbx_core.export:main",
+            "segrgbx-bench = segrgbx_core.bench.bench:main",
+            "segrgbx-export = segrgbx_core.export.export:main",
         ],
     },
 )

@@ -20,8 +20,8 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.samples import Array
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.samples import Array
 from segrgbx_ros.bags import COMPRESSED_IMAGE, IMAGE, LABEL_INFO, STRING, new_typestore
 
 

@@ -30,7 +30,7 @@ from rosbags.typesys import (
     get_typestore,
 )
 
-from segrgbx_core.errors import DataError, SegrgbxError
+from segrgbx_core.base.errors import DataError, SegrgbxError
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"

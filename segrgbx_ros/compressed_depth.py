@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.images import MAX_PIXELS
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.images import MAX_PIXELS
 
 _MAX_NIBBLES = 11  # of three bits each: enough for 32 bits
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic import create_model, model_validator
 
-from segrgbx_core.align import AlignConfig
-from segrgbx_core.config import Config, from_mapping, option, read_mapping
-from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.encoders.polarization import PolarizationLayout
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.config import Config, from_mapping, option, read_mapping
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.sensors import SensorConfig
+from segrgbx_core.sensors.polarization import PolarizationLayout
+from segrgbx_core.sync.aligner import AlignConfig
 from segrgbx_ros.options import (
     ANGLES,
     BatchConfig,

@@ -9,8 +9,8 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Float64
 
-from segrgbx_core.align_counts import NS_PER_MS
-from segrgbx_core.samples import Prediction
+from segrgbx_core.base.samples import Prediction
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.pipeline import PairedMessages
 
 STAGES = ("preprocess", "inference", "postprocess", "total", "age", "sync_dt")

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.errors import command
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import XForm
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import read_node_yaml
 from segrgbx_ros.demo_files import (

@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import Modality
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "resource" / "demo"

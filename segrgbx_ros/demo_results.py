@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from segrgbx_core.align import OnMissingX
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import write_image
-from segrgbx_core.labels import UNIFIED, palette_array
-from segrgbx_core.metrics import ConfusionMatrix
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import UNIFIED, palette_array
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros import messages
 from segrgbx_ros.bags import Bag, header_stamp_ns
 from segrgbx_ros.config import Stream, read_node_yaml

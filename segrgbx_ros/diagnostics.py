@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segrgbx_core.align import AlignCounts
-from segrgbx_core.align_counts import NS_PER_MS
+from segrgbx_core.sync.aligner import AlignCounts
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros import watches
 from segrgbx_ros.config import DiagnosticsConfig
 from segrgbx_ros.watches import PairWatch, Recent
@@ -217,7 +217,7 @@ def model_status(segmenter: Any, labels: Mapping[str, Any]) -> Status:
     """Which checkpoint runs, and what it is asked for.
 
     Args:
-        segmenter: a `segrgbx_core.inference.Segmenter`.
+        segmenter: a `segrgbx_core.runtime.segmenter.Segmenter`.
         labels: published classes by pair.
     """
     checkpoint = segmenter.checkpoint

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.align_counts import NS_PER_MS
-from segrgbx_core.config import to_plain
-from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.labels import UNIFIED
-from segrgbx_core.metrics import ConfusionMatrix
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.labels.label_space import UNIFIED
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.event_arrays import TYPES as ARRAY_TYPES
@@ -32,7 +32,7 @@ from segrgbx_ros.topics import Routes
 from segrgbx_ros.truth import Truth, translator
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import Segmenter
+    from segrgbx_core.runtime.segmenter import Segmenter
 
 RANDOM = "the weights are random: labels and scores mean nothing"
 UNREADABLE = "unreadable"

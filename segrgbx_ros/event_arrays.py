@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.errors import EncodingError
+from segrgbx_core.base.errors import EncodingError
 from segrgbx_ros.event_packets import EventSlice, checked_size, make_slice
 from segrgbx_ros.messages import NS_PER_S, stamp_ns
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core import overlay
-from segrgbx_core.config import Config, option
-from segrgbx_core.encoders.event import EventEncoding, EventSensor, from_raw
-from segrgbx_core.samples import Array, Events
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.samples import Array, Events
+from segrgbx_core.labels import overlay
+from segrgbx_core.sensors.event import EventEncoding, EventSensor, from_raw
 from segrgbx_ros.event_stream import EventStream
 from segrgbx_ros.messages import NS_PER_S
 

@@ -19,9 +19,9 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
-from segrgbx_core.config import from_mapping
-from segrgbx_core.encoders.event import EventMessage
-from segrgbx_core.errors import EncodingError, SegrgbxError
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import EncodingError, SegrgbxError
+from segrgbx_core.sensors.event import EventMessage
 from segrgbx_ros import params
 from segrgbx_ros.config import nested
 from segrgbx_ros.event_frames import EventFrames, EventFramesConfig

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.images import MAX_PIXELS
-from segrgbx_core.samples import Array, Events
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.images import MAX_PIXELS
+from segrgbx_core.base.samples import Array, Events
 from segrgbx_ros.event_words import EVT3, LIBCAER_CMP, WordDecoder
 
 Size = tuple[int, int]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.align import SensorClock
-from segrgbx_core.encoders.event import TimeSource
-from segrgbx_core.samples import Events
+from segrgbx_core.base.samples import Events
+from segrgbx_core.sensors.event import TimeSource
+from segrgbx_core.sync.aligner import SensorClock
 from segrgbx_ros.event_arrays import read_event_array
 from segrgbx_ros.event_packets import EventPacketDecoder, EventSlice
 from segrgbx_ros.messages import stamp_ns

@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from segrgbx_core.align_counts import NS_PER_MS
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.live import Listener
 from segrgbx_ros.messages import fill_image
 

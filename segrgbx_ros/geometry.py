@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.samples import Array, Events
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Array, Events
 
 Matrix = NDArray[np.float64]
 _NEAREST_M = 1e-3

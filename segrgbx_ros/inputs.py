@@ -18,9 +18,9 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from segrgbx_core.encoders.event import EventMessage
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.sensors.event import EventMessage
 from segrgbx_ros.config import NodeConfig, Reliability, Stream, XTransport
 from segrgbx_ros.qos import publisher_mismatch
 from segrgbx_ros.watches import FreezeWatch, InputWatch, PairWatch

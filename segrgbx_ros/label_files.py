@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.config import Config, option, read_mapping, read_yaml
-from segrgbx_core.errors import ConfigError, did_you_mean
-from segrgbx_core.labels import VOID
+from segrgbx_core.base.config import Config, option, read_mapping, read_yaml
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.labels.label_space import VOID
 
 Rgb = tuple[int, int, int]
 

@@ -10,10 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segrgbx_core import overlay
-from segrgbx_core.errors import command
-from segrgbx_core.images import write_image
-from segrgbx_core.labels import UNIFIED, VOID, LabelSpace, palette_array, unified_label_space
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.images import write_image
+from segrgbx_core.labels import overlay
+from segrgbx_core.labels.label_space import (
+    UNIFIED,
+    VOID,
+    LabelSpace,
+    palette_array,
+    unified_label_space,
+)
 from segrgbx_ros.label_files import read_label_file, read_palette_file
 
 Classes = tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]
@@ -30,7 +36,7 @@ def classes_of(options: argparse.Namespace) -> Classes:
     """
     space = unified_label_space()
     if options.checkpoint:
-        from segrgbx_core.checkpoint import read_contract  # noqa: PLC0415  torch takes seconds
+        from segrgbx_core.runtime.checkpoint import read_contract  # noqa: PLC0415  torch takes seconds
 
         space = LabelSpace.from_dict(read_contract(options.checkpoint).label_space)
     chosen = space if options.space == UNIFIED else space.native(options.space)

@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import PublishedLabels  # torch ring: never imported from here
+    from segrgbx_core.runtime.segmenter import (
+        PublishedLabels,  # torch ring: never imported from here
+    )
 
 
 def label_map(labels: PublishedLabels) -> str:

@@ -19,7 +19,7 @@ from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from segrgbx_core.errors import SegrgbxError
+from segrgbx_core.base.errors import SegrgbxError
 from segrgbx_ros.config import NODE_NAME
 
 _POLL_S = 0.1

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from segrgbx_core.checkpoint import default_contract
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.inference import MODEL_SIZE, Segmenter
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.runtime.checkpoint import default_contract
+from segrgbx_core.runtime.segmenter import MODEL_SIZE, Segmenter
 from segrgbx_ros.config import NodeConfig, OutputConfig, OutputSize
 
 MB = 2**20

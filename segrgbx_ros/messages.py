@@ -20,9 +20,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.images import MAX_PIXELS, decode_image, encoded_size
-from segrgbx_core.samples import Array
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.base.images import MAX_PIXELS, decode_image, encoded_size
+from segrgbx_core.base.samples import Array
 from segrgbx_ros.compressed_depth import dequantised, unpack_rvl
 
 NS_PER_S = 1_000_000_000

@@ -24,8 +24,8 @@ from rclpy.parameter import Parameter
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import SetBool, Trigger
 
-from segrgbx_core.errors import ConfigError, SegrgbxError
-from segrgbx_core.heap import keep_freed_memory
+from segrgbx_core.base.errors import ConfigError, SegrgbxError
+from segrgbx_core.runtime.malloc_tuning import keep_freed_memory
 from segrgbx_ros import params
 from segrgbx_ros.config import NODE_NAME, NodeConfig
 from segrgbx_ros.outputs import has_label_info

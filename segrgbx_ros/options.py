@@ -7,10 +7,10 @@ from enum import Enum
 import numpy as np
 from pydantic import model_validator
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.inference_options import Backend, InferenceConfig
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.runtime.options import Backend, InferenceConfig
 
 
 class Stream(str, Enum):

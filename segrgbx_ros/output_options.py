@@ -6,8 +6,8 @@ from enum import Enum
 
 from pydantic import model_validator
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.inference_options import ConfidenceKind
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.runtime.options import ConfidenceKind
 
 
 class MaskEncoding(str, Enum):

@@ -15,11 +15,11 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import String
 
-from segrgbx_core import overlay
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.labels import palette_array
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, Events, Prediction, RgbxSample, XForm
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, Events, Prediction, RgbxSample, XForm
+from segrgbx_core.labels import overlay
+from segrgbx_core.labels.label_space import palette_array
 from segrgbx_ros.config import (
     ConfidenceEncoding,
     MaskEncoding,
@@ -37,7 +37,9 @@ from segrgbx_ros.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
 from segrgbx_ros.watches import absence
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import PublishedLabels  # torch ring: never imported from here
+    from segrgbx_core.runtime.segmenter import (
+        PublishedLabels,  # torch ring: never imported from here
+    )
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from std_msgs.msg import Float64
 
-from segrgbx_core.encoders import EncodingConfig
-from segrgbx_core.errors import command
-from segrgbx_core.images import image_size
-from segrgbx_core.inference import PublishedLabels
-from segrgbx_core.samples import Prediction, RgbxSample
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.images import image_size
+from segrgbx_core.base.samples import Prediction, RgbxSample
+from segrgbx_core.runtime.segmenter import PublishedLabels
+from segrgbx_core.sensors import EncodingConfig
 from segrgbx_ros import node
 from segrgbx_ros.feeder import Feeder
 from segrgbx_ros.live import Listener, NodeProcess, own_domain

@@ -14,14 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.labels import VOID
-from segrgbx_core.samples import Array, Prediction, RgbxSample
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.samples import Array, Prediction, RgbxSample
+from segrgbx_core.labels.label_space import VOID
 from segrgbx_ros.config import NodeConfig
 from segrgbx_ros.label_files import read_label_file, read_palette_file
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import PublishedLabels, Segmenter  # torch ring: never imported
+    from segrgbx_core.runtime.segmenter import (  # torch ring: never imported
+        PublishedLabels,
+        Segmenter,
+    )
 
 Labels = NDArray[np.uint8]
 

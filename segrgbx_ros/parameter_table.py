@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.config import Leaf, leaves
-from segrgbx_core.modality import MODALITIES
+from segrgbx_core.base.config import Leaf, leaves
+from segrgbx_core.base.modality import MODALITIES
 from segrgbx_ros.config import NODE_NAME, NodeConfig, PairConfig
 
 PAGE = Path("docs") / "parameters.md"

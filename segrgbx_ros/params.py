@@ -11,8 +11,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segrgbx_core.config import Config, Leaf, leaves, to_plain
-from segrgbx_core.errors import ConfigError
+from segrgbx_core.base.config import Config, Leaf, leaves, to_plain
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_ros.config import NodeConfig, flatten, is_foreign, node_config
 
 _INT64_MAX = 2**63 - 1

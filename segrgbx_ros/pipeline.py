@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.align import AlignCounts, Match, PairAligner, event_aligner
-from segrgbx_core.align_counts import NS_PER_MS
-from segrgbx_core.encoders import EncodingConfig
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, Events, RgbxSample, XForm
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
+from segrgbx_core.sensors import EncodingConfig
+from segrgbx_core.sync.aligner import AlignCounts, Match, PairAligner, event_aligner
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros import messages
 from segrgbx_ros.angles import AngleSets
 from segrgbx_ros.config import ANGLES, NodeConfig, PairConfig, Stream, XSource

@@ -18,7 +18,7 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from segrgbx_core.errors import DataError, command
+from segrgbx_core.base.errors import DataError, command
 from segrgbx_ros.bags import Bag, Recorded
 from segrgbx_ros.topics import parse_remaps
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.samples import Array
+from segrgbx_core.base.samples import Array
 from segrgbx_ros.geometry import Pinhole
 
 POINT = np.dtype(

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode, resamples_linearly
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, Events, RgbxSample, XForm
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
+from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode, resamples_linearly
 from segrgbx_ros import geometry
 from segrgbx_ros.options import PairConfig, Registration
 

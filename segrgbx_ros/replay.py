@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
-from segrgbx_core.errors import ConfigError, DataError, command, did_you_mean
-from segrgbx_core.labels import UNIFIED
+from segrgbx_core.base.errors import ConfigError, DataError, command, did_you_mean
+from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.bags import Bag, header_stamp_ns
 from segrgbx_ros.config import NodeConfig, Stream, read_node_yaml
@@ -30,7 +30,7 @@ from segrgbx_ros.topics import Routes, find_routes, parse_remaps
 from segrgbx_ros.truth import FolderTruth, TopicTruth, Truth
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import Segmenter
+    from segrgbx_core.runtime.segmenter import Segmenter
 
 __all__ = ["evaluate", "main"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
+from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 
 MATRIX_LIMIT = 24
 """Largest number of classes for which Markdown shows the confusion matrix; JSON always has it."""

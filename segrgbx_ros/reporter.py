@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
 
-from segrgbx_core.align_counts import AlignCounts
+from segrgbx_core.sync.counts import AlignCounts
 from segrgbx_ros import diagnostics
 from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.diagnostics import ERROR, OK, WARN, Status
@@ -20,7 +20,7 @@ from segrgbx_ros.watches import PairWatch, Throttle
 from segrgbx_ros.worker import Worker
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import Segmenter
+    from segrgbx_core.runtime.segmenter import Segmenter
 
 PATIENCE_NS = 5_000_000_000
 """A pair that gives nothing for this long is worth a warning."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
-from segrgbx_core.align_counts import NS_PER_MS
-from segrgbx_core.errors import ConfigError, EncodingError
-from segrgbx_core.samples import Prediction, RgbxSample
+from segrgbx_core.base.errors import ConfigError, EncodingError
+from segrgbx_core.base.samples import Prediction, RgbxSample
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros import messages
 from segrgbx_ros.config import NodeConfig, Stream
 from segrgbx_ros.debug import DebugOutputs
@@ -26,7 +26,7 @@ from segrgbx_ros.watches import InputWatch, Throttle
 from segrgbx_ros.worker import Memory, Worker
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import Segmenter
+    from segrgbx_core.runtime.segmenter import Segmenter
 
 _FIRST_PERIOD_S = 1.0
 _LONGEST_QUEUE_NS = 5 * NS_PER_S

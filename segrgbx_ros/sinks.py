@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core import overlay
-from segrgbx_core.images import write_image
-from segrgbx_core.labels import palette_array
-from segrgbx_core.samples import Array, Prediction, RgbxSample
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.samples import Array, Prediction, RgbxSample
+from segrgbx_core.labels import overlay
+from segrgbx_core.labels.label_space import palette_array
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.config import ConfidenceEncoding, MaskEncoding, NodeConfig
 from segrgbx_ros.geometry import fitted
@@ -21,7 +21,7 @@ from segrgbx_ros.label_map import label_map
 from segrgbx_ros.pair_labels import published_ids
 
 if TYPE_CHECKING:
-    from segrgbx_core.inference import PublishedLabels
+    from segrgbx_core.runtime.segmenter import PublishedLabels
 
 SHEET_ROWS = 6
 """Rows of the contact sheet, shared by the pairs."""

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.align_counts import NS_PER_MS
-from segrgbx_core.errors import command
-from segrgbx_core.images import image_size
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.images import image_size
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.feeder import PAIR, Feeder, Heard
 from segrgbx_ros.live import Listener, NodeProcess, own_domain
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from segrgbx_core.align import OnMissingX
-from segrgbx_core.errors import ConfigError, DataError, did_you_mean
+from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
+from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.bags import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, Bag
 from segrgbx_ros.config import ANGLES, NodeConfig, Registration, Stream
 from segrgbx_ros.event_arrays import TYPES as ARRAY_TYPES

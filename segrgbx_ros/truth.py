@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.images import read_labels
-from segrgbx_core.labels import UNIFIED, VOID, LabelSpace
-from segrgbx_core.samples import Array
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.base.images import read_labels
+from segrgbx_core.base.samples import Array
+from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace
 from segrgbx_ros import messages
 from segrgbx_ros.bags import COMPRESSED_IMAGE, IMAGE, Bag
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from segrgbx_core.align_counts import NS_PER_MS
-from segrgbx_core.errors import SegrgbxError
-from segrgbx_core.samples import Prediction, RgbxSample
+from segrgbx_core.base.errors import SegrgbxError
+from segrgbx_core.base.samples import Prediction, RgbxSample
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config import BatchConfig
 from segrgbx_ros.pipeline import PairedMessages
 

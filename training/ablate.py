@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.config import to_plain
-from segrgbx_core.cost import Cost, count_cost, total_cost
-from segrgbx_core.errors import ConfigError, command
-from segrgbx_core.labels import synthetic_label_space
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.bench.cost import Cost, count_cost, total_cost
+from segrgbx_core.labels.label_space import synthetic_label_space
 from training.ablation.page import cost_table, write_page
 from training.ablation.results import COST_SIZE, DataSize, Page
 from training.ablation.tables import TABLES, Arm, Table, arm_model

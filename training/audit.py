@@ -19,13 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segrgbx_core.encoders import EncodingConfig, encode
-from segrgbx_core.errors import DataError, EncodingError, SegrgbxError, command
-from segrgbx_core.images import write_image
-from segrgbx_core.labels import VOID, palette_array
-from segrgbx_core.modality import Modality
-from segrgbx_core.overlay import Picture, blend, colourise, contact_sheet, present_ids, preview
-from segrgbx_core.samples import Array, Events
+from segrgbx_core.base.errors import DataError, EncodingError, SegrgbxError, command
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, Events
+from segrgbx_core.labels.label_space import VOID, palette_array
+from segrgbx_core.labels.overlay import (
+    Picture,
+    blend,
+    colourise,
+    contact_sheet,
+    present_ids,
+    preview,
+)
+from segrgbx_core.sensors import EncodingConfig, encode
 from training.datasets import READERS, Labelled, open_reader, parse_options, spread
 from training.datasets.file_reader import FileReader
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.encoders import EncodingConfig, flip_horizontally, resamples_linearly
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.sensors import EncodingConfig, flip_horizontally, resamples_linearly
 
 _DARKEST = 0.006
 """Smallest share of the light that `AugmentConfig.dark` leaves."""

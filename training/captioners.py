@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.errors import ConfigError, DataError, did_you_mean
-from segrgbx_core.labels import VOID
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
+from segrgbx_core.labels.label_space import VOID
 
 PAPER_PROMPT = "Describe the image at a high level in 20 words."
 """The paper's prompt (analysis of image caption generation)."""

@@ -25,9 +25,9 @@ from typing import Any
 from open_clip.tokenizer import SimpleTokenizer
 from tqdm import tqdm
 
-from segrgbx_core.config import from_mapping
-from segrgbx_core.errors import ConfigError, DataError, command
-from segrgbx_core.labels import synthetic_label_space
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import ConfigError, DataError, command
+from segrgbx_core.labels.label_space import synthetic_label_space
 from training.captioners import (
     CAPTIONERS,
     PAPER_PROMPT,

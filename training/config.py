@@ -14,21 +14,14 @@ import torch
 import yaml
 from pydantic import field_validator
 
-from segrgbx_core.batch import InputConfig, ResizeMode
-from segrgbx_core.config import (
-    Config,
-    ConfigT,
-    from_mapping,
-    option,
-    read_mapping,
-    to_plain,
-)
-from segrgbx_core.encoders import EncodingConfig, SensorConfig
-from segrgbx_core.errors import ConfigError, did_you_mean
-from segrgbx_core.inference_options import InferenceConfig
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.config import Config, ConfigT, from_mapping, option, read_mapping, to_plain
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
+from segrgbx_core.runtime.batch import InputConfig, ResizeMode
+from segrgbx_core.runtime.options import InferenceConfig
+from segrgbx_core.sensors import EncodingConfig, SensorConfig
 from training.augment import AugmentConfig
 from training.batch_norm import BatchNormMode
 from training.joint import Sampling

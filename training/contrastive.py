@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 from training.batch_norm import is_parallel
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from segrgbx_core.batch import InputConfig, resize_image
-from segrgbx_core.config import to_plain
-from segrgbx_core.encoders import SensorConfig, resamples_linearly
-from segrgbx_core.errors import CheckpointError
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.tensor_files import SUFFIX, read_tensors, write_tensors
+from segrgbx_core.model.tensor_files import SUFFIX, read_tensors, write_tensors
+from segrgbx_core.runtime.batch import InputConfig, resize_image
+from segrgbx_core.sensors import SensorConfig, resamples_linearly
 from training.augment import Variant, Views, mirror, without
 from training.datasets import Reader, sensor_of
 from training.joint import Preparation, prepare, read_ahead

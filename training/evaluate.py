@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.config import from_mapping
-from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.errors import ConfigError, command
-from segrgbx_core.images import image_size
-from segrgbx_core.inference import InferenceConfig
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.base.images import image_size
+from segrgbx_core.runtime.segmenter import InferenceConfig
+from segrgbx_core.sensors import SensorConfig
 from training.config import read_run
 from training.datasets import READERS, Reader, parse_options
 from training.scores.joint import JointReport

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segrgbx_core.checkpoint import load_checkpoint
-from segrgbx_core.devices import choose_device
-from segrgbx_core.errors import ConfigError, command
-from segrgbx_core.images import write_image
-from segrgbx_core.inference import InferenceConfig
+from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.base.images import write_image
+from segrgbx_core.runtime.checkpoint import load_checkpoint
+from segrgbx_core.runtime.devices import choose_device
+from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.config import SegmentationRun, read_run
 from training.drawing.embedding_map import draw_map, map_embeddings
 from training.drawing.feature_maps import feature_sheet

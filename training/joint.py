@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segrgbx_core.batch import resize_image
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode, resamples_linearly
-from segrgbx_core.errors import ConfigError, DataError, EncodingError, SegrgbxError
-from segrgbx_core.labels import LabelSpace
+from segrgbx_core.base.errors import ConfigError, DataError, EncodingError, SegrgbxError
+from segrgbx_core.labels.label_space import LabelSpace
+from segrgbx_core.runtime.batch import resize_image
+from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode, resamples_linearly
 from training.augment import AugmentConfig, Views, at_progress, augment
 from training.datasets import Labelled, Reader, sensor_of, spread
 from training.stale import StaleConfig, embedding_of

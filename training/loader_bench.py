@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segrgbx_core.encoders import EncodingConfig
-from segrgbx_core.errors import command
-from segrgbx_core.labels import unified_label_space
+from segrgbx_core.base.errors import command
+from segrgbx_core.labels.label_space import unified_label_space
+from segrgbx_core.sensors import EncodingConfig
 from training.audit import open_splits
 from training.augment import AugmentConfig, augment
 from training.datasets import spread

@@ -21,10 +21,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config
-from segrgbx_core.errors import CheckpointError, ConfigError
-from segrgbx_core.images import write_image
-from segrgbx_core.overlay import Picture
+from segrgbx_core.base.config import Config
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.labels.overlay import Picture
 from training.averaging import AveragedWeights
 from training.batch_norm import BatchNormMode, set_training, share_statistics
 from training.config import RunConfig

@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.model.clip_vit import ClipVit
 from segrgbx_core.model.lora import TARGETS, adapter_tensors, set_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip, build_tower, prepare_images

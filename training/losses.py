@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.errors import ConfigError, did_you_mean
-from segrgbx_core.labels import VOID, LabelSpace
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.labels.label_space import VOID, LabelSpace
 
 
 class ClassWeights(str, Enum):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.config import Config, option
-from segrgbx_core.encoders import EncodingConfig, SensorConfig
-from segrgbx_core.errors import ConfigError
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.sensors import EncodingConfig, SensorConfig
 from training.config import DataConfig, RunConfig, read_tree, require_stretch
 from training.contrastive import ContrastiveConfig
 from training.datasets import Reader, open_reader

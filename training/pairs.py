@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segrgbx_core.encoders import resamples_linearly
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.model.ma_clip import prepare_images
+from segrgbx_core.sensors import resamples_linearly
 from training.augment import AugmentConfig, Views, mirror, photometry
 from training.captions import Caption, caption_id, sample_ids
 from training.datasets import Reader

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.labels import palette_array
-from segrgbx_core.overlay import Picture, blend, contact_sheet, present_ids
-from segrgbx_core.samples import Array
+from segrgbx_core.base.samples import Array
+from segrgbx_core.labels.label_space import palette_array
+from segrgbx_core.labels.overlay import Picture, blend, contact_sheet, present_ids
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from training.datasets import Reader, sensor_of, spread
 
 

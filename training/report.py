@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.compare import PAPER_MS
-from segrgbx_core.errors import DataError, command
+from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.bench.compare import PAPER_MS
 from training.scores.published import (
     PaperTable,
     Published,

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segrgbx_core.errors import SegrgbxError, command
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import SegrgbxError, command
+from segrgbx_core.base.modality import Modality
 from training.run_folder import git_commit, log_to_terminal
 from training.synthetic.records import TRAIN_SEEDS, VALIDATION_SEEDS, Family
 

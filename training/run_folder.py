@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from segrgbx_core.config import Config, to_plain
+from segrgbx_core.base.config import Config, to_plain
 from training.run_state import write_text
 
 _LIBRARIES = ("torch", "timm", "open_clip_torch", "peft", "accelerate", "transformers", "numpy")

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from segrgbx_core.config import Config, to_plain
-from segrgbx_core.errors import CheckpointError
-from segrgbx_core.tensor_files import SUFFIX, free_space
+from segrgbx_core.base.config import Config, to_plain
+from segrgbx_core.base.errors import CheckpointError
+from segrgbx_core.model.tensor_files import SUFFIX, free_space
 
 _HARMLESS = {
     *("out", "device", "threads", "workers", "tensorboard", "pictures"),

@@ -8,7 +8,7 @@ from enum import Enum
 import torch
 from torch import nn
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 
 _PROMPTS = ("aligned", "universal")
 """Last names of the prompts of `model.prompts.StagePrompts` and of the DSRM's U."""

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.checkpoint import read_contract
-from segrgbx_core.errors import ConfigError, DataError, SegrgbxError, command
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.latency import with_changes
-from segrgbx_core.metrics import ConfusionMatrix
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.samples import Array
+from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError, command
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Array
+from segrgbx_core.bench.harness import with_changes
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.runtime.checkpoint import read_contract
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from training.datasets import READERS, Labelled, Reader, open_reader, parse_options, sensor_of
 from training.speed_cost_report import below_limit, draw, to_markdown, write_json
 

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
-from segrgbx_core.parity import MIN_AGREEMENT
+from segrgbx_core.export.parity import MIN_AGREEMENT
 
 _HEAD = "| form | mIoU | change | labels as exact | worst frame | ms | p95 | CPU ms | speed |"
 _COLOURS = {

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 from training.augment import Variant
 from training.datasets import Reader
 

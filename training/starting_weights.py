@@ -7,16 +7,16 @@ from typing import cast
 
 import torch
 
-from segrgbx_core.checkpoint import load_checkpoint
-from segrgbx_core.errors import CheckpointError, ConfigError
+from segrgbx_core.base.errors import CheckpointError, ConfigError
 from segrgbx_core.model import RgbxNetwork, SegRGBX
 from segrgbx_core.model.adapter_files import load_adapters
-from segrgbx_core.model.baselines.released import Baseline, load_imagenet_weights
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.model.tensor_files import read_weights
 from segrgbx_core.model.weights import load_encoder_weights
-from segrgbx_core.tensor_files import read_weights
+from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training.config import SegmentationRun
+from training.stage2.released import Baseline, load_imagenet_weights
 
 log = logging.getLogger(__name__)
 

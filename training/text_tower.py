@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from segrgbx_core.config import to_plain
-from segrgbx_core.errors import CheckpointError, ConfigError, did_you_mean
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean
 from segrgbx_core.model.clip_weights import load_image_tower
 from segrgbx_core.model.ma_clip import MaClipConfig, ModalityAwareClip
-from segrgbx_core.tensor_files import read_tensors, write_tensors
+from segrgbx_core.model.tensor_files import read_tensors, write_tensors
 from training.ma_clip_run import TINY, MaClipRun, TextConfig
 
 KEY = "segrgbx_frozen_clip"

@@ -21,10 +21,10 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from segrgbx_core.config import to_plain
-from segrgbx_core.errors import command
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.model.adapter_files import load_adapters, save_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from training.augment import AugmentConfig, Variant

@@ -19,14 +19,14 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from segrgbx_core.checkpoint import Contract, save_checkpoint
-from segrgbx_core.config import to_plain
-from segrgbx_core.errors import ConfigError, command
-from segrgbx_core.labels import synthetic_label_space
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.labels.overlay import Picture
 from segrgbx_core.model import RgbxNetwork, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.overlay import Picture
-from segrgbx_core.tensor_files import SUFFIX
+from segrgbx_core.model.tensor_files import SUFFIX
+from segrgbx_core.runtime.checkpoint import Contract, save_checkpoint
 from training.augment import Variant
 from training.batch_norm import BatchNormMode
 from training.config import (

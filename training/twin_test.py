@@ -20,8 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from segrgbx_core.errors import command
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.modality import MODALITIES, Modality
 from training.arms import train_arms
 from training.config import DataConfig, SegmentationRun, read_run
 from training.datasets import open_reader

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from segrgbx_core.errors import command
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.modality import MODALITIES, Modality
 from training.benchmark.scores import Score, difference, score
 from training.datasets.synthetic import XSource
 

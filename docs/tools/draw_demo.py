@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segrgbx_core.errors import SegrgbxError
-from segrgbx_core.images import write_image
-from segrgbx_core.labels import palette_array
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.overlay import blend, preview
+from segrgbx_core.base.errors import SegrgbxError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.labels.label_space import palette_array
+from segrgbx_core.labels.overlay import blend, preview
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import read_node_yaml
 from segrgbx_ros.demo_files import CHECKPOINT, NOTE, ROOT, demo_recording

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.config import to_plain
-from segrgbx_core.errors import CheckpointError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import CheckpointError
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.model.lora import adapter_tensors, set_adapter
 from segrgbx_core.model.ma_clip import MaClipConfig, ModalityAwareClip
-from segrgbx_core.tensor_files import SUFFIX, read_tensors, write_tensors
+from segrgbx_core.model.tensor_files import SUFFIX, read_tensors, write_tensors
 
 KEY = "segrgbx_adapter"
 _MUST_MATCH = ("tower", "image_size", "mean", "std", "quick_gelu", "lora_rank", "lora_alpha")

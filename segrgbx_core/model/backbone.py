@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 
 STRIDES = (4, 8, 16, 32)
 """Input pixels per pixel of each stage's map."""

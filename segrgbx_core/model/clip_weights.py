@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from segrgbx_core.errors import CheckpointError
+from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.tensor_files import check_keys, read_weights
+from segrgbx_core.model.tensor_files import check_keys, read_weights
 
 # open_clip's own ViT, part by part, in timm's words.
 _RENAMED = {

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 from segrgbx_core.model.backbone import to_map, to_tokens
 
 

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrgbx_core.errors import CheckpointError
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.tensor_files import check_keys
+from segrgbx_core.base.errors import CheckpointError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.model.tensor_files import check_keys
 
 TARGETS = (
     r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.errors import CheckpointError, ConfigError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.model.clip_vit import ClipVit, VitShape, named_shape
 from segrgbx_core.model.lora import LoraLinear, add_pool, pool_layers, selection_mask
 

@@ -11,8 +11,8 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.modality import MODALITIES
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.modality import MODALITIES
 
 
 class Pairing(str, Enum):

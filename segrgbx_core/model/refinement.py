@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 from segrgbx_core.model.backbone import merge_heads, split_heads, to_map, to_tokens
 from segrgbx_core.model.head import resize
 from segrgbx_core.model.prompts import Pairing

@@ -15,7 +15,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from segrgbx_core.errors import CheckpointError
+from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.segrgbx import SegRGBX
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.align import AlignConfig, AlignPolicy, OnMissingX, PairAligner
+from segrgbx_core.sync.aligner import AlignConfig, AlignPolicy, OnMissingX, PairAligner
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS  # a wall clock of today: no number here fits into a float exactly

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.align import AlignConfig, AlignPolicy, EventWindow, OnMissingX, PairAligner
-from segrgbx_core.samples import Events
+from segrgbx_core.base.samples import Events
+from segrgbx_core.sync.aligner import (
+    AlignConfig,
+    AlignPolicy,
+    EventWindow,
+    OnMissingX,
+    PairAligner,
+)
 
 pytest.importorskip("hypothesis")
 from hypothesis import given, settings

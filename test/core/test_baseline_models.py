@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch.export import Dim
 
-from segrgbx_core.bench import made_up_sample
-from segrgbx_core.checkpoint import Contract, default_contract, load_checkpoint, random_checkpoint
-from segrgbx_core.config import from_mapping, to_plain
-from segrgbx_core.cost import count_cost, total_cost
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.inference import Segmenter
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.bench.bench import made_up_sample
+from segrgbx_core.bench.cost import count_cost, total_cost
 from segrgbx_core.model import ALL_PRESETS, BASELINE_PRESETS, SegRGBX, build_model
 from segrgbx_core.model.backbone import BackboneConfig
 from segrgbx_core.model.baselines import (
@@ -26,6 +24,13 @@ from segrgbx_core.model.baselines.cmnext import neighbourhood_mean
 from segrgbx_core.model.baselines.stitchfusion import AdapterConfig, MapFusion, Stitch
 from segrgbx_core.model.head import FoldedHead, HeadConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS
+from segrgbx_core.runtime.checkpoint import (
+    Contract,
+    default_contract,
+    load_checkpoint,
+    random_checkpoint,
+)
+from segrgbx_core.runtime.segmenter import Segmenter
 
 E, CLASSES = 4, 3
 SHAPE = BackboneConfig(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from baseline_shapes import CLASSES, DEPTHS, DIMS, HEADS, HIDDEN, NAMES, WIDTH, random_weights
 
-from segrgbx_core.errors import CheckpointError
+from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.backbone import BackboneConfig, MixTransformer
 from segrgbx_core.model.baselines import (
     CmnextConfig,
@@ -15,9 +15,9 @@ from segrgbx_core.model.baselines import (
     StitchfusionConfig,
     build_baseline,
 )
-from segrgbx_core.model.baselines.released import load_imagenet_weights, load_released_weights
 from segrgbx_core.model.baselines.stitchfusion import AdapterConfig, Stitch
-from segrgbx_core.tensor_files import read_weights
+from segrgbx_core.model.tensor_files import read_weights
+from training.stage2.released import load_imagenet_weights, load_released_weights
 
 CONFIGS = dict(
     zip(NAMES, (CmxConfig, CmnextConfig, GeminifusionConfig, StitchfusionConfig), strict=True)

@@ -3,17 +3,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segrgbx_core import batch as batch_module
-from segrgbx_core.batch import (
-    InputConfig,
-    ResizeMode,
-    make_batch,
-    place,
-    resize_image,
-)
-from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding
-from segrgbx_core.modality import Modality
-from segrgbx_core.staging import Staging
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.runtime import batch as batch_module
+from segrgbx_core.runtime.batch import InputConfig, ResizeMode, make_batch, place, resize_image
+from segrgbx_core.runtime.pinned_buffers import Staging
+from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 
 CPU = Staging(torch.device("cpu"))
 SQUARE = InputConfig(height=64, width=64)

@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core import bench, latency
-from segrgbx_core.bench import made_up_sample, main, measure
-from segrgbx_core.checkpoint import default_contract, random_checkpoint
-from segrgbx_core.cost import Cost, count_cost, count_structures, total_cost
-from segrgbx_core.encoders import encode
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.latency import measure_in_turns, variants, with_changes
-from segrgbx_core.modality import MODALITIES
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import MODALITIES
+from segrgbx_core.bench import bench
+from segrgbx_core.bench import harness as latency
+from segrgbx_core.bench.bench import made_up_sample, main, measure
+from segrgbx_core.bench.cost import Cost, count_cost, count_structures, total_cost
+from segrgbx_core.bench.harness import measure_in_turns, variants, with_changes
 from segrgbx_core.model import PRESETS, build_model
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, ModalityAwareClip
 from segrgbx_core.model.refinement import Structure
+from segrgbx_core.runtime.checkpoint import default_contract, random_checkpoint
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+from segrgbx_core.sensors import encode
 
 TINY, TINY_CLIP = PRESETS["tiny"], CLIP_PRESETS["tiny"]
 

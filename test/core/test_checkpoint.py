@@ -4,9 +4,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from segrgbx_core import tensor_files
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.checkpoint import (
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.labels.label_space import unified_label_space
+from segrgbx_core.model import tensor_files
+from segrgbx_core.model.tensor_files import file_hash, read_tensors, write_tensors
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.runtime.checkpoint import (
     FORMAT,
     KEY,
     Contract,
@@ -17,11 +22,6 @@ from segrgbx_core.checkpoint import (
     read_contract,
     save_checkpoint,
 )
-from segrgbx_core.config import to_plain
-from segrgbx_core.errors import CheckpointError, ConfigError
-from segrgbx_core.labels import unified_label_space
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.tensor_files import file_hash, read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.checkpoint import random_checkpoint
 from segrgbx_core.model.backbone import DropPath
 from segrgbx_core.model.clip_vit import ClipVit, VitShape
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, build_tower
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.runtime.checkpoint import random_checkpoint
 
 SHAPE = VitShape(width=32, depth=2, num_heads=4, patch_size=8)
 
@@ -97,8 +97,8 @@ def test_a_checkpoint_runs_without_timm_and_torchs_compiler(tmp_path):
     random_checkpoint(tmp_path / "tiny.safetensors", input=InputConfig(height=64, width=64))
     code = """
 import sys
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.modality import Modality
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+from segrgbx_core.base.modality import Modality
 config = InferenceConfig(device="cpu")
 segmenter = Segmenter.from_checkpoint(sys.argv[1], config, merge_for=Modality.THERMAL)
 segmenter.warm_up()

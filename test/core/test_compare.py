@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from segrgbx_core import compare as module
-from segrgbx_core.bench import made_up_sample, main
-from segrgbx_core.compare import MODELS, RATIOS, CompareSetting, compare, table
-from segrgbx_core.compare import _statistics as statistics
-from segrgbx_core.compare import _take_turns as take_turns
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.bench import compare as module
+from segrgbx_core.bench.bench import made_up_sample, main
+from segrgbx_core.bench.compare import MODELS, RATIOS, CompareSetting, compare, table
+from segrgbx_core.bench.compare import _statistics as statistics
+from segrgbx_core.bench.compare import _take_turns as take_turns
 
 
 def setting(**changes):

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from segrgbx_core.config import Config, from_mapping, leaves, option, read_yaml, to_plain
-from segrgbx_core.errors import ConfigError, SegrgbxError, did_you_mean
+from segrgbx_core.base.config import Config, from_mapping, leaves, option, read_yaml, to_plain
+from segrgbx_core.base.errors import ConfigError, SegrgbxError, did_you_mean
 
 
 class Policy(str, Enum):

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from segrgbx_core import batch as batch_module
-from segrgbx_core.batch import Batch, InputConfig, place
-from segrgbx_core.cuda_graph import CudaRecorder, GraphEngine
 from segrgbx_core.model import Scene
-from segrgbx_core.side_stream import SideStream
+from segrgbx_core.runtime import batch as batch_module
+from segrgbx_core.runtime.batch import Batch, InputConfig, place
+from segrgbx_core.runtime.cuda_graph import CudaRecorder, GraphEngine
+from segrgbx_core.runtime.side_stream import SideStream
 
 SECOND = torch.device("cuda", 1)
 

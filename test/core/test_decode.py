@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrgbx_core import decode as decode_module
-from segrgbx_core.batch import InputConfig, ResizeMode, place
-from segrgbx_core.decode import decode_logits, rgb_axes
-from segrgbx_core.inference_options import ConfidenceKind
+from segrgbx_core.runtime import decode as decode_module
+from segrgbx_core.runtime.batch import InputConfig, ResizeMode, place
+from segrgbx_core.runtime.decode import decode_logits, rgb_axes
+from segrgbx_core.runtime.options import ConfidenceKind
 
 SQUARE = InputConfig(height=64, width=64)
 BOXED = InputConfig(height=64, width=64, resize_mode=ResizeMode.LETTERBOX)

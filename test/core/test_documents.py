@@ -9,9 +9,9 @@ import pytest
 import source_facts
 import yaml
 
-from segrgbx_core.config import leaves
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.modality import MODALITIES
+from segrgbx_core.base.config import leaves
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import MODALITIES
 from segrgbx_ros.config import NODE_NAME, NodeConfig, PairConfig, Stream, node_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,7 +181,7 @@ def test_every_page_can_be_reached_from_the_front_page():
         ("make", "```\nmake check test  # all\n```\n", "```\nmake setup && make tset\n```\n"),
         ("make", "`make demo MODALITY=event`", "`make demo MODALTY=event`"),
         ("modules", "`python -m training.evaluate x`", "`python -m training.evalute x`"),
-        ("modules", "`python3 -m colcon build`", "`python -m segrgbx_core.errors`"),
+        ("modules", "`python3 -m colcon build`", "`python -m segrgbx_core.base.errors`"),
         ("executables", "`segrgbx-replay BAG`", "`segrgbx-repaly BAG`"),
         ("flags", "`segrgbx-bench --count`", "`segrgbx-bench --cuont`"),
         (

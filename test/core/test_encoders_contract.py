@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from segrgbx_core.config import from_mapping, leaves, to_plain
-from segrgbx_core.encoders import ENCODERS, EncodingConfig, SensorConfig, encode, flip_horizontally
-from segrgbx_core.errors import ConfigError, EncodingError
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.samples import Events, RgbxSample, XForm
+from segrgbx_core.base.config import from_mapping, leaves, to_plain
+from segrgbx_core.base.errors import ConfigError, EncodingError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Events, RgbxSample, XForm
+from segrgbx_core.sensors import ENCODERS, EncodingConfig, SensorConfig, encode, flip_horizontally
 
 SIZES = ((1, 1), (1, 7), (5, 1), (33, 47), (48, 64))
 
@@ -260,5 +260,5 @@ def test_wrong_options_are_named(cls, data, message):
 
 
 def test_import_is_quick_and_without_torch():
-    code = "import sys, segrgbx_core.encoders; sys.exit('torch' in sys.modules)"
+    code = "import sys, segrgbx_core.sensors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders.depth import DepthEncoding, DepthSensor, from_image, from_raw
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.images import read_image
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.images import read_image
+from segrgbx_core.sensors.depth import DepthEncoding, DepthSensor, from_image, from_raw
 
 INVERSE = DepthEncoding(min_m=1.0, max_m=21.0)
 METRIC = DepthEncoding(representation="metric", min_m=1.0, max_m=21.0)

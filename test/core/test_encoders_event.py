@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders import EncodingConfig, encode
-from segrgbx_core.encoders.event import EventEncoding, EventSensor, from_raw
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.images import read_image
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Events, RgbxSample
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.images import read_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Events, RgbxSample
+from segrgbx_core.sensors import EncodingConfig, encode
+from segrgbx_core.sensors.event import EventEncoding, EventSensor, from_raw
 
 MS = 1_000_000
 PICTURE = EventEncoding(window_ms=50)

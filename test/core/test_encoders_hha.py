@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders.depth import DepthEncoding, DepthSensor, from_image, from_raw
-from segrgbx_core.encoders.hha import Intrinsics, hha_image, search_gravity
-from segrgbx_core.images import read_image
+from segrgbx_core.base.images import read_image
+from segrgbx_core.sensors.depth import DepthEncoding, DepthSensor, from_image, from_raw
+from segrgbx_core.sensors.hha import Intrinsics, hha_image, search_gravity
 
 NYU = Intrinsics(518.85790117450188, 519.46961112127485, 324.58244941119034, 252.73616633400465)
 SMALL = Intrinsics(200.0, 200.0, 160.0, 120.0)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders.light_field import (
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.sensors.light_field import (
     LightFieldEncoding,
     LightFieldSensor,
     from_image,
     from_raw,
 )
-from segrgbx_core.errors import EncodingError
 
 ENCODING = LightFieldEncoding()
 

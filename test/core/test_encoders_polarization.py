@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders.polarization import (
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.images import read_image
+from segrgbx_core.sensors.polarization import (
     ANGLES,
     PolarizationEncoding,
     PolarizationRepresentation,
@@ -12,8 +14,6 @@ from segrgbx_core.encoders.polarization import (
     flip_horizontally,
     from_raw,
 )
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.images import read_image
 
 STOKES = PolarizationEncoding()
 AOLP = PolarizationEncoding(representation="aolp")

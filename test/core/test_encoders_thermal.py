@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders.thermal import (
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.sensors.thermal import (
     ThermalEncoding,
     ThermalSensor,
     from_image,
     from_raw,
     percentile_limits,
 )
-from segrgbx_core.errors import EncodingError
 
 PERCENTILE = ThermalEncoding()
 FIXED = ThermalEncoding(normalization="fixed", min_c=0.0, max_c=40.0)

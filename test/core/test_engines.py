@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core import heap
-from segrgbx_core.batch import Batch, InputConfig, place
-from segrgbx_core.checkpoint import default_contract, random_weights
-from segrgbx_core.cuda_graph import GraphEngine
-from segrgbx_core.devices import DTYPES, choose_device, flushed_denormals, use_threads
-from segrgbx_core.engine import EagerEngine, ExactLayer
-from segrgbx_core.engines import check_options, make_engine, make_lane
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.parity import MIN_AGREEMENT, make_cases
-from segrgbx_core.samples import RgbxSample
-from segrgbx_core.staging import Staging
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.export.parity import MIN_AGREEMENT, make_cases
+from segrgbx_core.runtime import malloc_tuning as heap
+from segrgbx_core.runtime.batch import Batch, InputConfig, place
+from segrgbx_core.runtime.checkpoint import default_contract, random_weights
+from segrgbx_core.runtime.cuda_graph import GraphEngine
+from segrgbx_core.runtime.devices import DTYPES, choose_device, flushed_denormals, use_threads
+from segrgbx_core.runtime.engine import EagerEngine, ExactLayer
+from segrgbx_core.runtime.engines import check_options, make_engine, make_lane
+from segrgbx_core.runtime.pinned_buffers import Staging
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 
 CPU = torch.device("cpu")
 DEMO = Path(__file__).parents[2] / "resource" / "demo"
@@ -96,7 +96,7 @@ def test_weights_are_cast_once_to_the_bits_of_autocast(monkeypatch, preset, prec
     assert products == {DTYPES[precision]} | exact
     assert others == {torch.float32}
     assert once.model.head.mixers[0].dtype == DTYPES[precision]
-    monkeypatch.setattr("segrgbx_core.engine.cast_products", lambda *_: None)
+    monkeypatch.setattr("segrgbx_core.runtime.engine.cast_products", lambda *_: None)
     each_frame = engine(precision, preset=preset)
     for case in make_cases((64, 96), MODALITIES, 2):
         assert torch.equal(answer(once, case.batch), answer(each_frame, case.batch))
@@ -222,7 +222,7 @@ def test_the_heap_is_asked_to_keep_memory_where_it_can(monkeypatch):
 
 def test_the_heap_is_left_alone_on_request(monkeypatch):
     asked = []
-    monkeypatch.setattr("segrgbx_core.engine.keep_freed_memory", lambda: asked.append(1))
+    monkeypatch.setattr("segrgbx_core.runtime.engine.keep_freed_memory", lambda: asked.append(1))
     engine(keep_memory=False)
     assert asked == []
     engine()

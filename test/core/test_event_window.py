@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.align import AlignConfig, EventWindow, OnMissingX, SensorClock, event_aligner
-from segrgbx_core.samples import Events
+from segrgbx_core.base.samples import Events
+from segrgbx_core.sync.aligner import (
+    AlignConfig,
+    EventWindow,
+    OnMissingX,
+    SensorClock,
+    event_aligner,
+)
 
 MS = 1_000_000
 WINDOW = 50 * MS

@@ -10,21 +10,22 @@ import torch
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-from segrgbx_core import export, export_graphs
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.checkpoint import default_contract, random_weights
-from segrgbx_core.engine import EagerEngine
-from segrgbx_core.errors import CheckpointError, ConfigError
-from segrgbx_core.exported import read_exported
-from segrgbx_core.exported_engine import feeds
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.inference_options import Backend, OnnxConfig, SceneConfig
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.export import export
+from segrgbx_core.export import graphs as export_graphs
+from segrgbx_core.export.parity import ParityError, compare, make_cases, scene_error
 from segrgbx_core.model import PRESETS
 from segrgbx_core.model.ma_clip import CLIP_PRESETS
-from segrgbx_core.onnx_engine import choose_provider, open_session
-from segrgbx_core.parity import ParityError, compare, make_cases, scene_error
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.runtime.checkpoint import default_contract, random_weights
+from segrgbx_core.runtime.engine import EagerEngine
+from segrgbx_core.runtime.exported import read_exported
+from segrgbx_core.runtime.exported_engine import feeds
+from segrgbx_core.runtime.onnx_engine import choose_provider, open_session
+from segrgbx_core.runtime.options import Backend, OnnxConfig, SceneConfig
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 
 CPU = torch.device("cpu")
 ONNX = InferenceConfig(device="cpu", backend=Backend.ONNX)
@@ -250,7 +251,7 @@ def test_compiled_packages_are_one_more_backend(exported, tmp_path, monkeypatch)
     inner = eager()
     tracer = export_graphs.Tracer(inner.model, inner.ma_clip)
     halves = {"frame.pt2": tracer._frame_graph, "scene.pt2": tracer._scene_graph}
-    monkeypatch.setattr("segrgbx_core.aot_package._load", lambda path: halves[path.name])
+    monkeypatch.setattr("segrgbx_core.runtime.aot_package._load", lambda path: halves[path.name])
     theirs = Segmenter.from_checkpoint(folder, config)
     assert theirs.device_name == "AOTInductor cpu"
     samples = [sample(), sample(Modality.DEPTH, 50, 64, 1)]

@@ -15,7 +15,7 @@ SOURCES = [
 TESTS = [path for path in SOURCES if path.is_relative_to(ROOT / "test")]
 MAX_FILE = 400
 MAX_FUNCTION = 60
-TABLES = {"segrgbx_core/label_tables.py"}
+TABLES = {"segrgbx_core/labels/tables.py"}
 """Files that hold tables instead of logic, and may be as long as those."""
 CHECKS = frozenset({"raises", "warns", "fail"})
 """What pytest checks with; `assert_...` of numpy, torch and mocks comes to these."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import (
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import (
     decode_image,
     encode_image,
     encoded_size,

@@ -46,7 +46,7 @@ def test_modules_are_those_of_the_three_packages():
 
 def test_what_a_module_reaches():
     reached = import_graph.reached_modules(["segrgbx_ros.pipeline"])
-    assert {"segrgbx_ros.messages", "segrgbx_core.align", "segrgbx_core"} <= reached
+    assert {"segrgbx_ros.messages", "segrgbx_core.sync.aligner", "segrgbx_core"} <= reached
     assert "segrgbx_ros.node" not in reached
 
 

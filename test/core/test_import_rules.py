@@ -81,7 +81,7 @@ TRAINING_LIBRARIES = {"open_clip", "peft", "transformers", "accelerate", "sklear
 
 
 def _part(name):
-    """`segrgbx_core.encoders.depth` -> `encoders`."""
+    """`segrgbx_core.sensors.depth` -> `encoders`."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else ""
 
@@ -244,7 +244,10 @@ HEAVY = {
     [
         ([f"segrgbx_core.{part}" for part in sorted(NUMPY_RING)], HEAVY),
         ([f"segrgbx_ros.{part}" for part in sorted(ROS_FREE)], HEAVY),
-        (["segrgbx_core.inference"], {"timm", "torchvision", "torch._dynamo", "onnxruntime"}),
+        (
+            ["segrgbx_core.runtime.segmenter"],
+            {"timm", "torchvision", "torch._dynamo", "onnxruntime"},
+        ),
         (["segrgbx_ros.replay"], {"rclpy", "open_clip", "peft", "transformers", "training"}),
     ],
     ids=["numpy ring", "pairing and decoding", "inference", "replay"],

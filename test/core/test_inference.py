@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.batch import InputConfig, ResizeMode
-from segrgbx_core.checkpoint import default_contract, load_checkpoint, random_checkpoint
-from segrgbx_core.devices import choose_device, choose_precision
-from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding
-from segrgbx_core.errors import CheckpointError, ConfigError, EncodingError
-from segrgbx_core.inference import MODEL_SIZE, InferenceConfig, Segmenter
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.samples import Events, RgbxSample, XForm
-from segrgbx_core.stage_clock import StageClock
+from segrgbx_core.base.errors import CheckpointError, ConfigError, EncodingError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Events, RgbxSample, XForm
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.runtime.batch import InputConfig, ResizeMode
+from segrgbx_core.runtime.checkpoint import default_contract, load_checkpoint, random_checkpoint
+from segrgbx_core.runtime.devices import choose_device, choose_precision
+from segrgbx_core.runtime.segmenter import MODEL_SIZE, InferenceConfig, Segmenter
+from segrgbx_core.runtime.timing import StageClock
+from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 
 CPU = InferenceConfig(device="cpu")
 CONTRACT_INPUT = InputConfig(height=64, width=96)

@@ -4,8 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.label_tables import (
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.modality import MODALITIES
+from segrgbx_core.labels.label_space import (
+    VOID,
+    LabelSpace,
+    NativeSpace,
+    palette_array,
+    synthetic_label_space,
+    unified_label_space,
+)
+from segrgbx_core.labels.tables import (
     DELIVER,
     MFNET,
     NYU,
@@ -16,15 +25,6 @@ from segrgbx_core.label_tables import (
     ZJU,
     native_space,
 )
-from segrgbx_core.labels import (
-    VOID,
-    LabelSpace,
-    NativeSpace,
-    palette_array,
-    synthetic_label_space,
-    unified_label_space,
-)
-from segrgbx_core.modality import MODALITIES
 
 SPACE = unified_label_space(SYNTHETIC_STREET)
 KEYS = ["deliver", "mfnet", "nyu", "zju_rgbp", "urbanlf", "synthetic_street"]

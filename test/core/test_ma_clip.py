@@ -3,13 +3,9 @@ import copy
 import pytest
 import torch
 
-from segrgbx_core.errors import CheckpointError, ConfigError
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.model.adapter_files import (
-    load_adapter,
-    load_adapters,
-    save_adapter,
-)
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.model.adapter_files import load_adapter, load_adapters, save_adapter
 from segrgbx_core.model.clip_weights import load_image_tower
 from segrgbx_core.model.lora import adapter_tensors, is_target, pool_layers, set_adapter
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig, ModalityAwareClip, build_tower

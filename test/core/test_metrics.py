@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.labels import VOID
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 
 # Truth and answer of eight pixels, four classes of which class 3 appears nowhere:
 #   class 0: 3 pixels, 2 right, 1 called 1            IoU 2 / 3

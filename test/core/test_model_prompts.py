@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from segrgbx_core.config import from_mapping, to_plain
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.model.backbone import BackboneConfig, MixTransformer
 from segrgbx_core.model.head import HeadConfig
 from segrgbx_core.model.prompts import Pairing, PromptConfig, pair_embeddings, stream_indices

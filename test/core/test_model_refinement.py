@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from segrgbx_core.config import from_mapping
-from segrgbx_core.errors import ConfigError
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.model import PRESETS, build_model
 from segrgbx_core.model.refinement import (
     Axis,

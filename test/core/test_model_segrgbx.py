@@ -9,9 +9,9 @@ import torch
 from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
 
-from segrgbx_core.config import from_mapping, to_plain
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.modality import MODALITIES
+from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import MODALITIES
 from segrgbx_core.model import PRESETS, ModelConfig, SegRGBX, build_model
 from segrgbx_core.model.backbone import BackboneConfig
 from segrgbx_core.model.head import FoldedHead, HeadConfig, MlpHead

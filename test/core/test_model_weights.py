@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segrgbx_core.errors import CheckpointError
+from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.backbone import BackboneConfig, MixTransformer
 from segrgbx_core.model.segrgbx import ModelConfig, SegRGBX
+from segrgbx_core.model.tensor_files import read_weights, write_tensors
 from segrgbx_core.model.weights import load_cmx_weights, load_encoder_weights
-from segrgbx_core.tensor_files import read_weights, write_tensors
 
 SMALL = BackboneConfig(embed_dims=(8, 16, 20, 24), depths=(1, 2, 1, 1), num_heads=(1, 2, 5, 3))
 

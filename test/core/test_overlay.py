@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import read_image
-from segrgbx_core.labels import VOID, unified_label_space
-from segrgbx_core.overlay import (
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import read_image
+from segrgbx_core.labels.label_space import VOID, unified_label_space
+from segrgbx_core.labels.overlay import (
     DARK,
     LIGHT,
     blend,

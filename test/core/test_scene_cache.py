@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.batch import Batch, InputConfig, place
-from segrgbx_core.checkpoint import default_contract, random_weights
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.inference_options import SceneConfig
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.model import Scene
-from segrgbx_core.samples import RgbxSample
-from segrgbx_core.scene_cache import Look, SceneCache, join_scenes, split_scene, thumbnail
+from segrgbx_core.runtime.batch import Batch, InputConfig, place
+from segrgbx_core.runtime.checkpoint import default_contract, random_weights
+from segrgbx_core.runtime.options import SceneConfig
+from segrgbx_core.runtime.scene_cache import Look, SceneCache, join_scenes, split_scene, thumbnail
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 
 MS = 1_000_000
 THERMAL, DEPTH = Modality.THERMAL, Modality.DEPTH

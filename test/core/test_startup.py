@@ -3,14 +3,14 @@
 import subprocess
 import sys
 
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.checkpoint import random_checkpoint
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.runtime.checkpoint import random_checkpoint
 
 
 def test_rows_grow_from_import_to_answer(tmp_path):
     path = tmp_path / "tiny.safetensors"
     random_checkpoint(path, input=InputConfig(height=64, width=64))
-    command = [sys.executable, "-m", "segrgbx_core.startup", str(path)]
+    command = [sys.executable, "-m", "segrgbx_core.bench.startup", str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     rows = [line.strip("| ").split(" | ") for line in run.stdout.splitlines()[2:]]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from segrgbx_core.samples import Events
+from segrgbx_core.base.samples import Events
 from segrgbx_ros.bags import EVENT_PACKET, new_typestore
 from segrgbx_ros.event_arrays import TYPES
 from segrgbx_ros.messages import fill_image

@@ -13,8 +13,8 @@ import torch
 import yaml
 from safetensors.torch import save as safetensors_bytes
 
-from segrgbx_core import tensor_files
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.model import tensor_files
 from training import datasets, train_segmentation
 from training.batch_norm import set_training
 from training.config import read_run

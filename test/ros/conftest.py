@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Path of a tiny checkpoint with random weights."""
-    from segrgbx_core.checkpoint import random_checkpoint
+    from segrgbx_core.runtime.checkpoint import random_checkpoint
 
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     random_checkpoint(path)

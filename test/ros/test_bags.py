@@ -5,7 +5,7 @@ import pytest
 import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from segrgbx_core.errors import DataError
+from segrgbx_core.base.errors import DataError
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.bags import (
     COMPRESSED_IMAGE,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from made_messages import compressed
 
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.images import MAX_PIXELS
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.images import MAX_PIXELS
 from segrgbx_ros.compressed_depth import unpack_rvl
 from segrgbx_ros.messages import compressed_array
 

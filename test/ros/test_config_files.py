@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segrgbx_core.config import from_mapping, leaves, to_plain
-from segrgbx_core.modality import MODALITIES
+from segrgbx_core.base.config import from_mapping, leaves, to_plain
+from segrgbx_core.base.modality import MODALITIES
 from segrgbx_ros.config import flatten, node_config, read_node_yaml
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"

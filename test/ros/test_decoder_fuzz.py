@@ -19,10 +19,10 @@ pytest.importorskip("hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segrgbx_core.encoders import EncodingConfig
-from segrgbx_core.encoders.event import TimeSource
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.samples import Events
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Events
+from segrgbx_core.sensors import EncodingConfig
+from segrgbx_core.sensors.event import TimeSource
 from segrgbx_ros import event_arrays, messages
 from segrgbx_ros.config import Stream, node_config
 from segrgbx_ros.event_packets import ENCODINGS, EventPacketDecoder

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import encode_image, read_image, read_labels
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import encode_image, read_image, read_labels
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.labels.label_space import VOID
 from segrgbx_ros import demo_files
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.config import read_node_yaml
@@ -70,7 +70,7 @@ def no_profile(monkeypatch):
 
 
 def test_demo_scores_what_the_live_node_answers(files, capsys, no_profile):
-    from segrgbx_core.checkpoint import default_contract, random_weights, save_checkpoint
+    from segrgbx_core.runtime.checkpoint import default_contract, random_weights, save_checkpoint
 
     contract = default_contract("tiny")
     weights = random_weights(contract)

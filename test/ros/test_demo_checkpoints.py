@@ -2,7 +2,7 @@
 
 import pytest
 
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.modality import Modality
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import read_node_yaml
 from segrgbx_ros.demo_files import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles

@@ -15,7 +15,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
-from segrgbx_core.align import AlignCounts  # noqa: E402
+from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
 from segrgbx_ros import loading  # noqa: E402
 from segrgbx_ros.config import DiagnosticsConfig  # noqa: E402
 from segrgbx_ros.diagnostics import (  # noqa: E402

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from made_messages import STORE, event_packet
 
-from segrgbx_core.encoders.event import EventEncoding
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.samples import Events
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Events
+from segrgbx_core.sensors.event import EventEncoding
 from segrgbx_ros.bags import EVENT_PACKET
 from segrgbx_ros.event_frames import EventFrames, EventFramesConfig
 

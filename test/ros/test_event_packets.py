@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.images import MAX_PIXELS
-from segrgbx_core.samples import Events
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.base.images import MAX_PIXELS
+from segrgbx_core.base.samples import Events
 from segrgbx_ros import event_words
 from segrgbx_ros.event_packets import EventPacketDecoder
 from training.synthetic.event_packets import encode_evt3, encode_libcaer_cmp

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from made_messages import event_array, event_packet, image
 
-from segrgbx_core.encoders import EncodingConfig, encode
-from segrgbx_core.encoders.event import TimeSource
-from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.sensors import EncodingConfig, encode
+from segrgbx_core.sensors.event import TimeSource
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.bags import EVENT_PACKET, Bag
 from segrgbx_ros.config import Stream, node_config

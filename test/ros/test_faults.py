@@ -19,9 +19,9 @@ from node_rig import BEST_EFFORT, HEIGHT, LATCHED, WIDTH  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
-from segrgbx_core.inference import InferenceConfig, Segmenter  # noqa: E402
-from segrgbx_core.modality import Modality  # noqa: E402
-from segrgbx_core.samples import RgbxSample  # noqa: E402
+from segrgbx_core.base.modality import Modality  # noqa: E402
+from segrgbx_core.base.samples import RgbxSample  # noqa: E402
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter  # noqa: E402
 from segrgbx_ros import watches  # noqa: E402
 from segrgbx_ros.messages import fill_image, image_array  # noqa: E402
 

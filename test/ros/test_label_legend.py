@@ -2,7 +2,7 @@
 
 import pytest
 
-from segrgbx_core.images import read_image
+from segrgbx_core.base.images import read_image
 from segrgbx_ros.label_legend import main
 
 

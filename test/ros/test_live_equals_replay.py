@@ -12,7 +12,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from segrgbx_core.images import encode_image
+from segrgbx_core.base.images import encode_image
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.live import Listener, NodeProcess, own_domain

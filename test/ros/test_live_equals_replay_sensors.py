@@ -21,9 +21,9 @@ from made_messages import event_packet  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from segrgbx_core.images import encode_image  # noqa: E402
-from segrgbx_core.modality import MODALITIES  # noqa: E402
-from segrgbx_core.samples import Events  # noqa: E402
+from segrgbx_core.base.images import encode_image  # noqa: E402
+from segrgbx_core.base.modality import MODALITIES  # noqa: E402
+from segrgbx_core.base.samples import Events  # noqa: E402
 from segrgbx_ros import player  # noqa: E402
 from segrgbx_ros.bag_writer import BagWriter  # noqa: E402
 from segrgbx_ros.bags import EVENT_PACKET, Bag  # noqa: E402

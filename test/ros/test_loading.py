@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.errors import ConfigError
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_ros import loading
 from segrgbx_ros.config import node_config
 

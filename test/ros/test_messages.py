@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_messages import compressed
 
-from segrgbx_core.errors import EncodingError
+from segrgbx_core.base.errors import EncodingError
 from segrgbx_ros import messages
 
 

@@ -25,8 +25,8 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
-from segrgbx_core import overlay  # noqa: E402
-from segrgbx_core.images import encode_image  # noqa: E402
+from segrgbx_core.base.images import encode_image  # noqa: E402
+from segrgbx_core.labels import overlay  # noqa: E402
 from segrgbx_ros import reporter  # noqa: E402
 from segrgbx_ros.messages import image_array  # noqa: E402
 from segrgbx_ros.node import FAILURE, SUCCESS  # noqa: E402

@@ -17,10 +17,10 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 from std_msgs.msg import Float64, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from segrgbx_core.inference import InferenceConfig, Segmenter  # noqa: E402
-from segrgbx_core.inference_options import ConfidenceKind  # noqa: E402
-from segrgbx_core.modality import Modality  # noqa: E402
-from segrgbx_core.samples import RgbxSample  # noqa: E402
+from segrgbx_core.base.modality import Modality  # noqa: E402
+from segrgbx_core.base.samples import RgbxSample  # noqa: E402
+from segrgbx_core.runtime.options import ConfidenceKind  # noqa: E402
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter  # noqa: E402
 from segrgbx_ros.config import BatchConfig, DropConfig, DropPolicy  # noqa: E402
 from segrgbx_ros.messages import fill_image, image_array  # noqa: E402
 from segrgbx_ros.worker import Worker  # noqa: E402

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
-from segrgbx_core.checkpoint import random_checkpoint  # noqa: E402
+from segrgbx_core.runtime.checkpoint import random_checkpoint  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "config" / "fastdds_large_images.xml"

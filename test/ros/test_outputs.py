@@ -16,10 +16,10 @@ from builtin_interfaces.msg import Time  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
-from segrgbx_core.align import AlignCounts  # noqa: E402
-from segrgbx_core.inference import PublishedLabels  # noqa: E402
-from segrgbx_core.modality import Modality  # noqa: E402
-from segrgbx_core.samples import Prediction, RgbxSample  # noqa: E402
+from segrgbx_core.base.modality import Modality  # noqa: E402
+from segrgbx_core.base.samples import Prediction, RgbxSample  # noqa: E402
+from segrgbx_core.runtime.segmenter import PublishedLabels  # noqa: E402
+from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
 from segrgbx_ros import outputs  # noqa: E402
 from segrgbx_ros.config import DiagnosticsConfig, OutputConfig, node_config  # noqa: E402
 from segrgbx_ros.diagnostics import (  # noqa: E402

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from segrgbx_core.checkpoint import default_contract
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.labels import unified_label_space
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import unified_label_space
+from segrgbx_core.runtime.checkpoint import default_contract
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_ros.config import node_config
 from segrgbx_ros.label_files import read_label_file, read_palette_file
 from segrgbx_ros.label_map import label_map

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segrgbx_core.config import leaves
-from segrgbx_core.errors import ConfigError
+from segrgbx_core.base.config import leaves
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_ros.config import NODE_NAME, NodeConfig, PairConfig, node_config
 from segrgbx_ros.parameter_table import PAGE, SCHEMA, page, schema
 

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.ros
 from rclpy.context import Context  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
-from segrgbx_core.config import leaves, to_plain  # noqa: E402
-from segrgbx_core.errors import ConfigError  # noqa: E402
+from segrgbx_core.base.config import leaves, to_plain  # noqa: E402
+from segrgbx_core.base.errors import ConfigError  # noqa: E402
 from segrgbx_ros import params  # noqa: E402
 from segrgbx_ros.config import (  # noqa: E402
     NodeConfig,

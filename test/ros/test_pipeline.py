@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from made_messages import image
 
-from segrgbx_core.encoders import EncodingConfig
-from segrgbx_core.errors import EncodingError
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Prediction, XForm
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Prediction, XForm
+from segrgbx_core.sensors import EncodingConfig
 from segrgbx_ros.config import BatchConfig, Stream, node_config
 from segrgbx_ros.pipeline import Pipeline
 from segrgbx_ros.worker import Worker

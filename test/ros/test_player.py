@@ -11,7 +11,7 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
-from segrgbx_core.errors import ConfigError, DataError  # noqa: E402
+from segrgbx_core.base.errors import ConfigError, DataError  # noqa: E402
 from segrgbx_ros.bag_writer import BagWriter  # noqa: E402
 from segrgbx_ros.bags import Bag  # noqa: E402
 from segrgbx_ros.player import BagPlayer, main  # noqa: E402

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segrgbx_core.images import read_image
+from segrgbx_core.base.images import read_image
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.replay import main
 
@@ -26,7 +26,7 @@ FRAMES = 5
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    from segrgbx_core.checkpoint import random_checkpoint
+    from segrgbx_core.runtime.checkpoint import random_checkpoint
 
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
     random_checkpoint(path)

@@ -7,10 +7,10 @@ import made_messages
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders import EncodingConfig, encode
-from segrgbx_core.errors import ConfigError, EncodingError
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Events, RgbxSample, XForm
+from segrgbx_core.base.errors import ConfigError, EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Events, RgbxSample, XForm
+from segrgbx_core.sensors import EncodingConfig, encode
 from segrgbx_ros import geometry
 from segrgbx_ros.config import Stream, node_config
 from segrgbx_ros.geometry import Pinhole

@@ -14,7 +14,7 @@ from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from node_rig import ask  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
-from segrgbx_core.errors import ConfigError  # noqa: E402
+from segrgbx_core.base.errors import ConfigError  # noqa: E402
 from segrgbx_ros.node import FAILURE, SUCCESS  # noqa: E402
 
 SIZE = {"model.input_height": 64, "model.input_width": 64}

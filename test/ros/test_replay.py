@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.images import encode_image, read_image, write_image
-from segrgbx_core.labels import UNIFIED, VOID, synthetic_label_space
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.images import encode_image, read_image, write_image
+from segrgbx_core.labels.label_space import UNIFIED, VOID, synthetic_label_space
 from segrgbx_ros.bag_writer import BagWriter
 from segrgbx_ros.bags import Bag
 from segrgbx_ros.config import Stream, node_config
@@ -174,7 +174,7 @@ def test_other_truth_space_and_folder(recording, config, tmp_path):
 
 
 def test_checkpoint_is_named_in_the_report(recording, config, tmp_path):
-    from segrgbx_core.checkpoint import default_contract, random_weights, save_checkpoint
+    from segrgbx_core.runtime.checkpoint import default_contract, random_weights, save_checkpoint
 
     contract = default_contract("tiny")
     weights = random_weights(contract)

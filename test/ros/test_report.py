@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from segrgbx_core.metrics import ConfusionMatrix
+from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_ros.report import PairReport, Report, Scores, Spread
 
 NAMES = ("road", "person", "car", "sky")

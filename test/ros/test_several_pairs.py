@@ -12,9 +12,9 @@ pytestmark = pytest.mark.ros
 from node_rig import HEIGHT, WIDTH, ask, header, x_image  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
-from segrgbx_core.inference import InferenceConfig, Segmenter  # noqa: E402
-from segrgbx_core.modality import Modality  # noqa: E402
-from segrgbx_core.samples import RgbxSample  # noqa: E402
+from segrgbx_core.base.modality import Modality  # noqa: E402
+from segrgbx_core.base.samples import RgbxSample  # noqa: E402
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter  # noqa: E402
 from segrgbx_ros.config import BatchConfig  # noqa: E402
 from segrgbx_ros.messages import fill_image, image_array  # noqa: E402
 from segrgbx_ros.worker import Worker  # noqa: E402

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
-from segrgbx_core.errors import EncodingError  # noqa: E402
-from segrgbx_core.samples import Prediction  # noqa: E402
+from segrgbx_core.base.errors import EncodingError  # noqa: E402
+from segrgbx_core.base.samples import Prediction  # noqa: E402
 from segrgbx_ros import worker  # noqa: E402
 from segrgbx_ros.config import BatchConfig  # noqa: E402
 from segrgbx_ros.debug import DebugOutputs  # noqa: E402

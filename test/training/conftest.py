@@ -5,7 +5,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from segrgbx_core.labels import VOID
+from segrgbx_core.labels.label_space import VOID
 from training.datasets import READERS
 from training.datasets.export import (
     Frame,

@@ -7,13 +7,13 @@ import pytest
 import torch
 from stage2_case import SQUARES, write_run
 
-from segrgbx_core.checkpoint import load_checkpoint
-from segrgbx_core.config import to_plain
-from segrgbx_core.cost import PAPER_TABLE_IV
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.images import read_image
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.images import read_image
+from segrgbx_core.bench.cost import PAPER_TABLE_IV
 from segrgbx_core.model import ALL_PRESETS, PRESETS, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import ablate
 from training.ablation.results import summary
 from training.ablation.tables import TABLES, Arm, Table, arm_model

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 from training.augment import (
     AugmentConfig,
     Variant,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stage2_case import write_run
 
-from segrgbx_core.images import read_image, write_image
+from segrgbx_core.base.images import read_image, write_image
 from training.datasets.export import export_mfnet
 from training.synthetic.records import Record
 from training.synthetic.render import save_record

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.labels import VOID
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import VOID
 from training import datasets
 from training.captioners import (
     PAPER_PROMPT,

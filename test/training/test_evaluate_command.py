@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.checkpoint import random_checkpoint
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.images import read_labels, write_image
-from segrgbx_core.inference import InferenceConfig
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.images import read_labels, write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.runtime.checkpoint import random_checkpoint
+from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.datasets import Labelled, open_reader
 from training.datasets.export import UrbanLfLayout, export_urbanlf
 from training.datasets.synthetic import is_rendered, mark_rendered

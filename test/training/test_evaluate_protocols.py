@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from segrgbx_core.label_tables import DELIVER, MFNET, PUBLIC_SPACES, ZJU
-from segrgbx_core.labels import UNIFIED, synthetic_label_space
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix
+from segrgbx_core.labels.label_space import UNIFIED, synthetic_label_space
+from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
+from segrgbx_core.labels.tables import DELIVER, MFNET, PUBLIC_SPACES, ZJU
 from training.datasets.deliver import Case, Weather
 from training.scores.confusion_picture import draw_confusion, shown_shares
 from training.scores.joint import JointReport

@@ -5,16 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrgbx_core.batch import InputConfig, resize_image
-from segrgbx_core.checkpoint import random_checkpoint
-from segrgbx_core.encoders import PolarizationSensor, SensorConfig
-from segrgbx_core.encoders.polarization import PolarizationLayout
-from segrgbx_core.errors import ConfigError, EncodingError
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
-from segrgbx_core.probabilities import EncodedPair, Probabilities
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.errors import ConfigError, EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.runtime.batch import InputConfig, resize_image
+from segrgbx_core.runtime.checkpoint import random_checkpoint
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+from segrgbx_core.sensors import PolarizationSensor, SensorConfig
+from segrgbx_core.sensors.polarization import PolarizationLayout
+from training.eval.probabilities import EncodedPair, Probabilities
 from training.scores.views import Fit, ViewConfig, Viewer, starts
 
 CPU = InferenceConfig(device="cpu")

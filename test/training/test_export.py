@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import read_image, read_labels
-from segrgbx_core.label_tables import DELIVER, MFNET, NYU
-from segrgbx_core.labels import VOID
-from segrgbx_core.samples import Events
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import read_image, read_labels
+from segrgbx_core.base.samples import Events
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.tables import DELIVER, MFNET, NYU
 from training.datasets import READERS, open_reader
 from training.datasets.export import (
     Frame,

@@ -5,13 +5,13 @@ import pytest
 import torch
 import yaml
 
-from segrgbx_core.batch import InputConfig, Placement
-from segrgbx_core.checkpoint import load_checkpoint, random_checkpoint
-from segrgbx_core.errors import CheckpointError, ConfigError, DataError
-from segrgbx_core.images import read_image
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.errors import CheckpointError, ConfigError, DataError
+from segrgbx_core.base.images import read_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.runtime.batch import InputConfig, Placement
+from segrgbx_core.runtime.checkpoint import load_checkpoint, random_checkpoint
 from training import datasets, figures
 from training.config import read_run
 from training.datasets.labelled import Labelled

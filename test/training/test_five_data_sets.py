@@ -2,7 +2,7 @@
 
 from stage2_case import write_run
 
-from segrgbx_core.checkpoint import load_checkpoint
+from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training.config import read_run
 from training.datasets import open_reader
 from training.evaluate import evaluate

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding, SensorConfig
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.labels import VOID, synthetic_label_space
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample, XForm
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample, XForm
+from segrgbx_core.labels.label_space import VOID, synthetic_label_space
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding, SensorConfig
 from training.augment import AugmentConfig, Variant
 from training.datasets.labelled import Labelled
 from training.embeddings import WholeFrames

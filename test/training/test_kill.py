@@ -16,9 +16,9 @@ from stage2_case import (
     state_of,
 )
 
-from segrgbx_core.checkpoint import load_checkpoint
-from segrgbx_core.errors import CheckpointError
-from segrgbx_core.tensor_files import read_tensors, write_tensors
+from segrgbx_core.base.errors import CheckpointError
+from segrgbx_core.model.tensor_files import read_tensors, write_tensors
+from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training.run_state import forget_after, read_state, write_state
 
 # Chance in every step, and every step is saved: whatever is wrong in a state shows.
@@ -149,7 +149,7 @@ def test_no_space_left_names_file_and_free_space(tmp_path, size):
     assert read_state(tmp_path / "state.pt", torch.device("cpu"))["a"].tolist() == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir() if path.is_symlink()] == []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segrgbx_core.tensor_files.save_file", _onto_full)
+        patch.setattr("segrgbx_core.model.tensor_files.save_file", _onto_full)
         with pytest.raises(CheckpointError, match=r"a\.safetensors: .*No space left.*B free"):
             write_tensors(tmp_path / "a.safetensors", tensors, {})
     assert read_tensors(tmp_path / "a.safetensors")[0]["a"].tolist() == [0, 0, 0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.modality import Modality
 from training import loader_bench
 from training.datasets import open_reader
 from training.datasets.export import export_mfnet

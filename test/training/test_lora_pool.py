@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from segrgbx_core.errors import CheckpointError, ConfigError
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.model.clip_weights import load_clip_weights, load_image_tower
 from segrgbx_core.model.lora import pool_layers
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, CUSTOM, MaClipConfig, ModalityAwareClip

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.labels import VOID, LabelSpace, NativeSpace
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.labels.label_space import VOID, LabelSpace, NativeSpace
 from training.losses import (
     LossConfig,
     SegmentationLoss,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.images import read_image, write_image
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.images import read_image, write_image
+from segrgbx_core.base.modality import Modality
 from training.audit import audit, main
 from training.datasets import READERS, open_reader, spread
 from training.datasets.export import export_mfnet, export_urbanlf

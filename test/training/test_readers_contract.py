@@ -5,12 +5,12 @@ import pickle
 import numpy as np
 import pytest
 
-from segrgbx_core.config import from_mapping
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.labels import VOID, unified_label_space
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.labels.label_space import VOID, unified_label_space
+from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from training.augment import AugmentConfig
 from training.config import DataConfig
 from training.datasets import READERS, open_reader, parse_options

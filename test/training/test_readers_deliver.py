@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.images import write_image
-from segrgbx_core.label_tables import DELIVER
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.tables import DELIVER
 from training.datasets import deliver, open_reader
 from training.datasets.deliver import Case, DeliverReader, scene_cases
 from training.datasets.export import export_deliver
@@ -176,7 +176,7 @@ class TestCounts:
 
 def test_real_frames_by_colour(samples_dir):
     """Colours of the published animation are dithered: near ones count, far ones are void."""
-    from segrgbx_core.images import read_image
+    from segrgbx_core.base.images import read_image
 
     sky, road = DELIVER.names.index("Sky"), DELIVER.names.index("Road")
     for path in sorted((samples_dir / "deliver_small").glob("*_semantic.png")):

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrgbx_core.encoders import EncodingConfig, ThermalEncoding, encode
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import write_image
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.sensors import EncodingConfig, ThermalEncoding, encode
 from training.datasets import open_reader
 from training.datasets.export import export_mfnet
 from training.datasets.mfnet import COUNTS, MfnetReader

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrgbx_core.encoders import DepthEncoding, EncodingConfig, encode
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.images import write_image
-from segrgbx_core.label_tables import NYU
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.tables import NYU
+from segrgbx_core.sensors import DepthEncoding, EncodingConfig, encode
 from training.datasets import open_reader
 from training.datasets.export import NyuLayout, export_nyu
 from training.datasets.label_files import detect_offset

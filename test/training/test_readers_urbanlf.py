@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.images import read_image, write_image
-from segrgbx_core.label_tables import URBANLF
-from segrgbx_core.labels import VOID, palette_array
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.images import read_image, write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import VOID, palette_array
+from segrgbx_core.labels.tables import URBANLF
 from training.datasets import open_reader
 from training.datasets.export import UrbanLfLayout, export_urbanlf
 from training.datasets.label_files import ColourFiles, ids_from_colours

@@ -5,12 +5,12 @@ import os
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders import EncodingConfig, PolarizationEncoding, encode, flip_horizontally
-from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.images import write_image
-from segrgbx_core.labels import VOID
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample, XForm
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample, XForm
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding, encode, flip_horizontally
 from training.datasets import open_reader
 from training.datasets.export import Frame, export_zju
 from training.datasets.zju_rgbp import ZjuReader, angle_of

@@ -6,14 +6,14 @@ The frames lie beside the checkout and are no part of it. Labels are real for De
 import numpy as np
 import pytest
 
-from segrgbx_core.encoders import EncodingConfig, SensorConfig, encode
-from segrgbx_core.encoders.depth import DepthEncoding
-from segrgbx_core.encoders.polarization import PolarizationSensor
-from segrgbx_core.images import read_image
-from segrgbx_core.label_tables import DELIVER
-from segrgbx_core.labels import VOID, unified_label_space
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample, XForm
+from segrgbx_core.base.images import read_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample, XForm
+from segrgbx_core.labels.label_space import VOID, unified_label_space
+from segrgbx_core.labels.tables import DELIVER
+from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
+from segrgbx_core.sensors.depth import DepthEncoding
+from segrgbx_core.sensors.polarization import PolarizationSensor
 from training.audit import audit, sheet
 from training.augment import AugmentConfig
 from training.datasets import open_reader

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from segrgbx_core.compare import PAPER_MS
-from segrgbx_core.errors import DataError
-from segrgbx_core.label_tables import PUBLIC_SPACES
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.metrics import ConfusionMatrix
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.bench.compare import PAPER_MS
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.labels.tables import PUBLIC_SPACES
 from training.report import Page, arrange, main
 from training.scores.joint import JointReport
 from training.scores.protocols import PROTOCOLS, protocol_of

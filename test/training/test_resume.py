@@ -8,7 +8,7 @@ import shutil
 import pytest
 from stage2_case import assert_same_run, write_run
 
-from segrgbx_core.errors import CheckpointError
+from segrgbx_core.base.errors import CheckpointError
 from training.config import read_run
 from training.train_segmentation import SegmentationTask, main, train
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.checkpoint import random_checkpoint
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.runtime.checkpoint import random_checkpoint
 from training import speed_cost
 from training.datasets import open_reader
 from training.speed_cost import EXACT, Form, Subject, forms, main, measure, scene_of

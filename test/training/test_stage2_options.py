@@ -12,12 +12,12 @@ import yaml
 from stage2_case import RUN, assert_close, assert_same_run, one_step, read_case, state_of
 from torch import nn
 
-from segrgbx_core.errors import CheckpointError, ConfigError
-from segrgbx_core.images import read_image
-from segrgbx_core.inference import Segmenter
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.images import read_image
 from segrgbx_core.model import ModelConfig
 from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.baselines.geminifusion import GeminifusionConfig
+from segrgbx_core.runtime.segmenter import Segmenter
 from training import train_segmentation
 from training.batch_norm import BatchNormMode, set_training
 from training.config import in_steps

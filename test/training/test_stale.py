@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.encoders import EncodingConfig, SensorConfig
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.sensors import EncodingConfig, SensorConfig
 from training.augment import AugmentConfig, Variant
 from training.datasets import READERS
 from training.datasets.labelled import Labelled

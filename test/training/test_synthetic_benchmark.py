@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.label_tables import SYNTHETIC_STREET
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.samples import XForm
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from training import twin_test, worth_of_x
 from training.arms import has_ended, steps_done, train_arms
 from training.benchmark.arms import (

@@ -10,9 +10,9 @@ pytest.importorskip("rosbags", reason="recordings need rosbags")
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.labels.label_space import synthetic_label_space
 from training.synthetic import recording
 from training.synthetic.records import WorldConfig
 from training.synthetic.world import World

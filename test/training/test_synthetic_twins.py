@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 
 pytest.importorskip("embreex", reason="rendering needs embreex")
 

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.label_tables import NYU, SYNTHETIC_STREET
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.labels.tables import NYU, SYNTHETIC_STREET
 from training.synthetic import records
 from training.synthetic.raytrace import Tracer
 from training.synthetic.records import Corruption, Light, WorldConfig

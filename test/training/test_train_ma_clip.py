@@ -12,15 +12,15 @@ import torch
 import yaml
 from stage2_case import write_run
 
-from segrgbx_core.checkpoint import load_checkpoint
-from segrgbx_core.errors import CheckpointError, ConfigError, DataError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import CheckpointError, ConfigError, DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Events
 from segrgbx_core.model.adapter_files import load_adapters
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.samples import Events
-from segrgbx_core.tensor_files import read_tensors
+from segrgbx_core.model.tensor_files import read_tensors
+from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import captions, train_segmentation
 from training.config import read_run
 from training.loop import Loop

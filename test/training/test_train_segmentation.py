@@ -7,9 +7,9 @@ import pytest
 import torch
 from stage2_case import SQUARES, Squares, write_run
 
-from segrgbx_core.checkpoint import load_checkpoint
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training.config import read_run
 from training.evaluate import evaluate
 from training.loop import Loop

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.cost import Cost
+from segrgbx_core.bench.cost import Cost
 from training.ablation.chart import draw
 from training.ablation.results import COST_SIZE
 from training.ablation.tables import Table

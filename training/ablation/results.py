@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.cost import Cost
+from segrgbx_core.bench.cost import Cost
 from segrgbx_core.model import PRESETS, ModelConfig
 from training.ablation.tables import Arm, Table
 from training.config import SegmentationRun

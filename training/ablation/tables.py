@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segrgbx_core.config import from_mapping, to_plain
-from segrgbx_core.cost import PAPER_TABLE_IV
-from segrgbx_core.errors import ConfigError, did_you_mean
+from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.bench.cost import PAPER_TABLE_IV
 from segrgbx_core.model import AnyModelConfig, ModelConfig
 from segrgbx_core.model.prompts import Pairing
 from segrgbx_core.model.refinement import Structure

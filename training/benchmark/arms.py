@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segrgbx_core.batch import InputConfig
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.runtime.batch import InputConfig
 from training.ablation.tables import TABLES, arm_model
 from training.config import DataConfig, SegmentationRun, read_run
 from training.datasets.synthetic import XSource

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from training.benchmark.arms import (
     COMPONENT_ARMS,
     COMPONENTS,

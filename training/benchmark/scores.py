@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.inference import InferenceConfig
-from segrgbx_core.label_tables import SYNTHETIC_STREET
-from segrgbx_core.metrics import ConfusionMatrix
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.labels.tables import SYNTHETIC_STREET
+from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.datasets import Labelled, Reader, open_reader
 from training.datasets.synthetic import XSource
 from training.evaluate import evaluate

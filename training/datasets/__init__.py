@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from segrgbx_core.config import from_mapping
-from segrgbx_core.errors import ConfigError, did_you_mean
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.modality import Modality
 from training.datasets.deliver import DeliverReader
 from training.datasets.labelled import Labelled, Reader, sensor_of, spread
 from training.datasets.mfnet import MfnetReader

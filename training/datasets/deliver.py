@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.errors import ConfigError, DataError
-from segrgbx_core.label_tables import DELIVER
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, XForm
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, XForm
+from segrgbx_core.labels.tables import DELIVER
 from training.datasets.file_reader import (
     FileReader,
     Found,

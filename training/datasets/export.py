@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrgbx_core.encoders.polarization import ANGLES
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import write_image
-from segrgbx_core.label_tables import DELIVER, MFNET, NYU, URBANLF, ZJU, NativeSpace
-from segrgbx_core.labels import VOID, palette_array
-from segrgbx_core.samples import Array
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.samples import Array
+from segrgbx_core.labels.label_space import VOID, palette_array
+from segrgbx_core.labels.tables import DELIVER, MFNET, NYU, URBANLF, ZJU, NativeSpace
+from segrgbx_core.sensors.polarization import ANGLES
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segrgbx_core.encoders import encode
-from segrgbx_core.encoders.hha import Intrinsics, hha_image
-from segrgbx_core.errors import DataError, command
-from segrgbx_core.labels import VOID, synthetic_label_space
-from segrgbx_core.modality import Modality
-from segrgbx_core.overlay import preview
-from segrgbx_core.samples import Array
+from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array
+from segrgbx_core.labels.label_space import VOID, synthetic_label_space
+from segrgbx_core.labels.overlay import preview
+from segrgbx_core.sensors import encode
+from segrgbx_core.sensors.hha import Intrinsics, hha_image
 from training.datasets.export import (
     Frame,
     export_deliver,

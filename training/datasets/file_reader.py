@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.config import Config
-from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.errors import ConfigError, DataError, did_you_mean
-from segrgbx_core.images import read_image
-from segrgbx_core.labels import NativeSpace
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, RgbxSample, XForm
+from segrgbx_core.base.config import Config
+from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
+from segrgbx_core.base.images import read_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, RgbxSample, XForm
+from segrgbx_core.labels.label_space import NativeSpace
+from segrgbx_core.sensors import SensorConfig
 from training.datasets.label_files import LabelFiles, Labels
 from training.datasets.labelled import Labelled
 

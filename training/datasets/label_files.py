@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import read_image, read_labels
-from segrgbx_core.labels import VOID, NativeSpace
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import read_image, read_labels
+from segrgbx_core.labels.label_space import VOID, NativeSpace
 
 Labels = NDArray[np.uint8]
 

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.sensors import SensorConfig
 
 
 @dataclass(frozen=True, eq=False)

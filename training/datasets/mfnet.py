@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.errors import DataError
-from segrgbx_core.images import read_image
-from segrgbx_core.label_tables import MFNET
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, XForm
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.images import read_image
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, XForm
+from segrgbx_core.labels.tables import MFNET
 from training.datasets.file_reader import (
     FileReader,
     Folder,

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.encoders import PolarizationSensor, SensorConfig
-from segrgbx_core.encoders.polarization import PolarizationLayout
-from segrgbx_core.errors import DataError
-from segrgbx_core.label_tables import SYNTHETIC_STREET
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import RgbxSample, XForm
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import RgbxSample, XForm
+from segrgbx_core.labels.tables import SYNTHETIC_STREET
+from segrgbx_core.sensors import PolarizationSensor, SensorConfig
+from segrgbx_core.sensors.polarization import PolarizationLayout
 from training.datasets.labelled import Labelled
 from training.synthetic.records import Record
 from training.synthetic.render import load_record

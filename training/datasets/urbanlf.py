@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.errors import DataError
-from segrgbx_core.label_tables import URBANLF
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, XForm
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, XForm
+from segrgbx_core.labels.tables import URBANLF
 from training.datasets.file_reader import (
     FileReader,
     Folder,

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.encoders import PolarizationSensor, SensorConfig
-from segrgbx_core.encoders.polarization import ANGLES, PolarizationLayout
-from segrgbx_core.errors import DataError
-from segrgbx_core.label_tables import ZJU
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Array, XForm
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, XForm
+from segrgbx_core.labels.tables import ZJU
+from segrgbx_core.sensors import PolarizationSensor, SensorConfig
+from segrgbx_core.sensors.polarization import ANGLES, PolarizationLayout
 from training.datasets.file_reader import (
     FileReader,
     Folder,

@@ -19,11 +19,11 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.nn import functional as F
 
-from segrgbx_core.checkpoint import LoadedCheckpoint
-from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.errors import DataError
-from segrgbx_core.labels import synthetic_label_space
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.runtime.checkpoint import LoadedCheckpoint
+from segrgbx_core.sensors import SensorConfig
 from training.augment import AugmentConfig, Variant
 from training.datasets import spread
 from training.drawing.sources import FigureSource, origin_note

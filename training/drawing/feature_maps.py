@@ -18,14 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from segrgbx_core.batch import Placement, make_batch
-from segrgbx_core.checkpoint import LoadedCheckpoint
-from segrgbx_core.decode import decode_logits
-from segrgbx_core.devices import flushed_denormals
-from segrgbx_core.encoders import encode
-from segrgbx_core.errors import ConfigError
-from segrgbx_core.model import SegRGBX
-from segrgbx_core.overlay import (
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.labels.overlay import (
     LIGHT,
     Picture,
     colourise,
@@ -34,7 +28,13 @@ from segrgbx_core.overlay import (
     present_ids,
     preview,
 )
-from segrgbx_core.staging import Staging
+from segrgbx_core.model import SegRGBX
+from segrgbx_core.runtime.batch import Placement, make_batch
+from segrgbx_core.runtime.checkpoint import LoadedCheckpoint
+from segrgbx_core.runtime.decode import decode_logits
+from segrgbx_core.runtime.devices import flushed_denormals
+from segrgbx_core.runtime.pinned_buffers import Staging
+from segrgbx_core.sensors import encode
 from training.datasets import Labelled, spread
 from training.drawing.sources import FigureSource, origin_note
 

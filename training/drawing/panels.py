@@ -10,14 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segrgbx_core.checkpoint import Contract, read_contract
-from segrgbx_core.encoders import encode
-from segrgbx_core.errors import CheckpointError, ConfigError, DataError
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.labels import LabelSpace, synthetic_label_space
-from segrgbx_core.metrics import ConfusionMatrix
-from segrgbx_core.modality import Modality
-from segrgbx_core.overlay import LIGHT, Picture, colourise, contact_sheet, present_ids, preview
+from segrgbx_core.base.errors import CheckpointError, ConfigError, DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import LabelSpace, synthetic_label_space
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.labels.overlay import (
+    LIGHT,
+    Picture,
+    colourise,
+    contact_sheet,
+    present_ids,
+    preview,
+)
+from segrgbx_core.runtime.checkpoint import Contract, read_contract
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+from segrgbx_core.sensors import encode
 from training.datasets import Labelled, spread
 from training.datasets.deliver import Case
 from training.drawing.sources import FigureSource, origin_note

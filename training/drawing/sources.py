@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segrgbx_core.checkpoint import Contract
-from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.errors import DataError
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.runtime.checkpoint import Contract
+from segrgbx_core.sensors import SensorConfig
 from training.config import SegmentationRun
 from training.datasets import Reader, open_reader, sensor_of
 from training.datasets.synthetic import is_rendered

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from segrgbx_core.metrics import ConfusionMatrix
+from segrgbx_core.labels.metrics import ConfusionMatrix
 
 _CELL_IN = 0.42
 """Side of a cell in inches: room for a whole per cent in small type."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.metrics import AbsentClass, plain
+from segrgbx_core.labels.metrics import AbsentClass, plain
 from training.scores.report import Report, percent, write_json
 
 JOINT_FORMAT = "segrgbx joint evaluation 1"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.label_tables import DELIVER, MFNET, NYU, URBANLF, ZJU
-from segrgbx_core.labels import UNIFIED, LabelSpace, NativeSpace
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix, plain
+from segrgbx_core.labels.label_space import UNIFIED, LabelSpace, NativeSpace
+from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix, plain
+from segrgbx_core.labels.tables import DELIVER, MFNET, NYU, URBANLF, ZJU
 from training.datasets import deliver, mfnet, nyu, urbanlf, zju_rgbp
 from training.datasets.deliver import Case, Weather
 from training.datasets.mfnet import Time

@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.config import Config, from_mapping, option, read_yaml
-from segrgbx_core.errors import DataError
+from segrgbx_core.base.config import Config, from_mapping, option, read_yaml
+from segrgbx_core.base.errors import DataError
 from training.scores.joint import JOINT_FORMAT
 from training.scores.report import FORMAT
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segrgbx_core.metrics import AbsentClass, ConfusionMatrix, plain
+from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix, plain
 from training.scores.confusion_picture import draw_confusion
 from training.scores.protocols import Protocol
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segrgbx_core.errors import DataError, EncodingError
-from segrgbx_core.inference import InferenceConfig, Segmenter
-from segrgbx_core.labels import UNIFIED
-from segrgbx_core.metrics import ConfusionMatrix
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.labels.label_space import UNIFIED
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from training.datasets import Labelled, Reader, sensor_of, spread
 from training.datasets.synthetic import is_rendered
 from training.scores.protocols import protocol_of

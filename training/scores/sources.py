@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segrgbx_core.encoders import SensorConfig
-from segrgbx_core.errors import ConfigError, did_you_mean
-from segrgbx_core.modality import MODALITIES, Modality
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.sensors import SensorConfig
 from training.config import DataConfig, SegmentationRun
 from training.datasets import READERS, Reader, open_reader
 from training.scores.protocols import PROTOCOLS

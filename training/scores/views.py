@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 from torch import Tensor
 
-from segrgbx_core.batch import resize_image
-from segrgbx_core.config import Config, option
-from segrgbx_core.encoders import EncodingConfig, flip_horizontally, resamples_linearly
-from segrgbx_core.inference import Segmenter
-from segrgbx_core.labels import VOID
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.model import Scene
-from segrgbx_core.probabilities import EncodedPair, Probabilities
-from segrgbx_core.samples import RgbxSample
-from segrgbx_core.scene_cache import join_scenes, split_scene
+from segrgbx_core.runtime.batch import resize_image
+from segrgbx_core.runtime.scene_cache import join_scenes, split_scene
+from segrgbx_core.runtime.segmenter import Segmenter
+from segrgbx_core.sensors import EncodingConfig, flip_horizontally, resamples_linearly
+from training.eval.probabilities import EncodedPair, Probabilities
 
 _MULTIPLE = 32
 """Total stride of the encoder: input sides that are multiples leave no ragged last cell."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import DataError
-from segrgbx_core.samples import Events
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.samples import Events
 
 MAX_SIDE = 1 << 11
 """Both encodings have 11 bits for a coordinate."""

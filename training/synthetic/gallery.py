@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.encoders import encode
-from segrgbx_core.errors import command
-from segrgbx_core.images import write_image
-from segrgbx_core.label_tables import NYU, SYNTHETIC_STREET
-from segrgbx_core.labels import palette_array
-from segrgbx_core.modality import MODALITIES
-from segrgbx_core.overlay import colourise, contact_sheet, preview
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import MODALITIES
+from segrgbx_core.labels.label_space import palette_array
+from segrgbx_core.labels.overlay import colourise, contact_sheet, preview
+from segrgbx_core.labels.tables import NYU, SYNTHETIC_STREET
+from segrgbx_core.sensors import encode
 from training.datasets.synthetic import SyntheticReader, record_sample
 from training.synthetic.records import Corruption, Family, Light, Record, WorldConfig
 from training.synthetic.world import World

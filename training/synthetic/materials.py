@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.label_tables import SYNTHETIC_STREET
+from segrgbx_core.labels.tables import SYNTHETIC_STREET
 
 Floats = NDArray[np.floating[Any]]
 Colour = tuple[float, float, float]

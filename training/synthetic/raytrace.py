@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.errors import DataError
+from segrgbx_core.base.errors import DataError
 from training.synthetic.geometry import Mesh, join
 
 if TYPE_CHECKING:

@@ -39,13 +39,13 @@ from rosbags.typesys import (
 )
 from tqdm import tqdm
 
-from segrgbx_core.encoders import encode
-from segrgbx_core.errors import DataError, command
-from segrgbx_core.images import image_size
-from segrgbx_core.labels import synthetic_label_space
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.overlay import preview
-from segrgbx_core.samples import Events
+from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.images import image_size
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Events
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.labels.overlay import preview
+from segrgbx_core.sensors import encode
 from training.datasets.synthetic import record_sample
 from training.synthetic.cameras import Camera
 from training.synthetic.event_packets import encode_libcaer_cmp

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.config import Config, option
-from segrgbx_core.samples import Events
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.samples import Events
 
 TRAIN_SEEDS = range(0, 10_000)
 """Scenes that models are trained on."""

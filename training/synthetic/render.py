@@ -24,11 +24,11 @@ from zipfile import BadZipFile
 import numpy as np
 from tqdm import tqdm
 
-from segrgbx_core.config import from_mapping, to_plain
-from segrgbx_core.errors import DataError, command
-from segrgbx_core.images import image_size
-from segrgbx_core.modality import MODALITIES, Modality
-from segrgbx_core.samples import Events
+from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.images import image_size
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Events
 from training.synthetic.records import Record, WorldConfig
 from training.synthetic.world import World
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.label_tables import NYU
+from segrgbx_core.labels.tables import NYU
 from training.synthetic import furniture
 from training.synthetic.cameras import Camera, look
 from training.synthetic.climate import Climate, TimeOfDay

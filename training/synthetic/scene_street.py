@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from segrgbx_core.label_tables import SYNTHETIC_STREET
+from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from training.synthetic.cameras import Camera, look
 from training.synthetic.climate import Climate, TimeOfDay, draw_climate
 from training.synthetic.geometry import block, sheet

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.label_tables import SYNTHETIC_STREET
-from segrgbx_core.modality import Modality
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from training.synthetic.cameras import Camera, look
 from training.synthetic.climate import Climate, TimeOfDay
 from training.synthetic.geometry import Mesh, block, ellipsoid

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.modality import Modality
-from segrgbx_core.samples import Events
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Events
 from training.synthetic.cameras import Camera
 from training.synthetic.records import Corruption, Family, Record, WorldConfig
 from training.synthetic.scene import Scene, Stage

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 from segrgbx_core.model.backbone import BackboneConfig, DropPath, drop_paths, init_weights
 from segrgbx_core.model.baselines.cmx import DualEncoder
 from segrgbx_core.model.head import HeadConfig

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 from segrgbx_core.model.backbone import BackboneConfig, MixTransformer, init_weights
 from segrgbx_core.model.fusion import FeatureFusion, FeatureRectify
 from segrgbx_core.model.head import HeadConfig, MlpHead

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from segrgbx_core.config import Config, option
+from segrgbx_core.base.config import Config, option
 from segrgbx_core.model.backbone import (
     Attention,
     BackboneConfig,

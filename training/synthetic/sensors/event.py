@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.samples import Events
+from segrgbx_core.base.samples import Events
 
 Floats = NDArray[np.floating[Any]]
 

@@ -1,0 +1,1 @@
+"""Records, options, errors and images that every other folder may use; torch-free."""

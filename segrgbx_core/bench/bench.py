@@ -1,0 +1,340 @@
+"""`segrgbx-bench`: what a model costs and how long it takes, on this machine.
+
+`--count` needs no weights and no time: parameters and multiply-adds, Table IV of the paper beside
+them. `--latency` runs `Segmenter.predict` on made-up sensor data and times its stages; without a
+checkpoint the weights are random, which changes labels but not times. `--compare` times SegRGB-X
+and the baselines in turns, see `segrgbx_core.bench.compare`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import ConfigError, command, did_you_mean
+from segrgbx_core.base.images import image_size
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.bench.compare import MODELS, CompareSetting, compare, table
+from segrgbx_core.bench.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures, total_cost
+from segrgbx_core.bench.harness import (
+    made_up_sample,
+    measure,
+    measure_batches,
+    measure_in_turns,
+    variants,
+    with_changes,
+)
+from segrgbx_core.labels.label_space import unified_label_space
+from segrgbx_core.model import ALL_PRESETS, ModelConfig
+from segrgbx_core.model.ma_clip import CLIP_PRESETS
+from segrgbx_core.runtime.checkpoint import (
+    LoadedCheckpoint,
+    default_contract,
+    default_tower,
+    load_checkpoint,
+    random_weights,
+)
+from segrgbx_core.runtime.exported import read_exported
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+
+_shown: list[str] = []
+
+
+def show(text: str) -> None:
+    """Prints a line and keeps it for `--markdown`."""
+    print(text)
+    _shown.append(text)
+
+
+@command(OSError)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; 0 when done, 2 after a mistake that the user can cure."""
+    chosen = _parser().parse_args(arguments)
+    _shown.clear()
+    report: dict[str, Any] = {"preset": chosen.preset, "tower": _tower(chosen)}
+    if chosen.count or chosen.structures:
+        report |= _count(chosen)
+    if chosen.latency:
+        report["latency"] = _latency(chosen)
+    if chosen.compare:
+        report |= _compare(chosen)
+    if len(report) == 2:
+        raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if chosen.markdown:
+        Path(chosen.markdown).write_text("\n".join(_shown) + "\n", encoding="utf-8")
+    return 0
+
+
+def _count(chosen: argparse.Namespace) -> dict[str, Any]:
+    model, ma_clip = ALL_PRESETS[chosen.preset], CLIP_PRESETS[_tower(chosen)]
+    size = chosen.input_size or (512, 512)
+    classes = chosen.classes or unified_label_space().num_classes
+    parts = count_cost(model, ma_clip, classes, size)
+    total, folded = total_cost(parts), total_cost(count_cost(model, ma_clip, classes, size, True))
+    is_ours = isinstance(model, ModelConfig)
+    title = f"SegRGB-X {chosen.preset} with {_tower(chosen)}" if is_ours else chosen.preset
+    show(f"\n{title}, {size[1]}x{size[0]}, {classes} classes\n")
+    rows = [[name, *_cells(cost)] for name, cost in parts.items()]
+    _print_table(
+        ["part", "M parameters", "GMACs", "GMACs, paper's way"], [*rows, ["total", *_cells(total)]]
+    )
+    show(f"\nWith the head folded for inference: {folded.gmacs:.2f} GMACs.")
+    result: dict[str, Any] = {
+        "height": size[0],
+        "width": size[1],
+        "classes": classes,
+        **_plain(total),
+        "gmacs_folded_head": folded.gmacs,
+        "parts": {name: _plain(cost) for name, cost in parts.items()},
+    }
+    if chosen.structures:
+        if not isinstance(model, ModelConfig):
+            raise ConfigError(f"--structures: {chosen.preset} has no DSRM; choose a SegRGB-X")
+        structures = count_structures(model, ma_clip, classes, size)
+        show("\nDSRM structures (Table IV)\n")
+        header = ["structure", "M parameters", "GMACs", "GMACs, paper's way"]
+        _print_table(
+            [*header, "paper: M", "paper: GFLOPs"],
+            [
+                [key.value, *_cells(cost), *(f"{value:.2f}" for value in PAPER_TABLE_IV[key])]
+                for key, cost in structures.items()
+            ],
+        )
+        result["structures"] = {key.value: _plain(cost) for key, cost in structures.items()}
+    return result
+
+
+def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
+    height, width = chosen.input_size or (0, 0)
+    options = {"device": chosen.device, "precision": chosen.precision}
+    sizes = {"input_height": height, "input_width": width}
+    config = from_mapping(InferenceConfig, {**options, **sizes})
+    modalities = [Modality(name) for name in chosen.modality or ["thermal"]]
+    merge_for = modalities[0] if len(set(modalities)) == 1 and not chosen.no_merge else None
+    segmenter = Segmenter(_weights(chosen), config, merge_for=merge_for)
+    height, width = chosen.rgb_size
+    samples = [made_up_sample(m, height, width, seed) for seed, m in enumerate(modalities)]
+    setting = {
+        "checkpoint": segmenter.checkpoint.name,
+        "device": segmenter.device_name,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": segmenter.precision,
+        "input": f"{segmenter.input.width}x{segmenter.input.height}",
+        "rgb": f"{width}x{height}",
+        "modalities": [modality.value for modality in modalities],
+        "lora": f"merged for {merge_for}" if merge_for else "mixed",
+        "repeats": chosen.repeats,
+        "torch": torch.__version__,
+    }
+    show("\n" + ", ".join(f"{name} {_text(value)}" for name, value in setting.items()) + "\n")
+    stages = measure(segmenter, samples, chosen.repeats, chosen.warm_up)
+    columns = ("median_ms", "p95_ms", "min_ms")
+    rows = [[stage, *(f"{times[c]:.2f}" for c in columns)] for stage, times in stages.items()]
+    _print_table(["stage", "median ms", "p95 ms", "min ms"], rows)
+    total = stages["total"]
+    rate = 1e3 * len(samples) / total["median_ms"]
+    show(f"\n{rate:.1f} pairs per second; CPU time {total['cpu_median_ms']:.1f} ms.")
+    report: dict[str, Any] = {
+        "setting": setting,
+        "stages": stages,
+        "memory_bytes": segmenter.memory,
+    }
+    if chosen.variants:
+        report["variants"] = _variants(chosen, config, segmenter, samples)
+    if chosen.pairs:
+        report["pairs"] = _pairs(chosen, config, segmenter)
+    return report
+
+
+def _weights(chosen: argparse.Namespace) -> LoadedCheckpoint:
+    if chosen.checkpoint:
+        return load_checkpoint(chosen.checkpoint)
+    return random_weights(default_contract(chosen.preset, _tower(chosen)))
+
+
+def _variants(
+    chosen: argparse.Namespace,
+    config: InferenceConfig,
+    base: Segmenter,
+    samples: Sequence[RgbxSample],
+) -> dict[str, Any]:
+    """Ways to run the same checkpoint, in turns."""
+    names = [f"pair {index}" for index in range(len(samples))]
+    runs: dict[str, tuple[Segmenter, Sequence[RgbxSample], Sequence[str]]] = {}
+    for variant in variants(config, chosen.exported, chosen.compile):
+        changed = with_changes(config, variant.changes)
+        segmenter = base
+        if variant.changes:
+            is_exported = changed.backend.runs_exported
+            weights = read_exported(chosen.exported) if is_exported else _weights(chosen)
+            segmenter = Segmenter(weights, changed, merge_for=base.merge_for)
+        runs[variant.name] = (segmenter, samples, names if variant.is_stream else ())
+    results = measure_in_turns(runs, chosen.repeats, chosen.warm_up)
+    first = next(iter(results.values()))["total"]
+    rows = []
+    for name, times in results.items():
+        total = times["total"]
+        speed = first["cpu_mean_ms"] / total["cpu_mean_ms"]
+        cells = (total["mean_ms"], total["p95_ms"], total["cpu_mean_ms"], speed)
+        rows.append([name, *(f"{value:.2f}" for value in cells)])
+    show("")
+    _print_table(["variant", "mean ms", "p95 ms", "mean CPU ms", "speed in CPU time"], rows)
+    return dict(results)
+
+
+def _pairs(
+    chosen: argparse.Namespace, config: InferenceConfig, base: Segmenter
+) -> dict[str, dict[str, float]]:
+    """Pairs of different modalities in one batch, which a merged LoRA does not serve."""
+    segmenter = base if base.merge_for is None else Segmenter(_weights(chosen), config)
+    sizes = (1, 2, 4)
+    results = measure_batches(
+        segmenter, sizes, chosen.rgb_size, chosen.repeats, min(2, chosen.warm_up)
+    )
+    rows = [
+        [
+            str(size),
+            *(f"{result[key]:.2f}" for key in ("median_ms", "time", "cpu_time")),
+            f"{result['memory'] / 2**20:.0f}",
+        ]
+        for size, result in results.items()
+    ]
+    show("")
+    _print_table(
+        ["pairs", "median ms", "time of one", "CPU time of one", "working memory MiB"], rows
+    )
+    show(f"\nThe weights take {segmenter.memory / 2**20:.0f} MiB, whatever the number of pairs.")
+    return {str(size): result for size, result in results.items()}
+
+
+def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
+    modalities = [Modality(name) for name in chosen.modality or ["thermal"]]
+    size = chosen.input_size or (512, 512)
+    options = {"device": chosen.device, "precision": chosen.precision}
+    setting = CompareSetting(
+        sample=made_up_sample(modalities[0], *size),
+        preset=chosen.preset,
+        tower=_tower(chosen),
+        size=size,
+        config=from_mapping(InferenceConfig, {**options, "cuda_graph": chosen.cuda_graph}),
+        refresh_every=chosen.refresh_every,
+        rounds=chosen.repeats,
+        warm_up=chosen.warm_up,
+        only=tuple(chosen.only or ()),
+    )
+    report = compare(setting)
+    described = ", ".join(f"{name} {value}" for name, value in report["setting"].items())
+    show(f"\n{described}\n")
+    _print_table(*table(report))
+    show("")
+    for name, ratio in report["ratios"].items():
+        show(f"{name}: {ratio:.2f}, in CPU time {report['cpu_ratios'][name]:.2f}")
+    if chosen.chart:
+        try:
+            chart = import_module("segrgbx_core.bench.compare_chart")
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--chart: {error.name} is not installed") from None
+        chart.draw(report, chosen.chart)
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segrgbx-bench", description=__doc__.split("\n\n", 1)[0])
+    parser.add_argument("--count", action="store_true", help="parameters and multiply-adds")
+    parser.add_argument("--structures", action="store_true", help="and of every DSRM structure")
+    parser.add_argument("--latency", action="store_true", help="time of every stage")
+    parser.add_argument("--compare", action="store_true", help="models of a size, side by side")
+    parser.add_argument("--preset", default="b2", choices=sorted(ALL_PRESETS))
+    parser.add_argument("--tower", default="", help=f"MA-CLIP: {', '.join(sorted(CLIP_PRESETS))}")
+    parser.add_argument(
+        "--classes", type=int, default=0, help="default: the unified label space's"
+    )
+    parser.add_argument(
+        "--input-size", type=image_size, help="of the model, WIDTHxHEIGHT (512x512)"
+    )
+    parser.add_argument("--json", default="", help="file for the report")
+    parser.add_argument("--markdown", default="", help="file for the printed tables")
+    latency = parser.add_argument_group("latency")
+    latency.add_argument("--checkpoint", default="", help="instead of random weights")
+    latency.add_argument("--device", default="auto")
+    latency.add_argument("--precision", default="auto")
+    latency.add_argument(
+        "--rgb-size", type=image_size, default=(720, 1280), help="WIDTHxHEIGHT (1280x720)"
+    )
+    latency.add_argument(
+        "--modality",
+        action="append",
+        choices=[modality.value for modality in MODALITIES],
+        help="once per pair of the batch (thermal)",
+    )
+    latency.add_argument("--no-merge", action="store_true", help="keep the LoRA pool unmerged")
+    latency.add_argument(
+        "--variants", action="store_true", help="also other options and kept scenes, in turns"
+    )
+    latency.add_argument("--exported", default="", help="folder to try as variant: backend onnx")
+    latency.add_argument(
+        "--compile", action="store_true", help="with the variant compile, slow to start"
+    )
+    latency.add_argument(
+        "--pairs", action="store_true", help="also 1, 2 and 4 pairs of different modalities"
+    )
+    latency.add_argument("--repeats", type=int, default=30)
+    latency.add_argument("--warm-up", type=int, default=5)
+    side = parser.add_argument_group("compare", "uses the options of latency, too")
+    side.add_argument("--only", action="append", choices=list(MODELS), help="not all models")
+    side.add_argument(
+        "--refresh-every", type=int, default=10, help="frames that keep a scene (10)"
+    )
+    side.add_argument("--cuda-graph", action="store_true", help="in the fast style, on a GPU")
+    side.add_argument("--chart", default="", help="image file for a bar chart")
+    return parser
+
+
+def _tower(chosen: argparse.Namespace) -> str:
+    name = chosen.tower or default_tower(chosen.preset)
+    if name not in CLIP_PRESETS:
+        raise ConfigError(f"--tower: '{name}' is not known{did_you_mean(name, CLIP_PRESETS)}")
+    return name
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, ["-" * width for width in widths], *rows):
+        cells = [
+            row[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+        ]
+        show("| " + " | ".join(cells) + " |")
+
+
+def _cells(cost: Cost) -> list[str]:
+    return [f"{value:.2f}" for value in _plain(cost).values()]
+
+
+def _plain(cost: Cost) -> Mapping[str, float]:
+    return {
+        "parameters_m": cost.parameters_m,
+        "gmacs": cost.gmacs,
+        "gmacs_paper_convention": cost.gmacs_paper_convention,
+    }
+
+
+def _text(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

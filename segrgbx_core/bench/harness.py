@@ -1,0 +1,273 @@
+"""Times of `Segmenter.predict` on made-up sensor data: what `segrgbx-bench --latency` measures.
+
+Whatever is compared takes turns in one process, so that the machine's other work falls on all of
+it alike. Wall time is what a vehicle waits for; CPU time is what remains comparable on a machine
+that others use, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, Events, RgbxSample
+from segrgbx_core.runtime.aot_package import FRAME as AOT_FRAME
+from segrgbx_core.runtime.devices import choose_device
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+
+Times = dict[str, dict[str, float]]
+TOTAL = "total"
+# Channels, type and range of what a driver publishes (0.01 K, mm, mosaic counts, colours).
+_RAW: dict[Modality, tuple[tuple[int, ...], type[np.generic], int, int]] = {
+    Modality.THERMAL: ((), np.uint16, 27_000, 32_000),
+    Modality.DEPTH: ((), np.uint16, 500, 20_000),
+    Modality.POLARIZATION: ((), np.uint8, 0, 256),
+    Modality.LIGHT_FIELD: ((3,), np.uint8, 0, 256),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a checkpoint.
+
+    Attributes:
+        name: in words.
+        changes: options of `InferenceConfig` that differ from the first variant's, dotted.
+        is_stream: samples come as streams, so that scenes may be kept.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    is_stream: bool = False
+
+
+EXACT = Variant("every frame looks at the scene", {})
+
+
+def variants(config: InferenceConfig, exported: str = "", compiled: bool = False) -> list[Variant]:
+    """What there is to compare on a device, the options as they are first.
+
+    Args:
+        config: its device and precision decide.
+        exported: folder of an exported model, or empty.
+        compiled: with torch.compile, which takes a minute or more to start.
+    """
+    kept = {every: {"scene.refresh_every": every, "scene.change": 1.0} for every in (5, 10)}
+    chosen = [EXACT]
+    chosen += [Variant(f"a look every {n} frames", kept[n], is_stream=True) for n in kept]
+    layout = not config.channels_last
+    chosen.append(Variant(f"channels_last: {str(layout).lower()}", {"channels_last": layout}))
+    chosen += [
+        Variant(f"precision: {name}", {"precision": name})
+        for name in ("fp32", "bf16")
+        if name != config.precision and not (name == "fp32" and config.precision == "auto")
+    ]
+    both = {**kept[10], "precision": "bf16"}
+    chosen.append(Variant("precision: bf16, a look every 10 frames", both, is_stream=True))
+    if choose_device(config.device).type == "cuda":
+        chosen.append(Variant("precision: fp16", {"precision": "fp16"}))
+        graph = {"cuda_graph": True}
+        chosen.append(Variant("cuda_graph: true", graph))
+        chosen.append(
+            Variant("cuda_graph: true, a look every 10 frames", {**graph, **kept[10]}, True)
+        )
+    if compiled:
+        chosen.append(Variant("compile: true", {"compile": True}))
+    if exported and (Path(exported) / AOT_FRAME).is_file():
+        chosen.append(Variant("backend: aot", {"backend": "aot", "precision": "auto"}))
+    if exported and find_spec("openvino"):
+        chosen += [
+            Variant(f"backend: openvino, {name}", {"backend": "openvino", "precision": name})
+            for name in ("fp32", "bf16")
+        ]
+    if exported:
+        onnx = {"backend": "onnx", "precision": "auto"}
+        chosen.append(Variant("backend: onnx", onnx))
+        chosen.append(
+            Variant("backend: onnx, a look every 10 frames", {**onnx, **kept[10]}, is_stream=True)
+        )
+    return chosen
+
+
+def with_changes(config: InferenceConfig, changes: Mapping[str, Any]) -> InferenceConfig:
+    """The options with some others, by dotted name."""
+    plain = to_plain(config)
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        level = plain
+        for section in sections:
+            level = level[section]
+        level[last] = value
+    return from_mapping(InferenceConfig, plain)
+
+
+def measure(
+    segmenter: Segmenter,
+    samples: Sequence[RgbxSample],
+    repeats: int,
+    warm_up: int,
+    streams: Sequence[str] = (),
+) -> Times:
+    """Times `predict` on one batch again and again.
+
+    Args:
+        segmenter: what is measured.
+        samples: the batch; the same in every repeat.
+        repeats: measured calls.
+        warm_up: calls before them, not measured.
+        streams: as in `predict`.
+
+    Returns:
+        median, p95 and fastest in ms of every stage, and of `total`: the wall time of a call,
+        which ends with labels in host memory; `total` also has the median of its CPU time.
+    """
+    for _ in range(warm_up):
+        segmenter.predict(samples, streams)
+    laps = [_lap(segmenter, samples, streams) for _ in range(repeats)]
+    return summary(laps)
+
+
+def measure_in_turns(
+    runs: Mapping[str, tuple[Segmenter, Sequence[RgbxSample], Sequence[str]]],
+    repeats: int,
+    warm_up: int,
+) -> dict[str, Times]:
+    """As `measure`, for several, which take turns; none is always the first of a round."""
+    for run in runs.values():
+        for _ in range(warm_up):
+            run[0].predict(*run[1:])
+    laps: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    names = list(runs)
+    for turn in range(repeats):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            laps[name].append(_lap(*runs[name]))
+    return {name: summary(laps[name]) for name in names}
+
+
+def summary(laps: Sequence[Mapping[str, float]]) -> Times:
+    """Statistics of every stage over calls; `cpu` becomes a column of `total`.
+
+    Means are there because a look at the scene falls on some frames only.
+    """
+    times: Times = {}
+    for stage in laps[0]:
+        durations = [lap[stage] for lap in laps]
+        times[stage] = {
+            "median_ms": float(np.median(durations)),
+            "p95_ms": float(np.percentile(durations, 95)),
+            "min_ms": float(min(durations)),
+            "mean_ms": float(np.mean(durations)),
+        }
+    cpu = times.pop("cpu")
+    times[TOTAL]["cpu_median_ms"] = cpu["median_ms"]
+    times[TOTAL]["cpu_mean_ms"] = cpu["mean_ms"]
+    return times
+
+
+def _lap(
+    segmenter: Segmenter, samples: Sequence[RgbxSample], streams: Sequence[str]
+) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    predictions = segmenter.predict(samples, streams)
+    took, used = time.perf_counter() - wall, time.process_time() - cpu
+    return {**predictions[0].timings_ms, TOTAL: took * 1e3, "cpu": used * 1e3}
+
+
+def measure_batches(
+    segmenter: Segmenter,
+    sizes: Iterable[int],
+    rgb_size: tuple[int, int],
+    repeats: int,
+    warm_up: int,
+) -> dict[int, dict[str, float]]:
+    """What pairs of different modalities in one batch cost, relative to one pair.
+
+    Args:
+        segmenter: serves every modality that occurs.
+        sizes: pairs per batch; the first is what the others are relative to.
+        rgb_size: height and width of RGB.
+        repeats: measured calls of each.
+        warm_up: calls before them.
+
+    Returns:
+        by size: `time` and `cpu_time` relative to the first, their values in ms, and the working
+        memory of a call in bytes, `memory`, beside the weights; 0 where it cannot be known.
+    """
+    served = segmenter.contract.modalities
+    batches = {
+        size: [made_up_sample(served[i % len(served)], *rgb_size, seed=i) for i in range(size)]
+        for size in sizes
+    }
+    runs = {str(size): (segmenter, samples, ()) for size, samples in batches.items()}
+    times = measure_in_turns(runs, repeats, warm_up)
+    results: dict[int, dict[str, float]] = {}
+    for size, samples in batches.items():
+        total = times[str(size)][TOTAL]
+        results[size] = {
+            "median_ms": total["median_ms"],
+            "cpu_median_ms": total["cpu_median_ms"],
+            "memory": float(working_memory(segmenter, samples)),
+        }
+    first = next(iter(results.values()))
+    for result in results.values():
+        result["time"] = result["median_ms"] / first["median_ms"]
+        result["cpu_time"] = result["cpu_median_ms"] / first["cpu_median_ms"]
+    return results
+
+
+def working_memory(segmenter: Segmenter, samples: Sequence[RgbxSample]) -> int:
+    """Bytes that a call needs at most beside what was in use before it; 0 where nobody knows."""
+    if segmenter.device.type == "cuda":
+        before = torch.cuda.memory_allocated(segmenter.device)
+        torch.cuda.reset_peak_memory_stats(segmenter.device)
+        segmenter.predict(samples)
+        return torch.cuda.max_memory_allocated(segmenter.device) - before
+    try:
+        # What earlier calls have left in the heap would hide what this one takes.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+        before = _resident("VmRSS")
+        segmenter.predict(samples)
+        return max(0, _resident("VmHWM") - before)
+    except (OSError, AttributeError):
+        return 0
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def made_up_sample(modality: Modality, height: int, width: int, seed: int = 0) -> RgbxSample:
+    """Noise as a driver of this modality would deliver it, X at half of RGB's resolution."""
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    rows, columns = max(2, height // 2), max(2, width // 2)
+    stamp_ns = 10**9
+    if modality is Modality.EVENT:
+        count = 50_000
+        events = Events(
+            x=rng.integers(0, columns, count).astype(np.uint16),
+            y=rng.integers(0, rows, count).astype(np.uint16),
+            t_ns=np.sort(stamp_ns - rng.integers(0, 50_000_000, count)),
+            p=rng.integers(0, 2, count).astype(np.uint8),
+            width=columns,
+            height=rows,
+        )
+        return RgbxSample(rgb, events, modality, stamp_ns)
+    shape, dtype, low, high = _RAW[modality]
+    x: Array = rng.integers(low, high, (rows, columns, *shape)).astype(dtype)
+    return RgbxSample(rgb, x, modality, stamp_ns)

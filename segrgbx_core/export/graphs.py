@@ -1,0 +1,247 @@
+"""The two halves of the network as graphs that others can run.
+
+Legend: B pairs, H W pixels of the model's input, h w its coarse grid, C classes, K prompts.
+
+Images go in as they lie in memory, so that a host without torch has nothing to prepare. A scene's
+tensors have an axis of two, RGB and X of every pair, where `Scene` has all RGB and then all X:
+hosts that keep scenes per stream can then put batches together along one axis.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.model import RgbxNetwork
+from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.runtime.batch import rgb_tensor
+from segrgbx_core.runtime.exported_engine import KV, QUERY, gather, spread
+
+FRAME_OUTPUTS = ("labels", "confidence")
+LOGITS_OUTPUT = "logits"
+_SIMPLIFIES = True
+"""Fold constants and drop detours while exporting; runtimes do that, too, when they load."""
+_TRACED = (2, 96, 128)
+"""Batch, height and width of the images that a graph is traced with; any others will do later."""
+
+
+class SceneGraph(nn.Module):
+    """Images and modality to the scene's tensors."""
+
+    def __init__(self, model: RgbxNetwork, ma_clip: ModalityAwareClip) -> None:
+        super().__init__()
+        self.model, self.ma_clip = model, ma_clip
+
+    def forward(self, rgb: Tensor, x: Tensor, modality: Tensor) -> tuple[Tensor, ...]:
+        """Makes scenes.
+
+        Args:
+            rgb: uint8 (B, H, W, 3).
+            x: float32 (B, H, W, 3) in [0, 1].
+            modality: int64 (B,), `Modality.index`.
+
+        Returns:
+            prompts of each stage (blocks, 2, B, K, 2 D_i), queries of each DSRM (2, B, D_4, h, w).
+        """
+        images = [self._prepare(rgb_tensor(rgb)), self._prepare(channels_first(x))]
+        embeddings = self.ma_clip.embed(torch.cat(images), torch.cat([modality, modality]))
+        # Not chunk: it would bake the batch size into the graph.
+        rgb_embedding, x_embedding = torch.unflatten(embeddings, 0, (2, -1)).unbind(0)  # (B, E)
+        return spread(self.model.encode_scene(rgb_embedding, x_embedding, modality))
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        """As `ModalityAwareClip.prepare`, in operators that every runtime knows.
+
+        Images of the right size are no exception: resizing those changes nothing, and asking for
+        their size would forbid it to all others.
+        """
+        side, tower = self.ma_clip.config.image_size, self.ma_clip
+        rows, columns = (bicubic_weights(count, side) for count in images.shape[-2:])
+        small = rows @ images @ columns.T  # (B, 3, S, S)
+        return (small.clamp(0, 1) - tower.mean) / tower.std
+
+
+class FrameGraph(nn.Module):
+    """Images and scene to labels."""
+
+    def __init__(self, model: RgbxNetwork, num_stages: int) -> None:
+        super().__init__()
+        self.model, self.num_stages = model, num_stages
+
+    def forward(self, rgb: Tensor, x: Tensor, *scene: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Segments frames.
+
+        Args:
+            rgb: uint8 (B, H, W, 3).
+            x: float32 (B, H, W, 3) in [0, 1].
+            scene: as `SceneGraph` returns it.
+
+        Returns:
+            labels uint8 (B, H, W), 255 where there is no answer; confidence uint8 (B, H, W),
+            round(255 * probability); logits float32 (B, C, h, w).
+        """
+        joined = gather(scene, self.num_stages)
+        logits = self.model.coarse_logits(rgb_tensor(rgb), channels_first(x), joined).float()
+        labels, confidence = labels_of(logits, rgb.shape[1:3])
+        return labels, confidence, logits
+
+
+def labels_of(logits: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Labels and confidence, uint8 (B, H, W), of logits (B, C, h, w) brought to (H, W)."""
+    whole = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    best, labels = whole.max(dim=1)  # (B, H, W)
+    # Not softmax: ONNX Runtime's is slow along this axis, and one class of it is enough.
+    probability = (whole - best[:, None]).exp().sum(dim=1).reciprocal()
+    is_number = probability >= 0
+    labels = torch.where(is_number, labels, VOID)
+    probability = torch.where(is_number, probability, 0.0)
+    return labels.to(torch.uint8), (probability * 255).round().to(torch.uint8)
+
+
+def bicubic_weights(count: int, side: int) -> Tensor:
+    """Antialiased bicubic resampling of one axis as a matrix, float32 (side, count).
+
+    The same as torch's `interpolate(..., mode="bicubic", antialias=True)`, whose ONNX form,
+    Resize with antialias, TensorRT does not read.
+    """
+    pixels = torch.arange(count, dtype=torch.float32) + 0.5
+    scale = (pixels[-1] + 0.5) / side  # a tensor: the graph must not hold the size
+    stretch = scale.clamp(min=1)
+    centres = (torch.arange(side, dtype=torch.float32) + 0.5) * scale
+    distance = ((pixels - centres[:, None]) / stretch).abs()  # (side, count)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def channels_first(pixels: Tensor) -> Tensor:
+    """(B, H, W, 3) to (B, 3, H, W)."""
+    return pixels.permute(0, 3, 1, 2)
+
+
+class Tracer:
+    """Traces both graphs of one model; neither holds a batch or image size.
+
+    Args:
+        model: in evaluation mode, with its head folded.
+        ma_clip: with one LoRA merged, or all of them selected by `modality`.
+
+    Raises:
+        ConfigError: for a network that does not look at scenes.
+    """
+
+    def __init__(self, model: RgbxNetwork, ma_clip: ModalityAwareClip) -> None:
+        self._scene_graph = SceneGraph(model, ma_clip).eval()
+        batch, height, width = _TRACED
+        generator = torch.Generator().manual_seed(0)
+        self._rgb = torch.randint(
+            0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator
+        )
+        self._x = torch.rand((batch, height, width, 3), generator=generator)
+        self._modality = torch.zeros(batch, dtype=torch.int64)
+        with torch.no_grad():
+            embedding = torch.zeros(batch, model.embed_dim)
+            scene = model.encode_scene(embedding, embedding, self._modality)
+        if not model.needs_embeddings:
+            raise ConfigError(
+                "export: this network does not look at scenes; export serves SegRGB-X"
+            )
+        self._parts = spread(scene)
+        self.num_stages = len(scene.prompt_kv)
+        self._frame_graph = FrameGraph(model, self.num_stages).eval()
+        self.scene_names = (
+            *(f"{KV}{index}" for index in range(1, self.num_stages + 1)),
+            *(f"{QUERY}{index}" for index in range(1, len(scene.queries) + 1)),
+        )
+
+    def scene(self) -> ExportedProgram:
+        """The scene's graph."""
+        image, batch = self._dynamic()
+        shapes = (image, image, {0: batch})
+        return _trace(self._scene_graph, (self._rgb, self._x, self._modality), shapes)
+
+    def frame(self) -> ExportedProgram:
+        """The frame's graph."""
+        image, batch = self._dynamic()
+        axes = [{2: batch}] * self.num_stages
+        axes += [{1: batch}] * (len(self._parts) - self.num_stages)
+        shapes = (image, image, tuple(axes))
+        return _trace(self._frame_graph, (self._rgb, self._x, *self._parts), shapes)
+
+    def _dynamic(self) -> tuple[dict[int, Dim], Dim]:
+        batch = Dim("batch", min=1, max=64)
+        height, width = Dim("height", min=64, max=4096), Dim("width", min=64, max=4096)
+        return {0: batch, 1: height, 2: width}, batch
+
+
+def make_onnx(
+    program: ExportedProgram, names: tuple[Sequence[str], Sequence[str]], opset: int
+) -> Any:
+    """A traced graph as an `onnx_ir.Model`.
+
+    Args:
+        program: from `Tracer`.
+        names: of inputs and of outputs.
+        opset: of ONNX; 18 is what TensorRT and old ONNX Runtimes know.
+
+    Raises:
+        ConfigError: when the libraries are not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401, PLC0415  an optional library
+    except ImportError:
+        raise ConfigError(
+            "export: needs onnx and onnxscript, which are not installed; "
+            "pip install 'segrgbx_ros[export]'"
+        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(names[0]),
+            output_names=list(names[1]),
+            external_data=False,
+            verbose=False,
+            optimize=_SIMPLIFIES,
+        )
+    assert made is not None
+    return made.model
+
+
+def write_onnx(model: Any, path: Path, outputs: Sequence[str], metadata: dict[str, str]) -> None:
+    """Writes what a graph needs for some of its outputs, as one file with the weights in it.
+
+    Args:
+        model: from `make_onnx`.
+        path: the file.
+        outputs: those to keep.
+        metadata: strings that the file carries.
+    """
+    import onnx_ir  # noqa: PLC0415  comes with onnxscript
+    from onnx_ir.passes.common import RemoveUnusedNodesPass  # noqa: PLC0415
+
+    model = model.clone()
+    kept = [value for value in model.graph.outputs if value.name in outputs]
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(kept)
+    RemoveUnusedNodesPass()(model)
+    model.metadata_props.update(metadata)
+    onnx_ir.save(model, path)
+
+
+def _trace(graph: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...]) -> ExportedProgram:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.export.export(graph, inputs, dynamic_shapes=shapes)

@@ -1,0 +1,1 @@
+"""Label spaces, class tables, metrics and overlays; torch-free."""

@@ -1,0 +1,1 @@
+"""Inference: a checkpoint and samples in, predictions out."""

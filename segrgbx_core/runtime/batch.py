@@ -1,0 +1,180 @@
+"""From numpy images of any sizes to one batch of the model's tensors.
+
+Legend: B samples, H W model input size. Arrays are H x W x C, tensors B x C x H x W.
+
+RGB and X come at their own resolutions and are assumed to show the same field of view, so both are
+drawn into the same rectangle of the model's input. `decode` goes the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array
+from segrgbx_core.runtime.pinned_buffers import Staging
+from segrgbx_core.sensors import EncodingConfig, resamples_linearly
+
+RGB_BORDER = (124, 116, 104)
+"""Fill around a letterboxed RGB image: ImageNet's mean, hence near zero after normalisation."""
+
+
+class ResizeMode(str, Enum):
+    """How an image of another shape gets into the model's input."""
+
+    STRETCH = "stretch"
+    """Fills the input; the aspect changes."""
+    LETTERBOX = "letterbox"
+    """Keeps RGB's aspect, centred, with a border; X follows RGB's rectangle."""
+
+
+class InputConfig(Config):
+    """The size in which the model sees images."""
+
+    height: int = option(512, doc="height of the model's input", unit="px", low=32, high=4096)
+    width: int = option(512, doc="width of the model's input", unit="px", low=32, high=4096)
+    resize_mode: ResizeMode = option(ResizeMode.STRETCH, doc="how images of another aspect fit in")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one sample lies in the model's input, and the size its answer goes back to.
+
+    Attributes:
+        top: first row of the image in the input.
+        left: first column of the image in the input.
+        height: rows of the image in the input.
+        width: columns of the image in the input.
+        rgb_height: rows of the RGB image.
+        rgb_width: columns of the RGB image.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    rgb_height: int
+    rgb_width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What the model eats, as images lie in memory; as the model wants them through `rgb` and `x`.
+
+    Attributes:
+        rgb_pixels: uint8 (B, H, W, 3).
+        x_pixels: X images, float32 (B, H, W, 3) in [0, 1].
+        modality: int64 (B,), `Modality.index`.
+        placements: one per sample.
+    """
+
+    rgb_pixels: Tensor
+    x_pixels: Tensor
+    modality: Tensor
+    placements: tuple[Placement, ...]
+
+    def __len__(self) -> int:
+        return len(self.placements)
+
+    @cached_property
+    def rgb(self) -> Tensor:
+        """RGB images, float32 (B, 3, H, W) in [0, 1]."""
+        return rgb_tensor(self.rgb_pixels)
+
+    @cached_property
+    def x(self) -> Tensor:
+        """X images, float32 (B, 3, H, W) in [0, 1]."""
+        return self.x_pixels.permute(0, 3, 1, 2)
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        """Some of the samples, in the order of `indices`; the batch itself where that is all."""
+        if list(indices) == list(range(len(self))):
+            return self
+        # Not by a tensor of indices: sending it to a GPU would wait for what is queued there.
+        rgb_pixels, x_pixels, modality = (
+            torch.stack([part[index] for index in indices])
+            for part in (self.rgb_pixels, self.x_pixels, self.modality)
+        )
+        return Batch(
+            rgb_pixels, x_pixels, modality, tuple(self.placements[index] for index in indices)
+        )
+
+
+def rgb_tensor(pixels: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def make_batch(
+    rgb_images: Sequence[NDArray[np.uint8]],
+    x_images: Sequence[NDArray[np.float32]],
+    modalities: Sequence[Modality],
+    config: InputConfig,
+    staging: Staging,
+    encoding: EncodingConfig | None = None,
+) -> Batch:
+    """Resizes samples of any sizes into one batch on the device.
+
+    Args:
+        rgb_images: uint8 (h, w, 3) each.
+        x_images: float32 (h, w, 3) in [0, 1] each, of their own sizes.
+        modalities: one per sample; decides how X is resampled.
+        config: input size and resize mode.
+        staging: the way to the device.
+        encoding: what X's channels mean, which decides too; None for the defaults.
+    """
+    placements = tuple(place(image.shape[0], image.shape[1], config) for image in rgb_images)
+    size = (len(placements), config.height, config.width, 3)
+    staging.next_batch()
+    rgb = staging.array("rgb", size, torch.uint8)
+    x = staging.array("x", size, torch.float32)
+    index_array = staging.array("modality", size[:1], torch.int64)
+    rgb[:] = RGB_BORDER
+    x[:] = 0
+    for index, (spot, modality) in enumerate(zip(placements, modalities, strict=True)):
+        rows = slice(spot.top, spot.top + spot.height)
+        columns = slice(spot.left, spot.left + spot.width)
+        linear = resamples_linearly(modality, encoding)
+        rgb[index, rows, columns] = resize_image(rgb_images[index], spot.height, spot.width)
+        x[index, rows, columns] = resize_image(x_images[index], spot.height, spot.width, linear)
+        index_array[index] = modality.index
+    rgb_pixels, x_pixels, modality_index = staging.send(rgb, x, index_array)
+    return Batch(rgb_pixels, x_pixels, modality_index, placements)
+
+
+def place(rgb_height: int, rgb_width: int, config: InputConfig) -> Placement:
+    """Where an RGB image of this size lies in the model's input."""
+    height, width = config.height, config.width
+    if config.resize_mode is ResizeMode.LETTERBOX:
+        scale = min(config.height / rgb_height, config.width / rgb_width)
+        height = min(config.height, max(1, round(rgb_height * scale)))
+        width = min(config.width, max(1, round(rgb_width * scale)))
+    top, left = (config.height - height) // 2, (config.width - width) // 2
+    return Placement(top, left, height, width, rgb_height, rgb_width)
+
+
+def resize_image(image: Array, height: int, width: int, linear: bool = True) -> Array:
+    """Resizes (h, w, 3): area average when shrinking, bilinear when growing, or nearest.
+
+    Args:
+        image: uint8 or float32.
+        height: rows of the result.
+        width: columns of the result.
+        linear: False takes the nearest pixel, for images whose values must not be mixed.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height < image.shape[0] or width < image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    method = method if linear else cv2.INTER_NEAREST_EXACT
+    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)

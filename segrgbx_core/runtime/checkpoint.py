@@ -1,0 +1,278 @@
+"""Checkpoints: one file with the weights of SegRGB-X and MA-CLIP and the contract they keep.
+
+The contract says everything that whoever uses the weights must know: both architectures, how X
+images are encoded, the input size, the label space with its hash, what was trained. It lies as
+JSON in the safetensors header under the key "segrgbx"; node, replay, export and bench read it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from segrgbx_core.base.config import Config, from_mapping, option, to_plain
+from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.labels.label_space import LabelSpace, unified_label_space
+from segrgbx_core.model import (
+    ALL_PRESETS,
+    BASELINE_PRESETS,
+    AnyModelConfig,
+    RgbxNetwork,
+    build_model,
+)
+from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig, ModalityAwareClip
+from segrgbx_core.model.tensor_files import check_keys, file_hash, read_tensors, write_tensors
+from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.sensors import EncodingConfig
+
+FORMAT = 1
+"""Newest format that this package reads; rises when old readers would misunderstand new files."""
+KEY = "segrgbx"
+_PARTS = ("model", "ma_clip")
+
+
+class Contract(Config):
+    """What a checkpoint promises to whoever uses it."""
+
+    format: int = option(FORMAT, doc="format of the checkpoint", low=1)
+    model: AnyModelConfig = option(doc="architecture of SegRGB-X or of a baseline")
+    ma_clip: MaClipConfig = option(doc="architecture of MA-CLIP")
+    encoding: EncodingConfig = option(
+        EncodingConfig(), doc="how physical values become the X image"
+    )
+    input: InputConfig = option(InputConfig(), doc="size in which the model sees images")
+    label_space: dict[str, Any] = option(doc="unified and native classes, with their hash")
+    modalities: tuple[Modality, ...] = option(MODALITIES, doc="X sensors it was trained for")
+    native_spaces: tuple[str, ...] = option((), doc="data sets' label spaces it was trained on")
+    provenance: dict[str, Any] = option(
+        {}, doc="run, commit, scores; random_weights where untrained"
+    )
+
+    @field_validator("label_space")
+    @classmethod
+    def _consistent(cls, value: dict[str, Any]) -> dict[str, Any]:
+        LabelSpace.from_dict(value)
+        return value
+
+    @property
+    def is_random(self) -> bool:
+        """True where nothing was trained: answers mean nothing."""
+        return bool(self.provenance.get("random_weights", False))
+
+    def require(self, modality: Modality, where: str) -> None:
+        """Checks that the weights were trained for this X sensor.
+
+        Args:
+            modality: the sensor.
+            where: what holds the weights, for the message.
+
+        Raises:
+            CheckpointError: when they were not.
+        """
+        if modality not in self.modalities:
+            raise CheckpointError(
+                f"{where}: trained for {', '.join(map(str, self.modalities))}; "
+                f"asked for {modality}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCheckpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        name: file name, for messages.
+        contract: what it promises.
+        label_space: the contract's label space.
+        model: the network, in evaluation mode.
+        ma_clip: MA-CLIP, frozen.
+        hash: SHA-256 of the file, hexadecimal; empty for weights that came from no file.
+    """
+
+    name: str
+    contract: Contract
+    label_space: LabelSpace
+    model: RgbxNetwork
+    ma_clip: ModalityAwareClip
+    hash: str
+
+    def require(self, modality: Modality) -> None:
+        """As `Contract.require`."""
+        self.contract.require(modality, f"checkpoint {self.name}")
+
+
+def save_checkpoint(
+    path: Path | str,
+    model: nn.Module,
+    ma_clip: ModalityAwareClip,
+    contract: Contract,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes one checkpoint, complete or not at all.
+
+    Args:
+        path: a .safetensors file; an earlier one is replaced.
+        model: SegRGB-X as the contract describes it.
+        ma_clip: MA-CLIP as the contract describes it, without a merged adapter.
+        contract: what the weights promise.
+        dtype: number format of stored weights; None keeps each tensor's own.
+
+    Raises:
+        CheckpointError: when an adapter is merged or the file cannot be written.
+    """
+    if ma_clip.merged is not None:
+        raise CheckpointError(
+            f"{path}: the {ma_clip.merged} adapter is merged; unmerge before saving"
+        )
+    tensors = {
+        f"{part}.{name}": tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        for part, module in zip(_PARTS, (model, ma_clip), strict=True)
+        for name, tensor in module.state_dict().items()
+    }
+    write_tensors(path, tensors, {KEY: json.dumps(to_plain(contract), sort_keys=True)})
+
+
+def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> LoadedCheckpoint:
+    """Reads a checkpoint strictly: every weight has its place and every place its weight.
+
+    Weights become float32 whatever the number format of the file.
+
+    Raises:
+        CheckpointError: when the file is missing, foreign, damaged or newer than this package, or
+            when its weights do not fit its contract.
+    """
+    tensors, metadata = read_tensors(path)
+    contract = _read_contract(path, metadata)
+    space = LabelSpace.from_dict(contract.label_space)
+    model = build_model(contract.model, space.num_classes, contract.ma_clip.output_dim)
+    # The tower is large and comes whole from the file: no random numbers are drawn for it.
+    with torch.device("meta"):
+        ma_clip = ModalityAwareClip(contract.ma_clip)
+    parts = _split(path, tensors)
+    for part, module in zip(_PARTS, (model, ma_clip), strict=True):
+        check_keys(module.state_dict(), parts[part], f"checkpoint {path}, {part}")
+        module.load_state_dict(parts[part], assign=True)
+    ma_clip.reset_normalisation()
+    return LoadedCheckpoint(
+        name=Path(path).name,
+        contract=contract,
+        label_space=space,
+        model=model.eval().to(device),
+        ma_clip=ma_clip.to(device),
+        hash=file_hash(path),
+    )
+
+
+def read_contract(path: Path | str) -> Contract:
+    """The contract alone, without building models.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    return _read_contract(path, read_tensors(path, metadata_only=True)[1])
+
+
+def default_contract(preset: str = "b2", tower: str = "", **changes: Any) -> Contract:
+    """The contract of a new checkpoint: default encodings, unified label space, every modality.
+
+    Args:
+        preset: name in `segrgbx_core.model.ALL_PRESETS`.
+        tower: name in `CLIP_PRESETS`; empty takes the paper's `vit_b16`, but `tiny` for sizes
+            `tiny` and for baselines, which do not look at embeddings.
+        changes: fields of `Contract` that differ from the defaults.
+
+    Raises:
+        ConfigError: when a name is not known.
+    """
+    tower = tower or default_tower(preset)
+    for name, known in ((preset, ALL_PRESETS), (tower, CLIP_PRESETS)):
+        if name not in known:
+            raise ConfigError(f"preset '{name}' is not known{did_you_mean(name, known)}")
+    side = 128 if preset.endswith("tiny") else 512
+    fields: dict[str, Any] = {
+        "model": ALL_PRESETS[preset],
+        "ma_clip": CLIP_PRESETS[tower],
+        "input": InputConfig(height=side, width=side),
+        "label_space": unified_label_space().to_dict(),
+    }
+    return Contract(**{**fields, **changes})
+
+
+def default_tower(preset: str) -> str:
+    """The tower of `CLIP_PRESETS` that goes with a preset; see `default_contract`."""
+    small = preset.endswith("tiny") or preset in BASELINE_PRESETS
+    return "tiny" if small else "vit_b16"
+
+
+def random_checkpoint(
+    path: Path | str, preset: str = "tiny", seed: int = 0, **changes: Any
+) -> Contract:
+    """Writes a checkpoint of untrained weights, for tests and dry runs; returns its contract.
+
+    Args:
+        path: the file.
+        preset: see `default_contract`.
+        seed: the same seed gives the same file.
+        changes: fields of `Contract` that differ from the defaults.
+    """
+    loaded = random_weights(default_contract(preset, **changes), seed)
+    save_checkpoint(path, loaded.model, loaded.ma_clip, loaded.contract)
+    return loaded.contract
+
+
+def random_weights(contract: Contract, seed: int = 0) -> LoadedCheckpoint:
+    """Untrained weights under a contract, for tests and dry runs; the same for the same seed.
+
+    The adapters are drawn at random too, so that modalities differ; the contract is marked random.
+    """
+    provenance = {**contract.provenance, "random_weights": True, "seed": seed}
+    contract = contract.model_copy(update={"provenance": provenance})
+    space = LabelSpace.from_dict(contract.label_space)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(contract.model, space.num_classes, contract.ma_clip.output_dim)
+        ma_clip = ModalityAwareClip(contract.ma_clip)
+        with torch.no_grad():
+            for name, tensor in ma_clip.named_parameters():
+                if name.endswith("lora_up"):
+                    tensor.normal_(std=0.02)
+    return LoadedCheckpoint("(random weights)", contract, space, model.eval(), ma_clip, hash="")
+
+
+def _read_contract(path: Path | str, metadata: dict[str, str]) -> Contract:
+    where = f"checkpoint {path}"
+    if KEY not in metadata:
+        raise CheckpointError(
+            f"{where}: has no segrgbx contract; it is weights of another program, "
+            "use a file that segrgbx training wrote"
+        )
+    try:
+        data = json.loads(metadata[KEY])
+        number = data["format"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise CheckpointError(f"{where}: its contract is damaged; write it anew") from None
+    if not isinstance(number, int) or number > FORMAT:
+        raise CheckpointError(
+            f"{where}: format {number} is newer than this package reads ({FORMAT}); update segrgbx"
+        )
+    try:
+        return from_mapping(Contract, data, where=where)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _split(path: Path | str, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        if part not in parts:
+            raise CheckpointError(f"checkpoint {path}: holds an unexpected tensor '{name}'")
+        parts[part][rest] = tensor.float() if tensor.is_floating_point() else tensor
+    return parts

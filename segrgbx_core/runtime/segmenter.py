@@ -1,0 +1,360 @@
+"""`Segmenter`: from RGB-X samples to label images, on one device, with one checkpoint.
+
+Node, replay and evaluation call the same `predict`. There is one model whatever the number of
+sensors: samples of different modalities and resolutions share one batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Prediction, RgbxSample
+from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace
+from segrgbx_core.runtime.batch import InputConfig, Placement, ResizeMode, make_batch
+from segrgbx_core.runtime.checkpoint import (
+    Contract,
+    LoadedCheckpoint,
+    load_checkpoint,
+    random_weights,
+)
+from segrgbx_core.runtime.decode import decode_logits
+from segrgbx_core.runtime.devices import flushed_denormals, use_threads
+from segrgbx_core.runtime.engines import check_options, make_engine, make_lane
+from segrgbx_core.runtime.exported import ExportedModel, read_exported, refuse_exported
+from segrgbx_core.runtime.options import ConfidenceKind, InferenceConfig
+from segrgbx_core.runtime.pinned_buffers import Staging
+from segrgbx_core.runtime.scene_cache import Look, SceneCache, thumbnail
+from segrgbx_core.runtime.timing import StageClock
+from segrgbx_core.sensors import SensorConfig, encode
+
+__all__ = ["MODEL_SIZE", "InferenceConfig", "PublishedLabels", "Segmenter"]
+
+MODEL_SIZE = (0, 0)
+"""As `Segmenter.answer_size`: the pixels that RGB takes up in the model's input."""
+
+
+@dataclass(frozen=True)
+class PublishedLabels:
+    """The classes whose ids the labels of a `Prediction` hold.
+
+    Attributes:
+        space: `unified` or a data set's name.
+        names: class names; position is the id.
+        palette: one RGB colour per class.
+        hash: fingerprint of the checkpoint's label space.
+        unlabeled_id: id of pixels without an answer.
+    """
+
+    space: str
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    hash: str
+    unlabeled_id: int = VOID
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Every id that a label image can hold besides `unlabeled_id`."""
+        return tuple(range(len(self.names)))
+
+
+class Segmenter:
+    """Segments RGB-X samples. One thread at a time.
+
+    Attributes:
+        checkpoint: name, hash and contract in use.
+        classes: what the published ids mean.
+        engine: what runs the network.
+        device: where batches lie.
+        precision: fp32, fp16 or bf16.
+        input: size in which the model sees images.
+        min_confidence: pixels whose class is less probable become void, in [0, 1]; may change.
+        confidence_kind: what confidences say; may change.
+        answer_size: (height, width) of answers, `MODEL_SIZE`, or None for the size of each RGB
+            image; may change.
+    """
+
+    def __init__(
+        self,
+        checkpoint: LoadedCheckpoint | ExportedModel,
+        config: InferenceConfig | None = None,
+        sensors: SensorConfig | None = None,
+        label_space: str = UNIFIED,
+        min_confidence: float = 0.0,
+        merge_for: Modality | None = None,
+    ) -> None:
+        """Takes over the checkpoint's modules: moves them to the device and folds what folds.
+
+        Args:
+            checkpoint: weights and contract, or an exported model.
+            config: where and how it runs.
+            sensors: facts about the drivers.
+            label_space: `unified`, or one of the contract's native spaces.
+            min_confidence: pixels whose class is less probable become void, in [0, 1].
+            merge_for: the one modality to serve, its LoRA merged into MA-CLIP; None serves all.
+
+        Raises:
+            ConfigError: when the device, precision or label space cannot be had.
+            CheckpointError: when `merge_for` was not trained.
+        """
+        config = config or InferenceConfig()
+        if not 0.0 <= min_confidence <= 1.0:
+            raise ConfigError(f"min_confidence: {min_confidence:g} is outside [0, 1]")
+        self.checkpoint = checkpoint
+        self.sensors = sensors or SensorConfig()
+        self.min_confidence = min_confidence
+        self.confidence_kind = ConfidenceKind.MAX_PROB
+        self.answer_size: tuple[int, int] | None = None
+        self.classes = _published(checkpoint.label_space, label_space)
+        self.input = _input(checkpoint.contract.input, config)
+        if merge_for is not None:
+            checkpoint.require(merge_for)
+        use_threads(config.threads)
+        self.engine = make_engine(checkpoint, config, merge_for)
+        self.device, self.precision = self.engine.device, self.engine.precision
+        self.merge_for = self.engine.merged_for
+        self._columns: dict[str, Tensor | None] = {UNIFIED: None}
+        self._staging = Staging(self.device)
+        self._scenes = SceneCache(config.scene, self.engine.scene, make_lane(self.device))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path | str,
+        config: InferenceConfig | None = None,
+        sensors: SensorConfig | None = None,
+        label_space: str = UNIFIED,
+        min_confidence: float = 0.0,
+        merge_for: Modality | None = None,
+    ) -> Segmenter:
+        """Loads a checkpoint, or the folder of an exported model where `config.backend` says so.
+
+        Arguments and errors as in `Segmenter`, `load_checkpoint` and `read_exported`.
+        """
+        config = config or InferenceConfig()
+        # Options first: a wrong device should not cost the time of loading.
+        check_options(config)
+        loaded: LoadedCheckpoint | ExportedModel
+        if config.backend.runs_exported:
+            loaded = read_exported(path)
+        else:
+            refuse_exported(path)
+            loaded = load_checkpoint(path)
+        return cls(loaded, config, sensors, label_space, min_confidence, merge_for)
+
+    @classmethod
+    def from_random_weights(
+        cls,
+        contract: Contract,
+        config: InferenceConfig | None = None,
+        sensors: SensorConfig | None = None,
+        label_space: str = UNIFIED,
+        min_confidence: float = 0.0,
+    ) -> Segmenter:
+        """An untrained segmenter for dry runs without a checkpoint; its labels mean nothing."""
+        return cls(random_weights(contract), config, sensors, label_space, min_confidence)
+
+    @property
+    def contract(self) -> Contract:
+        """What the checkpoint promises."""
+        return self.checkpoint.contract
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The checkpoint's label space."""
+        return self.checkpoint.label_space
+
+    @property
+    def device_name(self) -> str:
+        """What runs the model, such as `cpu`, `cuda:0 (NVIDIA Orin)` or `onnxruntime cpu`."""
+        return self.engine.name
+
+    @property
+    def memory(self) -> int:
+        """Bytes in use: on a GPU everything this process has allocated there, else the weights."""
+        return self.engine.memory
+
+    def require(self, modality: Modality) -> None:
+        """Checks that samples of this modality can be answered.
+
+        Raises:
+            CheckpointError: when the checkpoint was not trained for it.
+            ConfigError: when another modality's LoRA is merged.
+        """
+        self.checkpoint.require(modality)
+        if self.merge_for is not None and modality is not self.merge_for:
+            raise ConfigError(
+                f"segmenter: the LoRA of {self.merge_for} is merged, {modality} is not served; "
+                "leave merge_for out to serve several modalities"
+            )
+
+    def classes_of(self, label_space: str) -> PublishedLabels:
+        """What the ids of answers in a label space mean.
+
+        Raises:
+            ConfigError: when the checkpoint does not know it.
+        """
+        return _published(self.checkpoint.label_space, label_space)
+
+    def predict(
+        self,
+        samples: Sequence[RgbxSample],
+        streams: Sequence[str] = (),
+        label_spaces: Sequence[str] = (),
+    ) -> list[Prediction]:
+        """Segments samples in one batch, each on the grid of its own RGB image.
+
+        Args:
+            samples: any mixture of trained modalities and of resolutions.
+            streams: where each sample comes from. Samples of one stream follow each other in time
+                and may share a look at the scene (`InferenceConfig.scene`); none: every sample
+                gets its own, whatever the options say.
+            label_spaces: of each answer; none: the one that the segmenter was made with.
+
+        Returns:
+            one answer per sample, in their order.
+
+        Raises:
+            EncodingError: when an X sample does not fit its modality.
+            CheckpointError: when a modality was not trained.
+            ConfigError: when a modality other than the merged one, or a label space that the
+                checkpoint does not know, is asked for.
+        """
+        if not samples:
+            return []
+        for sample in samples:
+            self.require(sample.modality)
+        start = time.perf_counter()
+        x_images = [encode(sample, self.contract.encoding, self.sensors) for sample in samples]
+        encode_ms = (time.perf_counter() - start) * 1e3
+        looks = self._looks(samples, x_images, streams) if streams else None
+        modalities = [sample.modality for sample in samples]
+        with flushed_denormals():
+            answers, ages, timings = self._segment(
+                [sample.rgb for sample in samples], x_images, modalities, looks, label_spaces
+            )
+        timings = {"encode": encode_ms, **timings}
+        return [
+            Prediction(
+                labels=labels,
+                confidence=confidence,
+                x_image=x_image,
+                modality=sample.modality,
+                stamp_ns=sample.stamp_ns,
+                frame_id=sample.frame_id,
+                timings_ms=dict(timings),
+                scene_age=age,
+            )
+            for sample, x_image, age, (labels, confidence) in zip(
+                samples, x_images, ages, answers, strict=True
+            )
+        ]
+
+    def forget_scenes(self) -> None:
+        """Drops what is kept of streams, as after a reset."""
+        self._scenes.clear()
+
+    def warm_up(
+        self,
+        rgb_size: tuple[int, int] = (0, 0),
+        modalities: Sequence[Modality] = (),
+        batch_sizes: Sequence[int] = (1,),
+    ) -> None:
+        """Runs the model on blank images, so that the first real frame is not the slow one.
+
+        Args:
+            rgb_size: (height, width) of the RGB images to come; zeros take the input size.
+            modalities: those to come; none takes the first that can be served.
+            batch_sizes: batch sizes to come.
+        """
+        height, width = rgb_size if min(rgb_size) > 0 else (self.input.height, self.input.width)
+        served = [self.merge_for] if self.merge_for else list(self.contract.modalities)
+        chosen = list(modalities) or served[:1]
+        rgb = np.zeros((height, width, 3), np.uint8)
+        x = np.zeros((height, width, 3), np.float32)
+        for size in batch_sizes:
+            mixture = [chosen[index % len(chosen)] for index in range(size)]
+            with flushed_denormals():
+                self._segment([rgb] * size, [x] * size, mixture)
+
+    @torch.inference_mode()
+    def _segment(
+        self,
+        rgb_images: Sequence[NDArray[np.uint8]],
+        x_images: Sequence[NDArray[np.float32]],
+        modalities: Sequence[Modality],
+        looks: Sequence[Look] | None = None,
+        label_spaces: Sequence[str] = (),
+    ) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], list[int], dict[str, float]]:
+        clock = StageClock(self.device)
+        spaces = label_spaces or [self.classes.space] * len(rgb_images)
+        columns = [self._native_columns(space) for space in spaces]
+        encoding = self.contract.encoding
+        batch = make_batch(rgb_images, x_images, modalities, self.input, self._staging, encoding)
+        clock.lap("input")
+        if looks is None:
+            scene, ages = self.engine.scene(batch), [0] * len(batch)
+        else:
+            scene, ages = self._scenes.scenes(batch, looks)
+        clock.lap("scene")
+        logits = self.engine.logits(batch, scene)
+        clock.lap("model")
+        answers = decode_logits(
+            logits,
+            [self._answered(spot) for spot in batch.placements],
+            self.min_confidence,
+            (self.input.height, self.input.width),
+            self.confidence_kind,
+            columns,
+        )
+        clock.lap("decode")
+        return answers, ages, clock.read()
+
+    def _looks(
+        self,
+        samples: Sequence[RgbxSample],
+        x_images: Sequence[NDArray[np.float32]],
+        streams: Sequence[str],
+    ) -> list[Look]:
+        small = thumbnail if self._scenes.wants_thumbnails else lambda *_: None
+        return [
+            Look(stream, sample.modality, sample.stamp_ns, small(sample.rgb, x_image))
+            for sample, x_image, stream in zip(samples, x_images, streams, strict=True)
+        ]
+
+    def _answered(self, spot: Placement) -> Placement:
+        """Where a sample lies, with the size of its answer for that of its RGB image."""
+        if self.answer_size is None:
+            return spot
+        height, width = self.answer_size
+        if self.answer_size == MODEL_SIZE:
+            height, width = spot.height, spot.width
+        return replace(spot, rgb_height=height, rgb_width=width)
+
+    def _native_columns(self, label_space: str) -> Tensor | None:
+        if label_space not in self._columns:
+            columns = self.checkpoint.label_space.project_index(label_space)
+            self._columns[label_space] = torch.from_numpy(columns).to(self.device)
+        return self._columns[label_space]
+
+
+def _input(trained: InputConfig, config: InferenceConfig) -> InputConfig:
+    return InputConfig(
+        height=config.input_height or trained.height,
+        width=config.input_width or trained.width,
+        resize_mode=ResizeMode(config.resize_mode) if config.resize_mode else trained.resize_mode,
+    )
+
+
+def _published(space: LabelSpace, name: str) -> PublishedLabels:
+    chosen = space if name == UNIFIED else space.native(name)
+    return PublishedLabels(name, tuple(chosen.names), tuple(chosen.palette), space.hash)

@@ -1,0 +1,163 @@
+"""Encoders: what a sensor delivers becomes the X image, float32 (h, w, 3) in [0, 1].
+
+Every modality has one module with two doors and one exit: `from_raw` takes what a driver
+publishes, `from_image` what a data set has already drawn. `EncodingConfig` says how physical
+values become the X image and is part of the checkpoint's contract, because a model understands
+only what it was trained on. `SensorConfig` states facts about the driver at hand and belongs to
+the robot's YAML. NumPy and OpenCV only; the X image keeps the sensor's own resolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Events, RgbxSample, XForm
+from segrgbx_core.sensors import depth, event, light_field, polarization, thermal
+from segrgbx_core.sensors.depth import DepthEncoding, DepthSensor
+from segrgbx_core.sensors.event import EventEncoding, EventSensor
+from segrgbx_core.sensors.light_field import LightFieldEncoding, LightFieldSensor
+from segrgbx_core.sensors.picture import Array, XImage
+from segrgbx_core.sensors.polarization import (
+    PolarizationEncoding,
+    PolarizationRepresentation,
+    PolarizationSensor,
+)
+from segrgbx_core.sensors.thermal import ThermalEncoding, ThermalSensor
+
+__all__ = [
+    "ENCODERS",
+    "DepthEncoding",
+    "DepthSensor",
+    "Encoder",
+    "EncodingConfig",
+    "EventEncoding",
+    "EventSensor",
+    "LightFieldEncoding",
+    "LightFieldSensor",
+    "PolarizationEncoding",
+    "PolarizationSensor",
+    "SensorConfig",
+    "ThermalEncoding",
+    "ThermalSensor",
+    "XImage",
+    "encode",
+    "flip_horizontally",
+    "resamples_linearly",
+]
+
+
+class EncodingConfig(Config):
+    """How physical values become the X image; part of the checkpoint's contract."""
+
+    event: EventEncoding = option(EventEncoding(), doc="how events become the X image")
+    thermal: ThermalEncoding = option(ThermalEncoding(), doc="how thermal becomes the X image")
+    depth: DepthEncoding = option(DepthEncoding(), doc="how depth becomes the X image")
+    polarization: PolarizationEncoding = option(
+        PolarizationEncoding(), doc="how polarization becomes the X image"
+    )
+    light_field: LightFieldEncoding = option(
+        LightFieldEncoding(), doc="how a light field becomes the X image"
+    )
+
+
+class SensorConfig(Config):
+    """Facts about the drivers at hand; part of the robot's YAML."""
+
+    event: EventSensor = option(EventSensor(), doc="facts about the event driver")
+    thermal: ThermalSensor = option(ThermalSensor(), doc="facts about the thermal driver")
+    depth: DepthSensor = option(DepthSensor(), doc="facts about the depth driver")
+    polarization: PolarizationSensor = option(
+        PolarizationSensor(), doc="facts about the polarization driver"
+    )
+    light_field: LightFieldSensor = option(
+        LightFieldSensor(), doc="facts about the light-field driver"
+    )
+
+
+class Encoder(Protocol):
+    """One modality's module, seen through its two doors.
+
+    `encoding` and `sensor` are that modality's sections of `EncodingConfig` and `SensorConfig`.
+    """
+
+    @property
+    def from_raw(self) -> _FromRaw:
+        """X image of what a driver publishes."""
+
+    def from_image(self, x: Array) -> XImage:
+        """X image of a picture that a data set or renderer has drawn."""
+
+
+class _FromRaw(Protocol):
+    def __call__(self, x: Any, encoding: Any, sensor: Any) -> XImage: ...
+
+
+ENCODERS: dict[Modality, Encoder] = {
+    Modality.EVENT: event,
+    Modality.THERMAL: thermal,
+    Modality.DEPTH: depth,
+    Modality.POLARIZATION: polarization,
+    Modality.LIGHT_FIELD: light_field,
+}
+
+
+def encode(
+    sample: RgbxSample, encoding: EncodingConfig | None = None, sensor: SensorConfig | None = None
+) -> XImage:
+    """The X image of a sample, through the door that `sample.x_form` names.
+
+    Events are cut at the sample's stamp; a stamp of 0 (a data set without stamps) means the
+    newest event.
+
+    Args:
+        sample: RGB with X in sensor units or as a picture.
+        encoding: the checkpoint's encoding; None for the defaults.
+        sensor: facts about the drivers; None for the defaults.
+
+    Returns:
+        float32 (h, w, 3) in [0, 1], at the resolution of X.
+
+    Raises:
+        EncodingError: where X does not fit its modality, layout or door.
+    """
+    encoding, sensor = encoding or EncodingConfig(), sensor or SensorConfig()
+    modality = sample.modality
+    if sample.x_form is XForm.IMAGE:
+        if not isinstance(sample.x, np.ndarray):
+            raise EncodingError(
+                f"{modality} x: holds {type(sample.x).__name__} and x_form is image; "
+                "set x_form to raw for event streams"
+            )
+        return ENCODERS[modality].from_image(sample.x)
+    if modality is Modality.EVENT and isinstance(sample.x, Events):
+        return event.from_raw(sample.x, encoding.event, sensor.event, sample.stamp_ns or None)
+    section = modality.value
+    return ENCODERS[modality].from_raw(
+        sample.x, getattr(encoding, section), getattr(sensor, section)
+    )
+
+
+def flip_horizontally(x_image: XImage, modality: Modality, encoding: EncodingConfig) -> XImage:
+    """The X image of the mirrored scene: pixels change sides, polarization angles change sign."""
+    if modality is Modality.POLARIZATION:
+        return polarization.flip_horizontally(x_image, encoding.polarization.representation)
+    return x_image[:, ::-1].copy()
+
+
+def resamples_linearly(modality: Modality, encoding: EncodingConfig | None = None) -> bool:
+    """False where mixing neighbours of an X image would invent values.
+
+    The angle of polarization is circular: between its ends, which are one angle, lies every other.
+
+    Args:
+        modality: of X.
+        encoding: what X's channels mean; None for the defaults.
+    """
+    if modality is Modality.POLARIZATION and encoding is not None:
+        return encoding.polarization.representation is not PolarizationRepresentation.AOLP
+    return modality.facts.resamples_linearly

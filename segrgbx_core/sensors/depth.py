@@ -1,0 +1,153 @@
+"""Depth: distances along the optical axis become near-is-bright grey, metric grey, or HHA.
+
+Cameras publish 16UC1 in millimetres with 0 for "no measurement" (REP-118's raw form), or 32FC1 in
+metres where NaN and -Inf mean "no measurement" and +Inf "beyond range" (REP-117). The type
+decides the unit, never the magnitude of the values.
+
+- `inverse`: 1/z, which falls off as a stereo disparity does; most contrast near the camera.
+- `metric`: z, linear; most contrast is spread over the whole range.
+- `hha`: disparity, height, angle with gravity (see `hha`); what NYUDepthV2 models are trained on.
+
+The grey forms keep 0 for pixels without a measurement: a measured pixel is at least 1/255.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.sensors.hha import Intrinsics, hha_image
+from segrgbx_core.sensors.picture import Array, XImage, from_picture, grey, require_plane
+
+_FIRST_LEVEL = np.float32(1 / 255)
+
+
+class DepthRepresentation(str, Enum):
+    """What the X image of depth shows."""
+
+    INVERSE = "inverse"
+    METRIC = "metric"
+    HHA = "hha"
+
+
+class DepthEncoding(Config):
+    """How depth becomes the X image."""
+
+    representation: DepthRepresentation = option(
+        DepthRepresentation.INVERSE,
+        doc="inverse depth (near is bright), metric depth (far is bright), or HHA",
+    )
+    min_m: float = option(
+        1.0,
+        doc="nearest depth that is told apart (inverse, metric)",
+        unit="m",
+        low=0.001,
+        high=1000,
+    )
+    max_m: float = option(
+        80.0,
+        doc="farthest depth that is told apart (inverse, metric)",
+        unit="m",
+        low=0.001,
+        high=10000,
+    )
+
+    ground_percentile: float = option(
+        0.0,
+        doc="percentile of height that is ground (HHA): 0 as in NYUDepthV2, 1 against outliers",
+        unit="%",
+        low=0,
+        high=50,
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> DepthEncoding:
+        if self.min_m >= self.max_m:
+            raise ValueError(f"min_m {self.min_m:g} m must be below max_m {self.max_m:g} m")
+        return self
+
+
+class DepthSensor(Config):
+    """Facts about the depth driver."""
+
+    unit_16u: float = option(
+        0.001, doc="metres per count of a 16-bit depth image", unit="m", low=1e-6, high=1
+    )
+    fx: float = option(
+        0.0, doc="focal length in x of the depth image, 0 when unknown (HHA)", unit="px", low=0
+    )
+    fy: float = option(
+        0.0, doc="focal length in y of the depth image, 0 when unknown (HHA)", unit="px", low=0
+    )
+    cx: float = option(0.0, doc="column of the optical axis (HHA)", unit="px")
+    cy: float = option(0.0, doc="row of the optical axis (HHA)", unit="px")
+
+
+def from_raw(x: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XImage:
+    """The X image of what a depth camera publishes.
+
+    Args:
+        x: (h, w) or (h, w, 1): uint16 counts of `sensor.unit_16u` (0 invalid), or float metres
+            (NaN, -Inf and anything <= 0 invalid, +Inf far).
+        encoding: the checkpoint's representation and range.
+        sensor: unit of 16-bit counts; intrinsics for HHA.
+
+    Returns:
+        float32 (h, w, 3) in [0, 1]; pixels without a measurement are 0.
+
+    Raises:
+        EncodingError: for another type or shape, or HHA without intrinsics.
+    """
+    hint = "publish 16UC1 (mm) or 32FC1 (m), or set x_form to image for a rendered picture"
+    plane = require_plane(x, "depth", (np.uint16, np.float32, np.float64), hint)
+    if encoding.representation is DepthRepresentation.HHA:
+        scale = sensor.unit_16u if plane.dtype == np.uint16 else 1.0
+        depth_m = plane.astype(np.float64) * scale
+        lowest = encoding.ground_percentile
+        return from_image(hha_image(depth_m, _intrinsics(sensor), lowest))
+    if plane.dtype == np.uint16:
+        counts = np.arange(65536, dtype=np.float64) * sensor.unit_16u
+        return grey(np.take(_grade(counts.astype(np.float32), encoding), plane))
+    return grey(_grade(plane.astype(np.float32, copy=False), encoding))
+
+
+def from_image(x: Array) -> XImage:
+    """The X image of a depth or HHA picture as data sets store it; see `from_picture`.
+
+    HHA pictures in file order: red disparity, green height, blue angle.
+    """
+    return from_picture(x, "depth")
+
+
+def _grade(depth_m: NDArray[np.float32], encoding: DepthEncoding) -> NDArray[np.float32]:
+    invalid = ~(depth_m > 0)
+    near, far = encoding.min_m, encoding.max_m
+    if encoding.representation is DepthRepresentation.INVERSE:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            level = np.divide(np.float32(1), depth_m)
+        near, far = 1 / far, 1 / near
+    else:
+        level = depth_m.copy()
+    # Clipping first keeps +Inf finite; NaN stays and is blanked below.
+    np.clip(level, np.float32(near), np.float32(far), out=level)
+    level -= np.float32(near)
+    level /= np.float32(far) - np.float32(near)
+    level *= 1 - _FIRST_LEVEL
+    level += _FIRST_LEVEL
+    np.minimum(level, np.float32(1), out=level)
+    np.copyto(level, 0, where=invalid)
+    return level
+
+
+def _intrinsics(sensor: DepthSensor) -> Intrinsics:
+    if sensor.fx <= 0 or sensor.fy <= 0:
+        raise EncodingError(
+            f"depth x: HHA needs intrinsics, and fx, fy are {sensor.fx:g}, {sensor.fy:g} px; "
+            "set sensor.depth.fx, fy, cx and cy from the camera's camera_info"
+        )
+    return Intrinsics(fx=sensor.fx, fy=sensor.fy, cx=sensor.cx, cy=sensor.cy)
