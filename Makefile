@@ -31,10 +31,10 @@ $(READY): setup.py requirements.txt
 	touch $@
 
 demo: $(READY)  ## play a recording (MODALITY, or all) through the live node; results in demo_out/
-	$(BIN)/python -m segrgbx_ros.demo --modality $(MODALITY) --out $(OUT)
+	$(BIN)/python -m segrgbx_ros.tools.demo --modality $(MODALITY) --out $(OUT)
 
 soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame accounted for
-	$(BIN)/python -m segrgbx_ros.soak --minutes $(MINUTES)
+	$(BIN)/python -m segrgbx_ros.tools.soak --minutes $(MINUTES)
 
 fuzz: $(READY)  ## show every decoder CASES (100000) broken messages; other ones with another SEED
 	SEGRGBX_FUZZ_CASES=$(CASES) SEGRGBX_FUZZ_SEED=$(SEED) \
@@ -78,7 +78,7 @@ fix: $(READY)  ## repair format and lint where that can be done by a tool
 	$(BIN)/ruff format .
 
 docs: $(READY)  ## write the generated pages and pictures in docs/
-	$(BIN)/python -m segrgbx_ros.parameter_table
+	$(BIN)/python -m segrgbx_ros.config.parameter_table
 	$(BIN)/python docs/tools/draw_architecture.py
 	$(BIN)/python docs/tools/draw_demo.py
 	$(BIN)/python -m training.synthetic.gallery --out docs/images/world.jpg

@@ -89,10 +89,10 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "segrgbx-node = segrgbx_ros.node:main",
-            "segrgbx-replay = segrgbx_ros.replay:main",
-            "segrgbx-event-frames = segrgbx_ros.event_frames_node:main",
-            "segrgbx-label-legend = segrgbx_ros.label_legend:main",
+            "segrgbx-node = segrgbx_ros.node.node:main",
+            "segrgbx-replay = segrgbx_ros.replay.replay:main",
+            "segrgbx-event-frames = segrgbx_ros.node.event_frames_node:main",
+            "segrgbx-label-legend = segrgbx_ros.tools.label_legend:main",
             "segrgbx-bench = segrgbx_core.bench.bench:main",
             "segrgbx-export = segrgbx_core.export.export:main",
         ],

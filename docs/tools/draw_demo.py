@@ -22,14 +22,14 @@ from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import palette_array
 from segrgbx_core.labels.overlay import blend, preview
-from segrgbx_ros.bags import Bag
-from segrgbx_ros.config import read_node_yaml
-from segrgbx_ros.demo_files import CHECKPOINT, NOTE, ROOT, demo_recording
-from segrgbx_ros.demo_results import truth_of
-from segrgbx_ros.evaluation import TruthSource, evaluate
-from segrgbx_ros.loading import load_segmenter
-from segrgbx_ros.sinks import Frame, SheetRow, sheet
-from segrgbx_ros.topics import find_routes, recorded_transports
+from segrgbx_ros.config.node import read_node_yaml
+from segrgbx_ros.load_model import load_segmenter
+from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.evaluation import TruthSource, evaluate
+from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
+from segrgbx_ros.replay.writers import Frame, SheetRow, sheet
+from segrgbx_ros.tools.demo_files import CHECKPOINT, NOTE, ROOT, demo_recording
+from segrgbx_ros.tools.demo_results import truth_of
 
 IMAGES = ROOT / "docs" / "images"
 SHOWN = {

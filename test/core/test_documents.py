@@ -12,7 +12,7 @@ import yaml
 from segrgbx_core.base.config import leaves
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import MODALITIES
-from segrgbx_ros.config import NODE_NAME, NodeConfig, PairConfig, Stream, node_config
+from segrgbx_ros.config.node import NODE_NAME, NodeConfig, PairConfig, Stream, node_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(

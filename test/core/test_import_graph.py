@@ -45,9 +45,9 @@ def test_modules_are_those_of_the_three_packages():
 
 
 def test_what_a_module_reaches():
-    reached = import_graph.reached_modules(["segrgbx_ros.pipeline"])
-    assert {"segrgbx_ros.messages", "segrgbx_core.sync.aligner", "segrgbx_core"} <= reached
-    assert "segrgbx_ros.node" not in reached
+    reached = import_graph.reached_modules(["segrgbx_ros.pairing.pipeline"])
+    assert {"segrgbx_ros.messages.images", "segrgbx_core.sync.aligner", "segrgbx_core"} <= reached
+    assert "segrgbx_ros.node.node" not in reached
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,10 @@ HEAVY = {
             ["segrgbx_core.runtime.segmenter"],
             {"timm", "torchvision", "torch._dynamo", "onnxruntime"},
         ),
-        (["segrgbx_ros.replay"], {"rclpy", "open_clip", "peft", "transformers", "training"}),
+        (
+            ["segrgbx_ros.replay.replay"],
+            {"rclpy", "open_clip", "peft", "transformers", "training"},
+        ),
     ],
     ids=["numpy ring", "pairing and decoding", "inference", "replay"],
 )

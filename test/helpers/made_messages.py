@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from segrgbx_core.base.samples import Events
-from segrgbx_ros.bags import EVENT_PACKET, new_typestore
-from segrgbx_ros.event_arrays import TYPES
-from segrgbx_ros.messages import fill_image
+from segrgbx_ros.messages.events.arrays import TYPES
+from segrgbx_ros.messages.images import fill_image
+from segrgbx_ros.replay.bags import EVENT_PACKET, new_typestore
 from training.synthetic.event_packets import encode_evt3, encode_libcaer_cmp
 
 STORE = new_typestore()

@@ -60,7 +60,7 @@ def launch_arguments() -> set[str]:
 def output_topics() -> set[str]:
     """What a pair publishes, below its name."""
     found: set[str] = set()
-    for node in ast.walk(_tree("segrgbx_ros/outputs.py")):
+    for node in ast.walk(_tree("segrgbx_ros/node/outputs.py")):
         if isinstance(node, ast.Assign):
             target = node.targets[0]
             if ast.unparse(target) == "IMAGES":
@@ -77,14 +77,16 @@ def output_topics() -> set[str]:
 
 def services() -> set[str]:
     """Private services of the node, as `~/name`."""
-    calls = (node for node in ast.walk(_tree("segrgbx_ros/node.py")) if isinstance(node, ast.Call))
+    calls = (
+        node for node in ast.walk(_tree("segrgbx_ros/node/node.py")) if isinstance(node, ast.Call)
+    )
     creates = (one for one in calls if ast.unparse(one.func) == "self.create_service")
     return {text for one in creates for text in _strings(one) if text.startswith("~/")}
 
 
 def absolute_topics() -> set[str]:
     """Topics of the node whose names do not depend on its own."""
-    calls = (n for n in ast.walk(_tree("segrgbx_ros/reporter.py")) if isinstance(n, ast.Call))
+    calls = (n for n in ast.walk(_tree("segrgbx_ros/node/reporter.py")) if isinstance(n, ast.Call))
     creates = (one for one in calls if ast.unparse(one.func).endswith("create_publisher"))
     return {text for one in creates for text in _strings(one) if text.startswith("/")}
 

@@ -18,8 +18,8 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from segrgbx_ros.messages import fill_image
-from segrgbx_ros.node import SegmentationNode
+from segrgbx_ros.messages.images import fill_image
+from segrgbx_ros.node.node import SegmentationNode
 
 _RIGS = itertools.count(os.getpid())
 LATCHED = QoSProfile(

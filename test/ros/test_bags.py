@@ -6,8 +6,8 @@ import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from segrgbx_core.base.errors import DataError
-from segrgbx_ros.bag_writer import BagWriter
-from segrgbx_ros.bags import (
+from segrgbx_ros.replay.bag_writer import BagWriter
+from segrgbx_ros.replay.bags import (
     COMPRESSED_IMAGE,
     EVENT_PACKET,
     IMAGE,

@@ -8,7 +8,7 @@ import yaml
 
 from segrgbx_core.base.config import from_mapping, leaves, to_plain
 from segrgbx_core.base.modality import MODALITIES
-from segrgbx_ros.config import flatten, node_config, read_node_yaml
+from segrgbx_ros.config.node import flatten, node_config, read_node_yaml
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 NAMES = [str(modality) for modality in MODALITIES]

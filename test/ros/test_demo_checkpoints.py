@@ -3,13 +3,13 @@
 import pytest
 
 from segrgbx_core.base.modality import Modality
-from segrgbx_ros.bags import Bag
-from segrgbx_ros.config import read_node_yaml
-from segrgbx_ros.demo_files import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles
-from segrgbx_ros.demo_results import score_rgb_only, truth_of
-from segrgbx_ros.evaluation import TruthSource, evaluate
-from segrgbx_ros.loading import load_segmenter
-from segrgbx_ros.topics import find_routes, recorded_transports
+from segrgbx_ros.config.node import read_node_yaml
+from segrgbx_ros.load_model import load_segmenter
+from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.evaluation import TruthSource, evaluate
+from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
+from segrgbx_ros.tools.demo_files import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles
+from segrgbx_ros.tools.demo_results import score_rgb_only, truth_of
 
 pytestmark = pytest.mark.slow
 

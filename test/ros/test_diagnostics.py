@@ -16,9 +16,11 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
-from segrgbx_ros import loading  # noqa: E402
-from segrgbx_ros.config import DiagnosticsConfig  # noqa: E402
-from segrgbx_ros.diagnostics import (  # noqa: E402
+from segrgbx_ros import load_model as loading  # noqa: E402
+from segrgbx_ros.config.node import DiagnosticsConfig  # noqa: E402
+from segrgbx_ros.load_model import MemoryFacts  # noqa: E402
+from segrgbx_ros.messages.images import fill_image  # noqa: E402
+from segrgbx_ros.node.diagnostics import (  # noqa: E402
     ERROR,
     OK,
     WARN,
@@ -26,9 +28,7 @@ from segrgbx_ros.diagnostics import (  # noqa: E402
     input_status,
     sync_status,
 )
-from segrgbx_ros.loading import MemoryFacts  # noqa: E402
-from segrgbx_ros.messages import fill_image  # noqa: E402
-from segrgbx_ros.watches import InputWatch, PairWatch  # noqa: E402
+from segrgbx_ros.node.stream_health import InputWatch, PairWatch  # noqa: E402
 
 SIZE = {"model.input_height": 64, "model.input_width": 64}
 MS = 1_000_000
@@ -176,7 +176,7 @@ def test_a_new_offset_shows_in_the_distances(rig):
 
 
 def test_a_pause_is_no_reason_to_complain_about_missing_pairs(rig, monkeypatch):
-    monkeypatch.setattr("segrgbx_ros.watches.QUIET_S", 0.5)
+    monkeypatch.setattr("segrgbx_ros.node.stream_health.QUIET_S", 0.5)
     one = rig(**SIZE)
     ask(one)
     one.until(lambda: one.says("thermal sync", "pairing", OK))

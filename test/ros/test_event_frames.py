@@ -7,8 +7,8 @@ from made_messages import STORE, event_packet
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import Events
 from segrgbx_core.sensors.event import EventEncoding
-from segrgbx_ros.bags import EVENT_PACKET
-from segrgbx_ros.event_frames import EventFrames, EventFramesConfig
+from segrgbx_ros.node.event_frames import EventFrames, EventFramesConfig
+from segrgbx_ros.replay.bags import EVENT_PACKET
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
@@ -90,8 +90,8 @@ def test_the_node_publishes_pictures_that_somebody_wants(monkeypatch):
     from rclpy.parameter import Parameter
     from sensor_msgs.msg import CompressedImage, Image
 
-    from segrgbx_ros import event_frames, event_frames_node
-    from segrgbx_ros.messages import image_array
+    from segrgbx_ros.messages.images import image_array
+    from segrgbx_ros.node import event_frames, event_frames_node
 
     # A type that lends its topic; its bytes are those of the packet.
     monkeypatch.setattr(event_frames_node, "event_message_type", lambda kind: CompressedImage)
@@ -141,7 +141,7 @@ def test_the_node_publishes_pictures_that_somebody_wants(monkeypatch):
 @pytest.mark.ros
 def test_wrong_parameters_are_refused_in_words(capfd):
     pytest.importorskip("rclpy", reason="rclpy is not installed")
-    from segrgbx_ros import event_frames_node
+    from segrgbx_ros.node import event_frames_node
 
     assert event_frames_node.main(["x", "--ros-args", "-p", "rate:=3.0"]) == 1
     assert "unknown option 'rate' (did you mean 'rate_hz'?)" in capfd.readouterr().err

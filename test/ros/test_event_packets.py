@@ -10,8 +10,8 @@ import pytest
 from segrgbx_core.base.errors import DataError, EncodingError
 from segrgbx_core.base.images import MAX_PIXELS
 from segrgbx_core.base.samples import Events
-from segrgbx_ros import event_words
-from segrgbx_ros.event_packets import EventPacketDecoder
+from segrgbx_ros.messages.events import words as event_words
+from segrgbx_ros.messages.events.packets import EventPacketDecoder
 from training.synthetic.event_packets import encode_evt3, encode_libcaer_cmp
 
 WIDTH, HEIGHT = 640, 480

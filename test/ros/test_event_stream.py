@@ -13,14 +13,14 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.sensors import EncodingConfig, encode
 from segrgbx_core.sensors.event import TimeSource
-from segrgbx_ros.bag_writer import BagWriter
-from segrgbx_ros.bags import EVENT_PACKET, Bag
-from segrgbx_ros.config import Stream, node_config
-from segrgbx_ros.event_arrays import TYPES, read_event_array
-from segrgbx_ros.event_stream import EventStream
-from segrgbx_ros.messages import stamp_ns
-from segrgbx_ros.pipeline import Pipeline
-from segrgbx_ros.topics import find_routes
+from segrgbx_ros.config.node import Stream, node_config
+from segrgbx_ros.messages.events.arrays import TYPES, read_event_array
+from segrgbx_ros.messages.events.stream import EventStream
+from segrgbx_ros.messages.images import stamp_ns
+from segrgbx_ros.pairing.pipeline import Pipeline
+from segrgbx_ros.replay.bag_writer import BagWriter
+from segrgbx_ros.replay.bags import EVENT_PACKET, Bag
+from segrgbx_ros.replay.topic_routes import find_routes
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
@@ -273,7 +273,7 @@ def record(path, kind):
 
 @pytest.mark.parametrize("kind", [EVENT_PACKET, *TYPES])
 def test_recorded_streams_are_found_and_paired(tmp_path, kind):
-    from segrgbx_ros.evaluation import _pairs
+    from segrgbx_ros.replay.evaluation import _pairs
 
     path = record(tmp_path / "bag", kind)
     config = node_config({"pairs": ["event"]})

@@ -22,8 +22,8 @@ from sensor_msgs.msg import Image  # noqa: E402
 from segrgbx_core.base.modality import Modality  # noqa: E402
 from segrgbx_core.base.samples import RgbxSample  # noqa: E402
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter  # noqa: E402
-from segrgbx_ros import watches  # noqa: E402
-from segrgbx_ros.messages import fill_image, image_array  # noqa: E402
+from segrgbx_ros.messages.images import fill_image, image_array  # noqa: E402
+from segrgbx_ros.node import stream_health as watches  # noqa: E402
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
@@ -375,7 +375,7 @@ def test_a_batch_that_does_not_fit_runs_in_smaller_ones(rig, monkeypatch):
 
 
 def test_a_pass_that_hangs_is_reported(drive, monkeypatch):
-    monkeypatch.setattr("segrgbx_ros.worker.HUNG_S", 0.2)
+    monkeypatch.setattr("segrgbx_ros.node.worker.HUNG_S", 0.2)
     one = drive()
     segmenter = one.rig.node._session.segmenter
     predict = segmenter.predict

@@ -3,7 +3,7 @@
 import pytest
 
 from segrgbx_core.base.images import read_image
-from segrgbx_ros.label_legend import main
+from segrgbx_ros.tools.label_legend import main
 
 
 def test_every_class_is_listed_and_drawn(tmp_path, capsys):

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from segrgbx_core.base.modality import MODALITIES
-from segrgbx_ros.config import node_config, read_node_yaml
+from segrgbx_ros.config.node import node_config, read_node_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"

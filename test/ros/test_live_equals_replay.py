@@ -13,11 +13,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segrgbx_core.base.images import encode_image
-from segrgbx_ros.bag_writer import BagWriter
-from segrgbx_ros.bags import Bag
-from segrgbx_ros.live import Listener, NodeProcess, own_domain
-from segrgbx_ros.player import BagPlayer
-from segrgbx_ros.replay import main
+from segrgbx_ros.replay.bag_writer import BagWriter
+from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.replay import main
+from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain
+from segrgbx_ros.tools.player import BagPlayer
 
 pytestmark = pytest.mark.ros
 

@@ -24,12 +24,12 @@ from std_msgs.msg import String  # noqa: E402
 from segrgbx_core.base.images import encode_image  # noqa: E402
 from segrgbx_core.base.modality import MODALITIES  # noqa: E402
 from segrgbx_core.base.samples import Events  # noqa: E402
-from segrgbx_ros import player  # noqa: E402
-from segrgbx_ros.bag_writer import BagWriter  # noqa: E402
-from segrgbx_ros.bags import EVENT_PACKET, Bag  # noqa: E402
-from segrgbx_ros.live import Listener, NodeProcess, own_domain  # noqa: E402
-from segrgbx_ros.player import BagPlayer  # noqa: E402
-from segrgbx_ros.replay import main  # noqa: E402
+from segrgbx_ros.replay.bag_writer import BagWriter  # noqa: E402
+from segrgbx_ros.replay.bags import EVENT_PACKET, Bag  # noqa: E402
+from segrgbx_ros.replay.replay import main  # noqa: E402
+from segrgbx_ros.tools import player  # noqa: E402
+from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain  # noqa: E402
+from segrgbx_ros.tools.player import BagPlayer  # noqa: E402
 
 PAIRS = [str(modality) for modality in MODALITIES]
 MS = 1_000_000
@@ -58,9 +58,10 @@ CONFIG = """
 CARRIER = """
 import sys
 from sensor_msgs.msg import CompressedImage
-from segrgbx_ros import inputs, node
-from segrgbx_ros.bags import EVENT_PACKET, new_typestore
-from segrgbx_ros.event_stream import EventStream
+from segrgbx_ros.node import inputs
+from segrgbx_ros.node import node
+from segrgbx_ros.replay.bags import EVENT_PACKET, new_typestore
+from segrgbx_ros.messages.events.stream import EventStream
 store, take = new_typestore(), EventStream.take
 inputs.event_message_type = lambda config: CompressedImage
 EventStream.take = lambda self, raw: take(self, store.deserialize_cdr(raw, EVENT_PACKET))
@@ -145,7 +146,7 @@ def write_recording(path):
 
 def play_live(bag_path, config, log, monkeypatch):
     masks, described = {pair: [] for pair in PAIRS}, {}
-    domain, program = own_domain(), ("-m", "segrgbx_ros.node")
+    domain, program = own_domain(), ("-m", "segrgbx_ros.node.node")
     if not HAS_PACKETS:
         program, known = ("-c", CARRIER), player._message_class
         carrier = {EVENT_PACKET: CompressedImage}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from segrgbx_core.base.errors import ConfigError
-from segrgbx_ros import loading
-from segrgbx_ros.config import node_config
+from segrgbx_ros import load_model as loading
+from segrgbx_ros.config.node import node_config
 
 TOTAL = 8 << 30
 

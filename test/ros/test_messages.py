@@ -13,7 +13,7 @@ import pytest
 from made_messages import compressed
 
 from segrgbx_core.base.errors import EncodingError
-from segrgbx_ros import messages
+from segrgbx_ros.messages import images as messages
 
 
 def image(pixels, encoding, *, padding=0, big=False, kind="array", size=None):
@@ -307,7 +307,7 @@ def test_cv_bridge_is_used_for_bayer_where_it_is_installed(monkeypatch):
 
 def test_messages_config_and_pipeline_import_neither_ros_nor_torch():
     code = (
-        "import sys, segrgbx_ros.config, segrgbx_ros.messages, segrgbx_ros.pipeline;"
+        "import sys, segrgbx_ros.config.node, segrgbx_ros.messages.images, segrgbx_ros.pairing.pipeline;"
         "print([n for n in ('rclpy', 'torch', 'rosbags', 'sensor_msgs') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -27,9 +27,9 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from segrgbx_core.base.images import encode_image  # noqa: E402
 from segrgbx_core.labels import overlay  # noqa: E402
-from segrgbx_ros import reporter  # noqa: E402
-from segrgbx_ros.messages import image_array  # noqa: E402
-from segrgbx_ros.node import FAILURE, SUCCESS  # noqa: E402
+from segrgbx_ros.messages.images import image_array  # noqa: E402
+from segrgbx_ros.node import reporter  # noqa: E402
+from segrgbx_ros.node.node import FAILURE, SUCCESS  # noqa: E402
 
 # ---- answers ----
 
@@ -305,7 +305,7 @@ def test_configure_fails_with_one_clear_sentence(rig, capfd, parameters, complai
 
 def test_an_unexpected_exception_in_a_transition_is_logged(rig, capfd, monkeypatch):
     one = rig(wait=False, autostart=False)
-    monkeypatch.setattr("segrgbx_ros.node.ready", lambda *_: 1 // 0)
+    monkeypatch.setattr("segrgbx_ros.node.node.ready", lambda *_: 1 // 0)
     assert one.node.trigger_configure() != SUCCESS
     assert one.state() == "unconfigured"
     assert "ZeroDivisionError" in capfd.readouterr().err

@@ -16,10 +16,10 @@ from made_messages import event_array, events, stamped  # noqa: E402
 from node_rig import HEIGHT, WIDTH  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
-from segrgbx_ros import inputs  # noqa: E402
-from segrgbx_ros.event_arrays import TYPES  # noqa: E402
-from segrgbx_ros.messages import fill_image, image_array  # noqa: E402
-from segrgbx_ros.node import FAILURE  # noqa: E402
+from segrgbx_ros.messages.events.arrays import TYPES  # noqa: E402
+from segrgbx_ros.messages.images import fill_image, image_array  # noqa: E402
+from segrgbx_ros.node import inputs  # noqa: E402
+from segrgbx_ros.node.node import FAILURE  # noqa: E402
 
 MS = 1_000_000
 START = 1_700_000_000 * 1000 * MS

@@ -21,9 +21,9 @@ from segrgbx_core.base.modality import Modality  # noqa: E402
 from segrgbx_core.base.samples import RgbxSample  # noqa: E402
 from segrgbx_core.runtime.options import ConfidenceKind  # noqa: E402
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter  # noqa: E402
-from segrgbx_ros.config import BatchConfig, DropConfig, DropPolicy  # noqa: E402
-from segrgbx_ros.messages import fill_image, image_array  # noqa: E402
-from segrgbx_ros.worker import Worker  # noqa: E402
+from segrgbx_ros.config.node import BatchConfig, DropConfig, DropPolicy  # noqa: E402
+from segrgbx_ros.messages.images import fill_image, image_array  # noqa: E402
+from segrgbx_ros.node.worker import Worker  # noqa: E402
 
 SIZE = {"model.input_height": 64, "model.input_width": 64}
 

@@ -88,7 +88,7 @@ def run(environment, tmp_path):
 
 
 def node(*arguments):
-    return ("-m", "segrgbx_ros.node", "--ros-args", *arguments)
+    return ("-m", "segrgbx_ros.node.node", "--ros-args", *arguments)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -150,7 +150,7 @@ def test_wrong_arguments_are_refused_in_words(run, tmp_path, arguments, code, se
     empty = tmp_path / "empty.yaml"
     empty.write_text("/**:\n  ros__parameters:\n    pairs: []\n")
     arguments = [word.format(empty=empty) for word in arguments]
-    process = run("-m", "segrgbx_ros.node", *arguments)
+    process = run("-m", "segrgbx_ros.node.node", *arguments)
     assert process.end(seconds=60) == code, process.output
     assert sentence in process.output
     assert "Traceback" not in process.output
@@ -167,7 +167,7 @@ def test_a_node_that_waits_to_be_configured_ends_clean(run, number):
 
 INACTIVE = """
 import sys
-from segrgbx_ros import node
+from segrgbx_ros.node import node
 configure = node.SegmentationNode.on_configure
 def announced(self, state):
     done = configure(self, state)
@@ -190,7 +190,7 @@ def test_an_interrupt_while_inactive_ends_clean(run, checkpoint):
 
 FINALIZED = """
 import sys
-from segrgbx_ros import node
+from segrgbx_ros.node import node
 class Gone(node.SegmentationNode):
     def __init__(self):
         super().__init__()
@@ -211,7 +211,8 @@ def test_an_interrupt_after_shutdown_ends_clean(run):
 
 BUSY = """
 import sys, time
-from segrgbx_ros import node, worker
+from segrgbx_ros.node import node
+from segrgbx_ros.node import worker
 take = worker.Worker._take
 def busy(self):
     print("in a pass", flush=True)
@@ -237,7 +238,7 @@ SENDER = textwrap.dedent(
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.qos import QoSProfile, QoSReliabilityPolicy
     from sensor_msgs.msg import Image
-    from segrgbx_ros.messages import fill_image
+    from segrgbx_ros.messages.images import fill_image
 
     NUMBER, RATE_HZ = 60, 20
     rclpy.init()

@@ -13,7 +13,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2  # noqa: E402
 from std_msgs.msg import Float64, String  # noqa: E402
 
-from segrgbx_ros.messages import compressed_array, fill_image, image_array  # noqa: E402
+from segrgbx_ros.messages.images import compressed_array, fill_image, image_array  # noqa: E402
 
 SIZE = {"model.input_height": 64, "model.input_width": 64}
 

@@ -20,9 +20,10 @@ from segrgbx_core.base.modality import Modality  # noqa: E402
 from segrgbx_core.base.samples import Prediction, RgbxSample  # noqa: E402
 from segrgbx_core.runtime.segmenter import PublishedLabels  # noqa: E402
 from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
-from segrgbx_ros import outputs  # noqa: E402
-from segrgbx_ros.config import DiagnosticsConfig, OutputConfig, node_config  # noqa: E402
-from segrgbx_ros.diagnostics import (  # noqa: E402
+from segrgbx_ros.config.node import DiagnosticsConfig, OutputConfig, node_config  # noqa: E402
+from segrgbx_ros.messages.images import compressed_array, image_array  # noqa: E402
+from segrgbx_ros.node import outputs  # noqa: E402
+from segrgbx_ros.node.diagnostics import (  # noqa: E402
     ERROR,
     OK,
     WARN,
@@ -32,10 +33,9 @@ from segrgbx_ros.diagnostics import (  # noqa: E402
     sync_status,
     to_message,
 )
-from segrgbx_ros.messages import compressed_array, image_array  # noqa: E402
-from segrgbx_ros.session import ArrivalClock, RateLimit  # noqa: E402
-from segrgbx_ros.watches import FreezeWatch, InputWatch, PairWatch, Throttle  # noqa: E402
-from segrgbx_ros.worker import WorkReport  # noqa: E402
+from segrgbx_ros.node.runtime import ArrivalClock, RateLimit  # noqa: E402
+from segrgbx_ros.node.stream_health import FreezeWatch, InputWatch, PairWatch, Throttle  # noqa: E402
+from segrgbx_ros.node.worker import WorkReport  # noqa: E402
 
 LABELS = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc")
 CONFIG = node_config({"pairs": ["thermal", "depth"]})

@@ -11,10 +11,10 @@ from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import unified_label_space
 from segrgbx_core.runtime.checkpoint import default_contract
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
-from segrgbx_ros.config import node_config
-from segrgbx_ros.label_files import read_label_file, read_palette_file
-from segrgbx_ros.label_map import label_map
-from segrgbx_ros.pair_labels import PairPredictor, pair_labels, published_ids
+from segrgbx_ros.config.node import node_config
+from segrgbx_ros.messages.label_files import read_label_file, read_palette_file
+from segrgbx_ros.messages.label_map import label_map
+from segrgbx_ros.pairing.published_labels import PairPredictor, pair_labels, published_ids
 
 GROUPS = """
 classes:

@@ -9,8 +9,8 @@ import yaml
 
 from segrgbx_core.base.config import leaves
 from segrgbx_core.base.errors import ConfigError
-from segrgbx_ros.config import NODE_NAME, NodeConfig, PairConfig, node_config
-from segrgbx_ros.parameter_table import PAGE, SCHEMA, page, schema
+from segrgbx_ros.config.node import NODE_NAME, NodeConfig, PairConfig, node_config
+from segrgbx_ros.config.parameter_table import PAGE, SCHEMA, page, schema
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [

@@ -12,14 +12,14 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from segrgbx_core.base.config import leaves, to_plain  # noqa: E402
 from segrgbx_core.base.errors import ConfigError  # noqa: E402
-from segrgbx_ros import params  # noqa: E402
-from segrgbx_ros.config import (  # noqa: E402
+from segrgbx_ros.config.node import (  # noqa: E402
     NodeConfig,
     Stream,
     flatten,
     node_config,
     read_node_yaml,
 )
+from segrgbx_ros.node import parameters as params  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Prediction, XForm
 from segrgbx_core.sensors import EncodingConfig
-from segrgbx_ros.config import BatchConfig, Stream, node_config
-from segrgbx_ros.pipeline import Pipeline
-from segrgbx_ros.worker import Worker
+from segrgbx_ros.config.node import BatchConfig, Stream, node_config
+from segrgbx_ros.node.worker import Worker
+from segrgbx_ros.pairing.pipeline import Pipeline
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
@@ -307,7 +307,7 @@ def test_a_stopped_worker_drops_the_answer_it_was_making(bench, monkeypatch):
     bench.worker.submit(pair(0))
     wait_until(lambda: bench.model.batches)
     with monkeypatch.context() as patch:
-        patch.setattr("segrgbx_ros.worker.STOP_S", 0.05)
+        patch.setattr("segrgbx_ros.node.worker.STOP_S", 0.05)
         assert not bench.worker.stop()
     bench.model.hold.set()
     assert bench.worker.start()

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from segrgbx_core.base.images import read_image
-from segrgbx_ros.bag_writer import BagWriter
-from segrgbx_ros.replay import main
+from segrgbx_ros.replay.bag_writer import BagWriter
+from segrgbx_ros.replay.replay import main
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 1_700_000_000_000_000_000
@@ -116,7 +116,7 @@ def test_real_frames_through_the_live_node(pair, samples_dir, checkpoint, tmp_pa
         name, value = option.split("=")
         shipped["/**"]["ros__parameters"][name] = yaml.safe_load(value)
     config.write_text(yaml.safe_dump(shipped))
-    command = [sys.executable, "-m", "segrgbx_ros.demo", "--modality", pair]
+    command = [sys.executable, "-m", "segrgbx_ros.tools.demo", "--modality", pair]
     command += ["--recording", str(bag), "--checkpoint", checkpoint]
     command += ["--config", str(config), "--out", str(tmp_path / "demo"), "--rate", "0.5"]
     environment = {

@@ -11,11 +11,11 @@ from segrgbx_core.base.errors import ConfigError, EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Events, RgbxSample, XForm
 from segrgbx_core.sensors import EncodingConfig, encode
-from segrgbx_ros import geometry
-from segrgbx_ros.config import Stream, node_config
-from segrgbx_ros.geometry import Pinhole
-from segrgbx_ros.pipeline import Pipeline
-from segrgbx_ros.registration import Registrar
+from segrgbx_ros.config.node import Stream, node_config
+from segrgbx_ros.messages import geometry
+from segrgbx_ros.messages.geometry import Pinhole
+from segrgbx_ros.pairing.pipeline import Pipeline
+from segrgbx_ros.pairing.registration import Registrar
 
 SHIFT = [1.0, 0, 5, 0, 1, 2, 0, 0, 1]
 """X lies 5 columns to the right and 2 rows down."""

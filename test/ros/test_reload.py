@@ -15,7 +15,7 @@ from node_rig import ask  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from segrgbx_core.base.errors import ConfigError  # noqa: E402
-from segrgbx_ros.node import FAILURE, SUCCESS  # noqa: E402
+from segrgbx_ros.node.node import FAILURE, SUCCESS  # noqa: E402
 
 SIZE = {"model.input_height": 64, "model.input_width": 64}
 CLEANUP = 2
@@ -75,7 +75,7 @@ def test_a_reload_that_fails_keeps_the_old_model(rig, monkeypatch, capfd, error)
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("segrgbx_ros.node.ready", refuse)
+        patch.setattr("segrgbx_ros.node.node.ready", refuse)
         success, message = reload(one)
     assert not success
     assert str(error) in message
@@ -103,7 +103,7 @@ def test_a_reload_keeps_what_enable_was_told(rig, is_enabled):
 
 
 def test_a_pass_that_hangs_stops_activation_and_reload_but_not_the_node(rig, monkeypatch, capfd):
-    monkeypatch.setattr("segrgbx_ros.worker.STOP_S", 0.1)
+    monkeypatch.setattr("segrgbx_ros.node.worker.STOP_S", 0.1)
     one = rig(**SIZE)
     segmenter = one.node._session.segmenter
     predict, reached, opened = segmenter.predict, threading.Event(), threading.Event()

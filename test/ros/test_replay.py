@@ -11,14 +11,14 @@ import pytest
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.images import encode_image, read_image, write_image
 from segrgbx_core.labels.label_space import UNIFIED, VOID, synthetic_label_space
-from segrgbx_ros.bag_writer import BagWriter
-from segrgbx_ros.bags import Bag
-from segrgbx_ros.config import Stream, node_config
-from segrgbx_ros.evaluation import RANDOM
-from segrgbx_ros.replay import main
-from segrgbx_ros.sinks import spread
-from segrgbx_ros.topics import find_routes
-from segrgbx_ros.truth import FolderTruth, TopicTruth, to_ids, translator
+from segrgbx_ros.config.node import Stream, node_config
+from segrgbx_ros.replay.bag_writer import BagWriter
+from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.evaluation import RANDOM
+from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, to_ids, translator
+from segrgbx_ros.replay.replay import main
+from segrgbx_ros.replay.topic_routes import find_routes
+from segrgbx_ros.replay.writers import spread
 
 START = 1_700_000_000_000_000_000
 STEP = 100_000_000
@@ -360,7 +360,7 @@ def test_failed_replay_leaves_no_recording(recording, config, tmp_path):
 
 
 def test_needs_neither_ros_nor_torch_to_start():
-    code = "import sys, segrgbx_ros.replay; print({'rclpy', 'torch'} & set(sys.modules))"
+    code = "import sys, segrgbx_ros.replay.replay; print({'rclpy', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segrgbx_core.labels.metrics import ConfusionMatrix
-from segrgbx_ros.report import PairReport, Report, Scores, Spread
+from segrgbx_ros.replay.report import PairReport, Report, Scores, Spread
 
 NAMES = ("road", "person", "car", "sky")
 

@@ -7,8 +7,11 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
-from segrgbx_ros import overhead, soak  # noqa: E402
-from segrgbx_ros.feeder import Heard  # noqa: E402
+from segrgbx_ros.tools import (
+    overhead,
+    soak,
+)
+from segrgbx_ros.tools.load_generator import Heard  # noqa: E402
 
 
 def test_every_frame_of_a_short_run_is_accounted_for(checkpoint, tmp_path, monkeypatch, capsys):

@@ -12,10 +12,10 @@ pytestmark = pytest.mark.ros
 
 from segrgbx_core.base.errors import EncodingError  # noqa: E402
 from segrgbx_core.base.samples import Prediction  # noqa: E402
-from segrgbx_ros import worker  # noqa: E402
-from segrgbx_ros.config import BatchConfig  # noqa: E402
-from segrgbx_ros.debug import DebugOutputs  # noqa: E402
-from segrgbx_ros.worker import Memory, Worker, WorkReport  # noqa: E402
+from segrgbx_ros.config.node import BatchConfig  # noqa: E402
+from segrgbx_ros.node import worker  # noqa: E402
+from segrgbx_ros.node.debug import DebugOutputs  # noqa: E402
+from segrgbx_ros.node.worker import Memory, Worker, WorkReport  # noqa: E402
 
 NAMES = ("a", "b", "c")
 

@@ -1,0 +1,1 @@
+"""Options of the node and of replay; free of ROS and torch."""

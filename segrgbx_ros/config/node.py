@@ -1,0 +1,293 @@
+"""The options of node and replay alike: one strict tree, from ROS parameters or from YAML.
+
+Every RGB-X pair named in `pairs` has a section of its own name, so the tree's type depends on its
+data: `node_config` builds the type first and then reads strictly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model, model_validator
+
+from segrgbx_core.base.config import Config, from_mapping, option, read_mapping
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import XForm
+from segrgbx_core.sensors import SensorConfig
+from segrgbx_core.sensors.polarization import PolarizationLayout
+from segrgbx_core.sync.aligner import AlignConfig
+from segrgbx_ros.config.options import (
+    ANGLES,
+    BatchConfig,
+    DiagnosticsConfig,
+    DropConfig,
+    DropPolicy,
+    ModelOptions,
+    PairConfig,
+    QosConfig,
+    RateConfig,
+    Registration,
+    Reliability,
+    RgbTransport,
+    Stream,
+    XSource,
+    XTransport,
+)
+from segrgbx_ros.config.outputs import (
+    ConfidenceEncoding,
+    LabelConfig,
+    MaskEncoding,
+    OutputConfig,
+    OutputSize,
+)
+
+__all__ = [
+    "ANGLES",
+    "NODE_NAME",
+    "BatchConfig",
+    "ConfidenceEncoding",
+    "DiagnosticsConfig",
+    "DropConfig",
+    "DropPolicy",
+    "LabelConfig",
+    "MaskEncoding",
+    "ModelOptions",
+    "NodeConfig",
+    "OutputConfig",
+    "OutputSize",
+    "PairConfig",
+    "QosConfig",
+    "RateConfig",
+    "Registration",
+    "Reliability",
+    "RgbTransport",
+    "Stream",
+    "XSource",
+    "XTransport",
+    "flatten",
+    "is_foreign",
+    "nested",
+    "node_config",
+    "node_config_type",
+    "read_node_yaml",
+]
+
+NODE_NAME = "segrgbx"
+MAX_PAIRS = 8
+_PAIR_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Parameters that rclpy itself declares; they are no options of this tree.
+_FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides")
+
+
+class NodeConfig(Config):
+    """What node and replay can be told; each pair adds a `PairConfig` under its own name."""
+
+    autostart: bool = option(
+        True, doc="configure and activate without waiting for a lifecycle manager"
+    )
+    pairs: tuple[str, ...] = option(
+        ("thermal",), doc="names of the RGB-X pairs; each has a section of its name"
+    )
+    model: ModelOptions = ModelOptions()
+    batch: BatchConfig = BatchConfig()
+    sync: AlignConfig = AlignConfig()
+    drop: DropConfig = DropConfig()
+    rate: RateConfig = RateConfig()
+    label: LabelConfig = LabelConfig()
+    output: OutputConfig = OutputConfig()
+    qos: QosConfig = QosConfig()
+    sensor: SensorConfig = SensorConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> NodeConfig:
+        if self.label.unlabeled_id > 255 and self.output.mask_encoding is MaskEncoding.MONO8:
+            raise ValueError(
+                f"label.unlabeled_id: {self.label.unlabeled_id} does not fit into mono8; set "
+                "output.mask_encoding: mono16"
+            )
+        for name, section in self.sections():
+            if section.x_source is not XSource.ANGLES:
+                continue
+            if self.sensor.polarization.layout is not PolarizationLayout.CHANNELS4:
+                raise ValueError(
+                    f"{name}.x_source: angles arrive as four channels; set "
+                    "sensor.polarization.layout: channels4"
+                )
+        return self
+
+    def pair(self, name: str) -> PairConfig:
+        """The section of one pair."""
+        section: PairConfig = getattr(self, name)
+        return section
+
+    def sections(self) -> Iterator[tuple[str, PairConfig]]:
+        """Every pair's name with its section, in the order of `pairs`."""
+        return ((name, self.pair(name)) for name in self.pairs)
+
+    def label_space(self, pair: str) -> str:
+        """Label space of a pair's answers."""
+        return self.pair(pair).label_space or self.label.space
+
+    def streams(self, pair: str) -> dict[str, Stream]:
+        """The inputs of a pair that are paired by stamp, by short name."""
+        return {"rgb": Stream.RGB, **self.pair(pair).x_streams}
+
+    def info_streams(self, pair: str) -> tuple[Stream, ...]:
+        """The calibrations that a pair asks for."""
+        section = self.pair(pair)
+        if section.registration is Registration.CAMERA_INFO:
+            return Stream.RGB_INFO, Stream.X_INFO
+        has_points = section.modality is Modality.DEPTH and section.x_form is XForm.RAW
+        other_grid = self.output.small_width or self.output.size is not OutputSize.INPUT
+        if has_points or other_grid:
+            return (Stream.RGB_INFO,)
+        return ()
+
+    def topic(self, pair: str, stream: Stream) -> str:
+        """Relative topic of one input of a pair, with the suffix of its transport."""
+        section = self.pair(pair)
+        transport: str = section.x_transport.value
+        if stream is Stream.RGB:
+            transport = section.rgb_transport.value
+        is_plain = stream in (Stream.EVENTS, Stream.RGB_INFO, Stream.X_INFO)
+        suffix = "" if transport == "raw" or is_plain else f"/{transport}"
+        return f"{pair}/{stream.value}{suffix}"
+
+
+@cache
+def node_config_type(pairs: tuple[str, ...]) -> type[NodeConfig]:
+    """The tree's type for these pairs: `NodeConfig` with one section per pair.
+
+    Raises:
+        ConfigError: when a name is no name, is taken by another section, or stands twice.
+    """
+    if not 1 <= len(pairs) <= MAX_PAIRS:
+        raise ConfigError(f"pairs: {len(pairs)} names; allowed are 1 to {MAX_PAIRS}")
+    for name in pairs:
+        if not _PAIR_NAME.fullmatch(name):
+            raise ConfigError(
+                f"pairs: '{name}' is no name; use a-z, 0-9 and _, starting with a letter"
+            )
+        if hasattr(NodeConfig, name) or name in NodeConfig.model_fields or is_foreign(f"{name}."):
+            raise ConfigError(
+                f"pairs: '{name}' is taken by a section of that name; choose another"
+            )
+        if pairs.count(name) > 1:
+            raise ConfigError(f"pairs: '{name}' stands twice")
+    sections: dict[str, Any] = {name: (_pair_type(name), ...) for name in pairs}
+    return create_model("NodeConfig", __base__=NodeConfig, **sections)
+
+
+def node_config(data: Mapping[str, Any], where: str = "") -> NodeConfig:
+    """Reads the tree from plain values, nested or with dotted names.
+
+    Args:
+        data: what a ROS parameter file holds below `ros__parameters`, or ROS parameters by name.
+        where: put before every message, such as a file name.
+
+    Raises:
+        ConfigError: for the first option that is unknown, missing, of the wrong type or out of
+            range.
+    """
+    place = f"{where}: " if where else ""
+    tree = nested(data, place)
+    pairs = tree.get("pairs", NodeConfig.model_fields["pairs"].default)
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(name, str) for name in pairs):
+        raise ConfigError(f"{place}pairs: {pairs!r} is no list of names")
+    try:
+        kind = node_config_type(tuple(pairs))
+    except ConfigError as error:
+        raise ConfigError(f"{place}{error}") from None
+    for name in pairs:
+        tree.setdefault(name, {})
+    return from_mapping(kind, tree, where)
+
+
+def read_node_yaml(path: Path | str, overrides: Mapping[str, Any] | None = None) -> NodeConfig:
+    """Reads a ROS parameter file as the node would.
+
+    Args:
+        path: YAML with `/**`, or the node's name, above `ros__parameters`.
+        overrides: dotted names that win over the file.
+
+    Raises:
+        ConfigError: when no section fits the node, or an option in it is wrong.
+    """
+    sections = list(_parameter_sections(read_mapping(path)))
+    if not sections:
+        raise ConfigError(
+            f"{path}: no 'ros__parameters' under '/**' or '{NODE_NAME}'; add that wrapper"
+        )
+    flat: dict[str, Any] = {}
+    for section in sections:
+        flat.update(flatten(section))
+    flat.update(overrides or {})
+    return node_config(flat, where=str(path))
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested or dotted values by their dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def nested(data: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested values from nested or dotted ones, without the parameters of rclpy.
+
+    Args:
+        data: values by name.
+        place: put before every message.
+
+    Raises:
+        ConfigError: when a name is an option and a section at once.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in flatten(data).items():
+        if is_foreign(name):
+            continue
+        *parents, last = name.split(".")
+        level = tree
+        for part in parents:
+            level = level.setdefault(part, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{place}{name}: '{part}' is itself an option, with none below")
+        level[last] = value
+    return tree
+
+
+def is_foreign(name: str) -> bool:
+    """True for parameters that rclpy declares itself, such as `use_sim_time`."""
+    return name.split(".", 1)[0] in _FOREIGN
+
+
+@cache
+def _pair_type(name: str) -> type[PairConfig]:
+    """A pair named after a modality need not repeat it."""
+    if name not in {modality.value for modality in Modality}:
+        return PairConfig
+    doc = PairConfig.model_fields["modality"].description or ""
+    field: Any = (Modality, option(Modality(name), doc=doc))
+    return create_model("PairConfig", __base__=PairConfig, modality=field)
+
+
+def _parameter_sections(data: Mapping[str, Any], key: str = "") -> Iterator[Mapping[str, Any]]:
+    for name, value in data.items():
+        if not isinstance(value, Mapping):
+            continue
+        if name == "ros__parameters":
+            if key.rsplit("/", 1)[-1] in ("**", "*", NODE_NAME):
+                yield value
+        else:
+            yield from _parameter_sections(value, str(name))

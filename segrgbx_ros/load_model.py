@@ -1,0 +1,131 @@
+"""From options to a ready `Segmenter`, the same for node and replay.
+
+Imports torch, which takes seconds: import this module only when a model is wanted.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.runtime.checkpoint import default_contract
+from segrgbx_core.runtime.segmenter import MODEL_SIZE, Segmenter
+from segrgbx_ros.config.node import NodeConfig, OutputConfig, OutputSize
+
+MB = 2**20
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Failed to allocate memory for requested buffer",
+    "std::bad_alloc",
+)
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """What is known of the memory that a model uses.
+
+    Attributes:
+        megabytes: figures in MB; `mem_free_mb` and `mem_total_mb` on a GPU.
+        fault: what the device says instead of an answer, empty as a rule.
+    """
+
+    megabytes: dict[str, float]
+    fault: str = ""
+
+
+def load_segmenter(config: NodeConfig) -> Segmenter:
+    """Loads the checkpoint that `model.checkpoint` names and checks that it serves every pair.
+
+    Where all pairs have one modality its LoRA adapter is merged, which is faster.
+
+    Raises:
+        ConfigError: when no checkpoint is named, or an option does not fit the machine or the
+            checkpoint.
+        CheckpointError: when the file is missing, foreign or not trained for a pair's modality.
+    """
+    modalities = {section.modality for _, section in config.sections()}
+    model, label = config.model, config.label
+    if model.checkpoint:
+        segmenter = Segmenter.from_checkpoint(
+            Path(model.checkpoint).expanduser(),
+            model,
+            config.sensor,
+            label.space,
+            label.min_confidence,
+            merge_for=next(iter(modalities)) if len(modalities) == 1 else None,
+        )
+    elif model.allow_random_weights:
+        segmenter = Segmenter.from_random_weights(
+            default_contract("tiny"), model, config.sensor, label.space, label.min_confidence
+        )
+    else:
+        raise ConfigError(
+            "model.checkpoint: is empty; give the path of a .safetensors checkpoint, or set "
+            "model.allow_random_weights for a dry run"
+        )
+    for modality in sorted(modalities):
+        segmenter.require(modality)
+    segmenter.confidence_kind = config.output.confidence_kind
+    segmenter.answer_size = _answer_size(config.output)
+    _limit_memory(segmenter.device, model.max_memory_mb)
+    return segmenter
+
+
+def _answer_size(output: OutputConfig) -> tuple[int, int] | None:
+    if output.size is OutputSize.CUSTOM:
+        return output.height, output.width
+    return MODEL_SIZE if output.size is OutputSize.MODEL else None
+
+
+def _limit_memory(device: torch.device, max_mb: int) -> None:
+    """Lets allocations of this process on a GPU fail beyond so many MB; 0 lets it have all."""
+    if device.type != "cuda" or not max_mb:
+        return
+    index = torch.cuda.current_device() if device.index is None else device.index
+    _, total = torch.cuda.mem_get_info(index)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max_mb * MB / total), index)
+
+
+def memory_facts(segmenter: Segmenter) -> MemoryFacts:
+    """Memory of the process, of the model, and of the GPU where there is one."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    facts = {"rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / MB}
+    try:
+        facts["memory_mb"] = segmenter.memory / MB
+        if segmenter.device.type == "cuda":
+            facts |= _gpu_memory(segmenter.device)
+    except RuntimeError as error:  # after a fault in a kernel every call to CUDA fails
+        return MemoryFacts(facts, str(error).split("\n", 1)[0])
+    return MemoryFacts(facts)
+
+
+def _gpu_memory(device: torch.device) -> dict[str, float]:
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "mem_allocated_mb": torch.cuda.memory_allocated(device) / MB,
+        "mem_reserved_mb": torch.cuda.memory_reserved(device) / MB,
+        "mem_free_mb": free / MB,
+        "mem_total_mb": total / MB,
+    }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for errors that say that device or host have no memory left."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    # Neither PyTorch's allocator for the host nor ONNX Runtime has an exception of its own.
+    return any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def free_memory() -> None:
+    """Gives the memory of a segmenter that nobody holds any more back to the device."""
+    gc.collect()
+    with suppress(RuntimeError):  # a device with a fault gives nothing back; `memory_facts` tells
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

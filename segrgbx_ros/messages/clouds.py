@@ -1,0 +1,98 @@
+"""Labelled point clouds of depth pairs: what `points` publishes. NumPy only.
+
+Organised like the mask, so that point (v, u) belongs to pixel (v, u), as Nav2's layers want it.
+The bytes are laid out here: only some releases of sensor_msgs_py write mixed types in rows.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.base.samples import Array
+from segrgbx_ros.messages.geometry import Pinhole
+
+POINT = np.dtype(
+    [("x", "f4"), ("y", "f4"), ("z", "f4"), ("rgb", "f4"), ("label", "u2"), ("confidence", "u1")]
+)
+"""One point: metres in RGB's optical frame, packed colour, class id, 255 = certain."""
+_DATATYPES = {"u1": 2, "u2": 4, "f4": 7}
+
+
+def metres(depth: Array, unit_16u: float) -> NDArray[np.float32]:
+    """Raw depth in metres, NaN where nothing was measured.
+
+    Args:
+        depth: (h, w), uint16 counts or float metres.
+        unit_16u: metres per count.
+    """
+    plane = depth.reshape(depth.shape[:2])
+    scale = unit_16u if plane.dtype == np.uint16 else 1.0
+    found = plane.astype(np.float32) * np.float32(scale)
+    found[~(np.isfinite(found) & (found > 0))] = np.nan
+    return found
+
+
+def labelled_points(
+    depth_m: NDArray[np.float32],
+    camera: Pinhole,
+    rgb: NDArray[np.uint8],
+    labels: Array,
+    confidence: NDArray[np.uint8],
+) -> Array:
+    """One point per pixel of RGB.
+
+    Args:
+        depth_m: (h, w) along the optical axis, of RGB's field of view; NaN without measurement.
+        camera: RGB's, at RGB's resolution.
+        rgb: uint8 (H, W, 3).
+        labels: published ids (H, W).
+        confidence: uint8 (H, W).
+
+    Returns:
+        `POINT` (H, W); x, y, z are NaN where depth is.
+    """
+    height, width = labels.shape
+    if depth_m.shape != labels.shape:
+        depth_m = cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    points = np.empty((height, width), POINT)
+    columns = ((np.arange(width) - camera.cx) / camera.fx).astype(np.float32)
+    rows = ((np.arange(height) - camera.cy) / camera.fy).astype(np.float32)
+    points["x"] = depth_m * columns
+    points["y"] = depth_m * rows[:, None]
+    points["z"] = depth_m
+    # The old convention of point clouds: 0x00RRGGBB, its bits read as a float.
+    channels = rgb.astype(np.uint32)
+    packed = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+    points["rgb"] = packed.view(np.float32)
+    points["label"] = labels
+    points["confidence"] = confidence
+    return points
+
+
+def fill_cloud(message: Any, field_type: Any, points: Array) -> Any:
+    """Fills a sensor_msgs/PointCloud2; the header is left alone.
+
+    Args:
+        message: to be filled and returned.
+        field_type: class of sensor_msgs/PointField.
+        points: `POINT` (H, W).
+    """
+    message.height, message.width = points.shape
+    message.fields = [
+        field_type(name=name, offset=offset, datatype=_DATATYPES[kind.str[1:]], count=1)
+        for name, (kind, offset, *_) in (POINT.fields or {}).items()
+    ]
+    message.is_bigendian = sys.byteorder == "big"
+    message.point_step = POINT.itemsize
+    message.row_step = POINT.itemsize * points.shape[1]
+    message.is_dense = False
+    data = array("B")
+    data.frombytes(points.tobytes())
+    message.data = data
+    return message

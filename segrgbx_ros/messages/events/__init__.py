@@ -1,0 +1,1 @@
+"""Event packets and arrays to event streams."""

@@ -1,0 +1,282 @@
+"""Named reasons: statuses that say what is wrong with what the watches have counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segrgbx_core.sync.aligner import AlignCounts
+from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_ros.config.node import DiagnosticsConfig
+from segrgbx_ros.node import stream_health as watches
+from segrgbx_ros.node.stream_health import PairWatch, Recent
+from segrgbx_ros.node.worker import WorkReport
+
+if TYPE_CHECKING:
+    from segrgbx_ros.load_model import MemoryFacts  # torch ring: never imported from here
+
+try:
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+except ImportError:  # the node runs without it and says so in its log
+    DiagnosticArray = None
+
+OK, WARN, ERROR = 0, 1, 2
+FROZEN = 3
+"""Repeated pictures in a row from which on a camera is called frozen."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """One line of /diagnostics.
+
+    Attributes:
+        level: OK, WARN or ERROR.
+        name: what it is about, without the node's name.
+        message: the reason, one sentence.
+        values: figures to look at.
+    """
+
+    level: int
+    name: str
+    message: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def input_status(
+    watch: PairWatch,
+    silences: Iterable[str],
+    limits: DiagnosticsConfig,
+    notes: Iterable[str] = (),
+) -> Status:
+    """State of the inputs of a pair.
+
+    Args:
+        watch: what arrived.
+        silences: why nothing arrives, one sentence for each silent topic.
+        limits: when to warn.
+        notes: what else to warn about, one sentence each.
+    """
+    now_ns = time.monotonic_ns()
+    # A copy in one step: the worker may add a cause at any time.
+    values: dict[str, Any] = {f"bad_{cause}": count for cause, count in list(watch.bad.items())}
+    values["x_stream_lost"] = watch.stream_lost
+    errors, warnings = list(silences), list(notes)
+    for short, topic in watch.inputs.items():
+        rate = topic.rate_hz(now_ns)
+        policies = "; ".join(topic.incompatible)
+        values |= {
+            f"{short}_topic": topic.topic,
+            f"{short}_hz": f"{rate:.1f}",
+            f"{short}_encoding": topic.encoding,
+            f"{short}_age_ms": f"{(now_ns - topic.last_ns) / 1e6:.0f}" if topic.last_ns else "",
+            f"{short}_received": topic.received,
+            f"{short}_lost": topic.lost,
+            f"{short}_publishers": topic.publishers,
+            f"{short}_incompatible_qos": policies,
+        }
+        if topic.freeze is not None:
+            values[f"{short}_repeated"] = topic.freeze.repeats
+            if (row := topic.freeze.take_longest()) >= FROZEN:
+                warnings.append(
+                    f"'{topic.topic}' repeated one picture {row} times: the camera calibrates "
+                    "itself (flat-field correction) or its driver is stuck"
+                )
+        if watch.is_depth and (note := _depth_note(topic.encoding)):
+            warnings.append(f"'{topic.topic}': {note}")
+        if policies and not any(topic.topic in text for text in errors):
+            errors.append(f"'{topic.topic}': QoS of a publisher does not match: {policies}")
+        elif topic.received > 1 and rate < limits.min_rate_hz and not errors:
+            warnings.append(f"'{topic.topic}' at {rate:.1f} Hz, below {limits.min_rate_hz:g} Hz")
+    if watch.last_bad:
+        errors.append(watch.last_bad)
+    level = ERROR if errors else WARN if warnings else OK
+    return Status(
+        level, f"{watch.pair} input", "; ".join(errors or warnings) or "receiving", values
+    )
+
+
+def _depth_note(encoding: str) -> str:
+    if encoding == "mono16":
+        return "mono16 is no depth encoding; taken as 16UC1, counts of sensor.depth.unit_16u"
+    if encoding.startswith("32FC1; compressedDepth"):
+        return "compressedDepth of 32FC1 loses what is beyond its depth_max, 10 m by default"
+    return ""
+
+
+def sync_status(
+    watch: PairWatch,
+    counts: AlignCounts,
+    inputs_ok: bool,
+    max_dt_ms: float,
+    offset_ms: float = 0.0,
+) -> Status:
+    """State of the pairing of a pair.
+
+    Args:
+        watch: of the pair; what is new in it is taken.
+        counts: of its aligner, since activation.
+        inputs_ok: False when an input is silent, which explains missing pairs.
+        max_dt_ms: the limit that pairs keep.
+        offset_ms: how far X's stamps are known to run ahead.
+    """
+    skew_ms, recent = watch.skew_ms(), watch.take_recent()
+    dropped = {cause: count for cause, count in counts.dropped.items() if count}
+    values: dict[str, Any] = {
+        "rgb_taken": counts.pushed_rgb,
+        "pairs": counts.matched,
+        "held": counts.held,
+        "rgb_only": counts.rgb_only,
+        "jumps_back": counts.jumps,
+        "lost_events": counts.lost_events,
+        **_distances(recent),
+        "arrival_skew_ms": f"{skew_ms:.1f}",
+        "rate_limited": watch.limited,
+        **{f"dropped_{cause}": count for cause, count in dropped.items()},
+    }
+    name = f"{watch.pair} sync"
+    if recent.held or recent.alone:
+        text = f"of {recent.pairs} pairs {recent.alone} without X, {recent.held} with an older X"
+        return Status(WARN, name, text, values)
+    if recent.dt_max_ns / 1e6 > 0.8 * max_dt_ms:
+        text = f"stamps differ by up to {recent.dt_max_ns / 1e6:.1f} ms; limit {max_dt_ms:g} ms"
+        return Status(WARN, name, text, values)
+    if recent.pairs and abs(skew_ms - offset_ms) > 2 * max_dt_ms:
+        text = (
+            f"stamps of X run {skew_ms:+.0f} ms ahead of RGB's, judged by arrival; unless one of "
+            f"them travels that much longer, set {watch.pair}.x_offset_ms"
+        )
+        return Status(WARN, name, text, values)
+    is_quiet = time.monotonic_ns() - watch.last_pair_ns > watches.QUIET_S * watches.NS_PER_S
+    if recent.pairs or (watch.has_paired and not is_quiet):
+        return Status(OK, name, "pairing", values)
+    if inputs_ok and not is_quiet:
+        return Status(OK, name, "no pairs yet", values)
+    if not inputs_ok:
+        return Status(ERROR, name, "no pairs: an input is silent", values)
+    causes = ", ".join(f"{cause} {count}" for cause, count in dropped.items()) or "none dropped"
+    text = f"no pairs although both inputs arrive ({causes}); check stamps"
+    if counts.last_miss_ns is not None:
+        text += (
+            f": nearest X was {counts.last_miss_ns / 1e6:+.1f} ms off, limit {max_dt_ms:g} ms; "
+            f"see {watch.pair}.x_offset_ms"
+        )
+    return Status(ERROR, name, text, values)
+
+
+def _distances(recent: Recent) -> dict[str, str]:
+    """X's stamps minus RGB's since the report before; empty where nothing matched."""
+    if not recent.matched:
+        return {"dt_mean_ms": "", "dt_max_ms": ""}
+    return {
+        "dt_mean_ms": f"{recent.dt_sum_ns / recent.matched / NS_PER_MS:.2f}",
+        "dt_max_ms": f"{recent.dt_max_ns / NS_PER_MS:.2f}",
+    }
+
+
+def output_status(topic: str, clauses: Iterable[str]) -> Status:
+    """Subscribers that get nothing because their quality of service does not match."""
+    text = f"'{topic}': QoS of a subscriber does not match: {'; '.join(clauses)}"
+    return Status(ERROR, f"{topic} output", text)
+
+
+def inference_status(
+    report: WorkReport, seconds: float, totals: Mapping[str, int], limits: DiagnosticsConfig
+) -> Status:
+    """State of the worker over the last `seconds`; `totals` are counts since activation."""
+    offered = report.answered + report.replaced + sum(report.failed.values())
+    ratio = report.replaced / offered if offered else 0.0
+    batches = max(1, report.batches)
+    values: dict[str, Any] = {
+        "fps": f"{report.answered / max(seconds, 1e-6):.1f}",
+        "batch_mean": f"{report.answered / batches:.2f}",
+        **{f"{stage}_ms": f"{total / batches:.1f}" for stage, total in report.timings_ms.items()},
+        "replaced": report.replaced,
+        **totals,
+    }
+    slowest = 0.0
+    if report.latencies_ms:
+        median, slowest = np.percentile(report.latencies_ms, [50, 95])
+        values |= {"latency_p50_ms": f"{median:.1f}", "latency_p95_ms": f"{slowest:.1f}"}
+    if report.failed:
+        causes = ", ".join(f"{count} by {cause}" for cause, count in report.failed.items())
+        return Status(ERROR, "inference", f"pairs without an answer: {causes}", values)
+    if slowest > limits.max_latency_ms:
+        text = f"latency {slowest:.0f} ms is above {limits.max_latency_ms:g} ms"
+        return Status(WARN, "inference", text, values)
+    if ratio > limits.max_drop_ratio:
+        text = f"{ratio:.0%} of the pairs were replaced by newer ones; the device is too slow"
+        return Status(WARN, "inference", text, values)
+    return Status(OK, "inference", "running" if report.answered else "idle", values)
+
+
+def model_status(segmenter: Any, labels: Mapping[str, Any]) -> Status:
+    """Which checkpoint runs, and what it is asked for.
+
+    Args:
+        segmenter: a `segrgbx_core.runtime.segmenter.Segmenter`.
+        labels: published classes by pair.
+    """
+    checkpoint = segmenter.checkpoint
+    values: dict[str, Any] = {
+        "checkpoint": checkpoint.name,
+        "hash": checkpoint.hash[:16],
+        "random_weights": segmenter.contract.is_random,
+    }
+    for pair, classes in labels.items():
+        values[f"{pair}_label_space"] = classes.space
+        values[f"{pair}_classes"] = len(classes.names)
+    if segmenter.contract.is_random:
+        return Status(WARN, "model", "untrained weights: labels mean nothing", values)
+    return Status(OK, "model", "loaded", values)
+
+
+def device_status(segmenter: Any, memory: MemoryFacts, exhausted: int) -> Status:
+    """Where the model runs, and how much memory is left there.
+
+    Args:
+        segmenter: the loaded model.
+        memory: what is known of it.
+        exhausted: how often memory ran out since the report before.
+    """
+    values = {
+        "name": segmenter.device_name,
+        "precision": segmenter.precision,
+        **{name: f"{value:.0f}" for name, value in memory.megabytes.items()},
+    }
+    if memory.fault:
+        text = f"does not answer ({memory.fault}); restart the node"
+        return Status(ERROR, "device", text, values)
+    if exhausted:
+        text = "memory ran out; lower batch.max_size or model.input_height"
+        return Status(ERROR, "device", text, values)
+    free = memory.megabytes.get("mem_free_mb", 1.0)
+    whole = memory.megabytes.get("mem_total_mb", 1.0)
+    if free < 0.1 * whole:
+        return Status(WARN, "device", f"{free:.0f} MB of {whole:.0f} MB are free", values)
+    return Status(OK, "device", segmenter.device_name, values)
+
+
+def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], stamp: Any) -> Any:
+    """A DiagnosticArray; only where `message_type` gives one."""
+    array = DiagnosticArray()
+    array.header.stamp = stamp
+    array.status = [
+        DiagnosticStatus(
+            level=bytes([status.level]),
+            name=f"{node_name}: {status.name}",
+            message=status.message,
+            hardware_id=hardware_id,
+            values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
+        )
+        for status in statuses
+    ]
+    return array
+
+
+def message_type() -> Any | None:
+    """diagnostic_msgs/DiagnosticArray, None where it is not installed."""
+    return DiagnosticArray

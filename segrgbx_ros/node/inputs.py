@@ -1,0 +1,234 @@
+"""The subscriptions of all pairs: where they listen, what the middleware says about them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import (
+    QoSPolicyKind,
+    QoSProfile,
+    QoSReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.sensors.event import EventMessage
+from segrgbx_ros.config.node import NodeConfig, Reliability, Stream, XTransport
+from segrgbx_ros.node.qos import publisher_mismatch
+from segrgbx_ros.node.stream_health import FreezeWatch, InputWatch, PairWatch
+
+Receive = Callable[[str, Stream, InputWatch, Any, int], None]
+ReceiveInfo = Callable[[str, Stream, Any], None]
+
+EVENT_DEPTH = 1000
+"""Event messages that may queue: none of them must be lost, and they come every few ms."""
+_RELIABILITY = {
+    Reliability.BEST_EFFORT: QoSReliabilityPolicy.BEST_EFFORT,
+    Reliability.RELIABLE: QoSReliabilityPolicy.RELIABLE,
+    Reliability.AUTO: QoSReliabilityPolicy.RELIABLE,  # at first; see `Inputs._incompatible`
+}
+
+
+class Inputs:
+    """Subscriptions that exist while the node is active.
+
+    Args:
+        node: owns the subscriptions.
+        config: pairs, transports and quality of service.
+        receive: called with pair, stream, watch, message and when the middleware received it, in
+            ns of the wall clock.
+        receive_info: called with pair, stream and calibration.
+    """
+
+    def __init__(
+        self, node: LifecycleNode, config: NodeConfig, receive: Receive, receive_info: ReceiveInfo
+    ) -> None:
+        self._node = node
+        self._config = config
+        self._receive = receive
+        self._receive_info = receive_info
+        self._subscriptions: dict[tuple[str, Stream], Subscription] = {}
+        self._asked: dict[str, QoSReliabilityPolicy] = {}
+        self._mismatched: dict[str, QoSProfile] = {}
+        self.watches = {
+            pair: PairWatch(
+                pair,
+                {
+                    short: InputWatch(
+                        self._resolve(pair, stream), freeze=_freeze_watch(config, pair, stream)
+                    )
+                    for short, stream in config.streams(pair).items()
+                },
+                is_depth=config.pair(pair).modality is Modality.DEPTH,
+            )
+            for pair in config.pairs
+        }
+
+    def create(self) -> None:
+        """Starts to listen."""
+        for pair in self._config.pairs:
+            for short, stream in self._config.streams(pair).items():
+                self._subscribe(pair, stream, self.watches[pair].inputs[short])
+            for stream in self._config.info_streams(pair):
+                self._subscribe_info(pair, stream)
+
+    def destroy(self) -> None:
+        """Stops to listen."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def silences(self, pair: str, now_ns: int) -> list[str]:
+        """Why a pair's inputs give nothing, one sentence for each that is silent."""
+        watches = self.watches[pair].inputs
+        found = []
+        for short, stream in self._config.streams(pair).items():
+            watch = watches[short]
+            watch.incompatible = self._incompatible_publishers(watch)
+            count = watch.publishers = self._node.count_publishers(watch.topic)
+            twin = "" if count else self._twin(pair, stream)
+            found.append(watch.silence(now_ns, count, twin))
+        return [text for text in found if text]
+
+    def _resolve(self, pair: str, stream: Stream) -> str:
+        """Absolute topic: the base name is remapped first, then gets the transport's suffix."""
+        base = f"{pair}/{stream.value}"
+        suffix = self._config.topic(pair, stream).removeprefix(base)
+        return str(self._node.resolve_topic_name(base)) + suffix
+
+    def _twin(self, pair: str, stream: Stream) -> str:
+        """The same image under another transport, where that one has a publisher."""
+        base = str(self._node.resolve_topic_name(f"{pair}/{stream.value}"))
+        suffixes = ("", *(f"/{transport.value}" for transport in XTransport))
+        names = (base + suffix for suffix in suffixes)
+        return next((name for name in names if self._node.count_publishers(name)), "")
+
+    def _incompatible_publishers(self, watch: InputWatch) -> list[str]:
+        """Publishers that offer less than is asked for; empty again once they are gone."""
+        if watch.topic not in self._mismatched:
+            return []
+        offers = self._node.get_publishers_info_by_topic(watch.topic)
+        asked = self._mismatched[watch.topic]
+        return [text for offer in offers if (text := publisher_mismatch(offer, asked))]
+
+    def _subscribe(self, pair: str, stream: Stream, watch: InputWatch) -> None:
+        is_events = stream is Stream.EVENTS
+        kind, asked = self._message_type(pair, stream), self._config.qos.input_reliability
+        qos = QoSProfile(
+            depth=EVENT_DEPTH if is_events else self._config.qos.input_depth,
+            reliability=self._asked.get(watch.topic, _RELIABILITY[asked]),
+        )
+        subscription = self._node.create_subscription(
+            kind,
+            watch.topic,
+            lambda message, info: self._receive(
+                pair, stream, watch, message, info["received_timestamp"]
+            ),
+            qos,
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=lambda event: self._mismatch(pair, stream, watch, qos, event),
+                message_lost=lambda event: _lost(watch, event),
+                use_default_callbacks=False,
+            ),
+            qos_overriding_options=self._overridable(),
+            raw=is_events and self._config.sensor.event.message_type is not EventMessage.PACKET,
+        )
+        watch.topic = subscription.topic_name
+        self._subscriptions[pair, stream] = subscription
+
+    def _subscribe_info(self, pair: str, stream: Stream) -> None:
+        qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+        subscription = self._node.create_subscription(
+            CameraInfo,
+            self._resolve(pair, stream),
+            lambda info: self._receive_info(pair, stream, info),
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._subscriptions[pair, stream] = subscription
+
+    def _overridable(self) -> QoSOverridingOptions:
+        """What `qos_overrides` may change: all, but not the reliability that is found here."""
+        if self._config.qos.input_reliability is not Reliability.AUTO:
+            return QoSOverridingOptions.with_default_policies()
+        return QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))
+
+    def _message_type(self, pair: str, stream: Stream) -> Any:
+        if stream is Stream.EVENTS:
+            return event_message_type(self._config.sensor.event.message_type)
+        is_raw = self._config.topic(pair, stream) == f"{pair}/{stream.value}"
+        return Image if is_raw else CompressedImage
+
+    def _mismatch(
+        self, pair: str, stream: Stream, watch: InputWatch, asked: QoSProfile, event: Any
+    ) -> None:
+        """Asks for less where that is allowed, else complains."""
+        is_auto = self._config.qos.input_reliability is Reliability.AUTO
+        if not is_auto or asked.reliability is QoSReliabilityPolicy.BEST_EFFORT:
+            self._incompatible(watch, asked, event)
+            return
+        self._asked[watch.topic] = QoSReliabilityPolicy.BEST_EFFORT
+        self._node.destroy_subscription(self._subscriptions.pop((pair, stream)))
+        self._subscribe(pair, stream, watch)
+        self._node.get_logger().info(
+            f"topic '{watch.topic}': a publisher is best effort, so this node asks for that too"
+        )
+
+    def _incompatible(self, watch: InputWatch, asked: QoSProfile, event: Any) -> None:
+        self._mismatched[watch.topic] = asked
+        clauses = self._incompatible_publishers(watch)
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        what = "; ".join(clauses) or f"a publisher offers another {policy} than is asked for"
+        self._node.get_logger().error(
+            f"topic '{watch.topic}': QoS does not match: {what}; its messages do not arrive "
+            "(see qos.input_reliability)"
+        )
+
+
+def check_message_types(config: NodeConfig) -> None:
+    """Nothing, when the message package of every pair with an event stream is installed.
+
+    Raises:
+        ConfigError: naming the pair and what it lacks.
+    """
+    for pair in config.pairs:
+        if Stream.EVENTS in config.streams(pair).values():
+            try:
+                event_message_type(config.sensor.event.message_type)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"pair '{pair}': {error}, or set {pair}.x_form: image for drawn pictures"
+                ) from None
+
+
+def event_message_type(message: EventMessage) -> Any:
+    """The message class of event streams.
+
+    Raises:
+        ConfigError: when its package is not installed.
+    """
+    name = message.value
+    package, folder, kind = name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{folder}"), kind)
+    except (ImportError, AttributeError):
+        raise ConfigError(
+            f"message type {name} is not installed; install the ROS package '{package}'"
+        ) from None
+
+
+def _freeze_watch(config: NodeConfig, pair: str, stream: Stream) -> FreezeWatch | None:
+    is_thermal = config.pair(pair).modality is Modality.THERMAL
+    return FreezeWatch() if is_thermal and stream is Stream.X else None
+
+
+def _lost(watch: InputWatch, event: Any) -> None:
+    watch.lost += event.total_count_change

@@ -1,0 +1,266 @@
+"""The lifecycle node `segrgbx`: any number of RGB-X pairs in, label images out, one model.
+
+The node holds parameters, transitions and services; what it does between configure and cleanup is
+a `Session`. What is wrong is said now and then in the log and all the time in /diagnostics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.utilities import remove_ros_args
+from std_srvs.srv import SetBool, Trigger
+
+from segrgbx_core.base.errors import ConfigError, SegrgbxError
+from segrgbx_core.runtime.malloc_tuning import keep_freed_memory
+from segrgbx_ros.config.node import NODE_NAME, NodeConfig
+from segrgbx_ros.node import parameters as params
+from segrgbx_ros.node.outputs import has_label_info
+from segrgbx_ros.node.runtime import Session, free_memory, ready
+from segrgbx_ros.pairing.published_labels import pair_labels
+
+Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+_SWITCH_S = 0.0005
+RCLError = rclpy_implementation.RCLError
+
+
+def _logged(transition: Transition) -> Transition:
+    """Logs what rclpy swallows: an exception in a transition becomes an error without a word."""
+
+    @wraps(transition)
+    def run(node: SegmentationNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            if not node.context.ok():  # interrupted: nothing is wrong with the node
+                return FAILURE
+            node.get_logger().fatal(_traced(error))
+            raise
+
+    return run
+
+
+class SegmentationNode(LifecycleNode):
+    """See the module. `exit_code` is set when the process should end by itself."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(
+            NODE_NAME, automatically_declare_parameters_from_overrides=True, **arguments
+        )
+        self.exit_code: int | None = None
+        self._session: Session | None = None
+        self._made_services: list[Any] = []
+        self._config: NodeConfig | None = None
+        self._config_error = ""
+        try:
+            self._config = params.read_overrides(self)
+            params.declare(self, self._config)
+            self.add_on_set_parameters_callback(self._on_parameters)
+            autostart = self._config.autostart
+        except ConfigError as error:
+            self._config_error = str(error)
+            autostart = self.get_parameter_or(
+                "autostart", Parameter("autostart", value=True)
+            ).value
+        if autostart:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._start = self.create_timer(0.0, self._on_start, clock=steady)
+
+    @_logged
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads the model, announces the labels, offers the services."""
+        try:
+            if self._config is None:
+                raise ConfigError(self._config_error)
+            if self._config.model.keep_memory:  # on a GPU, too: images come as fresh large blocks
+                keep_freed_memory()
+            segmenter = ready(self, self._config)
+            labels = pair_labels(self._config, segmenter)
+        except SegrgbxError as error:
+            self.get_logger().fatal(f"cannot be configured: {error}")
+            return FAILURE
+        self._session = Session(self, self._config, segmenter, labels)
+        self._made_services = [
+            self.create_service(SetBool, "~/enable", self._on_enable),
+            self.create_service(Trigger, "~/reset", self._on_reset),
+            self.create_service(Trigger, "~/reload_model", self._on_reload),
+        ]
+        if not has_label_info():
+            self.get_logger().info("vision_msgs is not installed: label_map but no label_info")
+        _keep_loaded()
+        return super().on_configure(state)
+
+    @_logged
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Starts to listen and to answer."""
+        if not self._working.start():
+            self.get_logger().error(
+                "cannot be activated: a pass that began before still runs; activate again when it "
+                "has ended, or restart the node if it never does"
+            )
+            return FAILURE
+        return super().on_activate(state)
+
+    @_logged
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops to listen; the model stays."""
+        self._working.stop()
+        return super().on_deactivate(state)
+
+    @_logged
+    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Gives everything back that configure made."""
+        self.release()
+        return SUCCESS
+
+    @_logged
+    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Gives everything back, from any state."""
+        self.release()
+        return SUCCESS
+
+    @_logged
+    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Gives everything back; the node can be configured again."""
+        self.release()
+        return SUCCESS
+
+    def release(self) -> None:
+        """Frees model, publishers, services and timers; may be called in any state."""
+        for service in self._made_services:
+            self.destroy_service(service)
+        self._made_services = []
+        self._drop_session()
+
+    def _drop_session(self) -> None:
+        gc.unfreeze()
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.close()
+            free_memory()
+
+    @property
+    def _working(self) -> Session:
+        assert self._session is not None, "the lifecycle allows this only when configured"
+        return self._session
+
+    def _on_start(self) -> None:
+        self.destroy_timer(self._start)
+        done = self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
+        if not done and self.context.ok():
+            self.exit_code = 1
+
+    def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        assert self._config is not None
+        try:
+            self._config = params.changed(self._config, parameters)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if self._session is not None:
+            self._session.configure(self._config)
+        return SetParametersResult(successful=True)
+
+    def _on_enable(self, request: Any, response: Any) -> Any:
+        self._working.enable(request.data)
+        return _answer(response, "enabled" if request.data else "disabled; the model stays loaded")
+
+    def _on_reset(self, _request: Any, response: Any) -> Any:
+        self._working.reset()
+        return _answer(response, "forgot all messages that waited, and all scenes")
+
+    def _on_reload(self, _request: Any, response: Any) -> Any:
+        """Loads the checkpoint anew, beside the old model, which stays if that fails.
+
+        Both must fit into the memory for a moment; where they do not, clean up and configure.
+        """
+        if self._working.is_active:
+            return _answer(response, "deactivate the node first", success=False)
+        if not self._working.is_idle:
+            return _answer(response, "a pass still runs; try again later", success=False)
+        assert self._config is not None
+        try:
+            segmenter = ready(self, self._config)
+            labels = pair_labels(self._config, segmenter)
+        except Exception as error:  # whatever a new file does, the old model is still good
+            text = str(error) if isinstance(error, SegrgbxError) else _traced(error)
+            self.get_logger().error(f"cannot be reloaded: {text}")
+            reason = f"{text.splitlines()[0]}; the old model stays"
+            return _answer(response, reason, success=False)
+        is_enabled = self._working.is_enabled
+        self._drop_session()
+        self._session = Session(self, self._config, segmenter, labels)
+        self._session.enable(is_enabled)
+        _keep_loaded()
+        return _answer(response, f"loaded {segmenter.checkpoint.name}")
+
+
+def _keep_loaded() -> None:
+    """Spares the collector from walking all of torch now and then, a tenth of a second each."""
+    gc.collect()  # what is garbage when it is frozen stays for ever
+    gc.freeze()
+
+
+def _traced(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+
+
+def _answer(response: Any, message: str, success: bool = True) -> Any:
+    response.success, response.message = success, message
+    return response
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node until it is told to stop; 1 when it could not be configured."""
+    arguments = list(sys.argv if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog="segrgbx-node",
+        description="Segments RGB-X pairs as a ROS 2 lifecycle node.",
+        epilog="Parameters: --ros-args --params-file FILE -p NAME:=VALUE; see docs/parameters.md.",
+    )
+    node = None
+    try:
+        parser.parse_args(remove_ros_args(arguments)[1:])
+        # The worker is to get its turn soon after a pair is ready; by default it waits up to 5 ms.
+        sys.setswitchinterval(_SWITCH_S)
+        rclpy.init(args=arguments)
+        node = SegmentationNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok() and node.exit_code is None:
+            executor.spin_once()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (RCLError, ValueError) as error:
+        if node is not None and rclpy.ok():
+            raise
+        if node is not None:  # a signal came between looking and waiting
+            return 0
+        # ROS itself refuses: a parameter file is missing or no YAML, a list in it is empty.
+        sys.stderr.write(f"segrgbx-node: {error}\n")
+        return 1
+    finally:
+        if node is not None:
+            node.release()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return (node.exit_code or 0) if node is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

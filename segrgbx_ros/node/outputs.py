@@ -1,0 +1,283 @@
+"""Answers as messages: what a pair publishes, with the RGB header on every image."""
+
+from __future__ import annotations
+
+from array import array
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from std_msgs.msg import String
+
+from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array, Events, Prediction, RgbxSample, XForm
+from segrgbx_core.labels import overlay
+from segrgbx_core.labels.label_space import palette_array
+from segrgbx_ros.config.node import (
+    ConfidenceEncoding,
+    MaskEncoding,
+    NodeConfig,
+    OutputConfig,
+    OutputSize,
+    Stream,
+)
+from segrgbx_ros.messages.clouds import fill_cloud, labelled_points, metres
+from segrgbx_ros.messages.geometry import fill_scaled_info, fitted, pinhole
+from segrgbx_ros.messages.images import fill_image
+from segrgbx_ros.messages.label_map import label_map
+from segrgbx_ros.node.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
+from segrgbx_ros.node.stream_health import absence
+from segrgbx_ros.pairing.published_labels import published_ids
+
+if TYPE_CHECKING:
+    from segrgbx_core.runtime.segmenter import (
+        PublishedLabels,  # torch ring: never imported from here
+    )
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:  # not on PyPI; label_map says the same without it
+    LabelInfo = None
+
+
+IMAGES = ("mask", "confidence", "mask_color", "overlay", "x/preview")
+"""Image topics that every pair has."""
+_CALIBRATED = ("points", "camera_info")
+"""Topics that say nothing without a calibration of RGB."""
+
+
+def has_label_info() -> bool:
+    """True where vision_msgs is installed."""
+    return LabelInfo is not None
+
+
+class PairOutputs:
+    """The publishers of one pair.
+
+    Args:
+        node: owns the publishers.
+        pair: name that starts every topic.
+        labels: names, colours and ids of the published labels.
+        config: which topics exist.
+    """
+
+    def __init__(
+        self, node: LifecycleNode, pair: str, labels: PublishedLabels, config: NodeConfig
+    ) -> None:
+        self._node = node
+        self._pair = pair
+        self.labels = replace(labels, unlabeled_id=config.label.unlabeled_id)
+        self._unit_16u = config.sensor.depth.unit_16u
+        self._palette = palette_array(labels.palette)
+        self._latched: dict[str, Any] = {}
+        kinds: dict[str, Any] = dict.fromkeys(IMAGES, Image)
+        kinds["overlay/compressed"] = CompressedImage
+        if config.output.small_width:
+            kinds |= {"mask_small": Image, "confidence_small": Image, "camera_info": CameraInfo}
+        elif config.output.size is not OutputSize.INPUT:
+            kinds["camera_info"] = CameraInfo
+        section = config.pair(pair)
+        if section.x_form is XForm.RAW and section.modality is Modality.DEPTH:
+            kinds["points"] = PointCloud2
+        self._publishers = {name: self._publisher(name, kind) for name, kind in kinds.items()}
+
+    @property
+    def topics(self) -> list[str]:
+        """Resolved names of the topics, the mask first."""
+        return [publisher.topic_name for publisher in self._publishers.values()]
+
+    def publish_labels(self, threshold: float) -> None:
+        """Publishes what the ids mean, for whoever comes later too; again when it has changed.
+
+        Args:
+            threshold: confidence below which pixels are unlabeled, in [0, 1].
+        """
+        self._latch("label_map", String(data=label_map(self.labels)))
+        if LabelInfo is None:
+            return
+        info = LabelInfo(threshold=float(threshold))
+        info.header.stamp = self._node.get_clock().now().to_msg()
+        info.class_map = [
+            VisionClass(class_id=int(index), class_name=name)
+            for index, name in zip(self.labels.ids, self.labels.names, strict=True)
+        ]
+        self._latch("label_info", info)
+
+    def publish(
+        self,
+        header: Any,
+        sample: RgbxSample,
+        prediction: Prediction,
+        options: OutputConfig,
+        rgb_info: Any = None,
+    ) -> None:
+        """Publishes one answer: mask and confidence first, the rest only if somebody looks.
+
+        Args:
+            header: of the RGB message; goes out unchanged.
+            sample: what was asked.
+            prediction: what was answered.
+            options: which topics are on.
+            rgb_info: calibration of RGB, None where none has come.
+        """
+        is_wide = options.mask_encoding is MaskEncoding.MONO16
+        labels = published_ids(prediction.labels, self.labels.unlabeled_id, is_wide)
+        self._send("mask", header, labels, options.mask_encoding.value)
+        if options.publish_confidence and self._is_heard("confidence"):
+            self._send_confidence("confidence", header, prediction.confidence, options)
+        if options.small_width and self._is_heard("mask_small", "confidence_small", "camera_info"):
+            self._publish_small(header, labels, prediction.confidence, options, rgb_info)
+        elif options.size is not OutputSize.INPUT and self._is_heard("camera_info"):
+            self._publish_info(header, labels.shape, rgb_info)
+        if options.publish_points and rgb_info is not None and self._is_heard("points"):
+            self._publish_points(header, sample, labels, prediction.confidence, rgb_info)
+        if options.publish_color and self._is_heard("mask_color"):
+            colours = overlay.colourise(prediction.labels, self._palette)
+            self._send("mask_color", header, colours, "rgb8")
+        if options.publish_overlay and self._is_heard("overlay", "overlay/compressed"):
+            self._publish_overlay(header, sample, prediction.labels, options)
+        if options.publish_preview and self._is_heard("x/preview"):
+            self._send("x/preview", header, overlay.preview(prediction.x_image), "rgb8")
+
+    def mismatches(self) -> dict[str, list[str]]:
+        """Subscribers whose quality of service does not match, one clause each, by topic."""
+        found = {}
+        for publisher in self._publishers.values():
+            asking = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
+            clauses = [subscriber_mismatch(info, publisher.qos_profile) for info in asking]
+            found[publisher.topic_name] = [clause for clause in clauses if clause]
+        return {topic: clauses for topic, clauses in found.items() if clauses}
+
+    def lacking(self, options: OutputConfig) -> str:
+        """Why outputs stay silent that somebody listens to, while no calibration of RGB has come.
+
+        Args:
+            options: which topics are on.
+
+        Returns:
+            one sentence, empty where nobody listens to an output that needs a calibration.
+        """
+        silent = [name for name in _CALIBRATED if self._is_heard(name)]
+        if not options.publish_points:
+            silent = [name for name in silent if name != "points"]
+        if not silent:
+            return ""
+        topic = self._node.resolve_topic_name(f"{self._pair}/{Stream.RGB_INFO.value}")
+        why = absence(topic, self._node.count_publishers(topic))
+        return f"{why}; {' and '.join(silent)} {'need' if silent[1:] else 'needs'} it"
+
+    def destroy(self) -> None:
+        """Destroys all publishers."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        for publisher in self._latched.values():
+            self._node.destroy_publisher(publisher)
+        self._publishers.clear()
+        self._latched.clear()
+
+    def _publisher(self, name: str, kind: Any) -> Any:
+        return self._node.create_lifecycle_publisher(
+            kind,
+            f"{self._pair}/{name}",
+            copy(IMAGE_QOS),  # overrides are written into it
+            # Every event handler would cost time each time the executor waits; `mismatches` asks.
+            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def _is_heard(self, *names: str) -> bool:
+        found = (self._publishers.get(name) for name in names)
+        return any(one is not None and one.get_subscription_count() > 0 for one in found)
+
+    def _latch(self, name: str, message: Any) -> None:
+        if name not in self._latched:
+            topic = f"{self._pair}/{name}"
+            self._latched[name] = self._node.create_publisher(
+                type(message),
+                topic,
+                copy(LATCHED_QOS),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+        self._latched[name].publish(message)
+
+    def _publish_small(
+        self, header: Any, labels: Array, confidence: Array, options: OutputConfig, rgb_info: Any
+    ) -> None:
+        height, width = labels.shape
+        small = (options.small_width, max(1, round(height * options.small_width / width)))
+        # Nearest for both, so that a confidence is that of its label.
+        labels, confidence = (
+            cv2.resize(image, small, interpolation=cv2.INTER_NEAREST_EXACT)
+            for image in (labels, confidence)
+        )
+        self._send("mask_small", header, labels, options.mask_encoding.value)
+        self._send_confidence("confidence_small", header, confidence, options)
+        self._publish_info(header, small[::-1], rgb_info)
+
+    def _publish_info(self, header: Any, size: tuple[int, int], rgb_info: Any) -> None:
+        """RGB's calibration on the grid of `size` (rows, columns), once it has come."""
+        if rgb_info is None:
+            return
+        try:
+            scaled = fill_scaled_info(CameraInfo(), rgb_info, *size)
+        except EncodingError as error:
+            self._warn_calibration(error, "camera_info")
+            return
+        scaled.header = header
+        self._publishers["camera_info"].publish(scaled)
+
+    def _publish_points(
+        self, header: Any, sample: RgbxSample, labels: Array, confidence: Array, rgb_info: Any
+    ) -> None:
+        if isinstance(sample.x, Events) or sample.x_form is not XForm.RAW:
+            return  # RGB went alone
+        try:
+            camera = pinhole(rgb_info, *labels.shape)
+        except EncodingError as error:
+            self._warn_calibration(error, "points")
+            return
+        depth_m = metres(sample.x, self._unit_16u)
+        rgb = fitted(sample.rgb, labels.shape)
+        points = labelled_points(depth_m, camera, rgb, labels, confidence)
+        cloud = fill_cloud(PointCloud2(), PointField, points)
+        cloud.header = header
+        self._publishers["points"].publish(cloud)
+
+    def _warn_calibration(self, error: EncodingError, output: str) -> None:
+        text = f"topic '{self._pair}/{Stream.RGB_INFO.value}': {error}; no {output}"
+        self._node.get_logger().warning(text, throttle_duration_sec=5.0)
+
+    def _publish_overlay(
+        self, header: Any, sample: RgbxSample, labels: Array, options: OutputConfig
+    ) -> None:
+        rgb = fitted(sample.rgb, labels.shape)
+        picture = overlay.blend(rgb, labels, self._palette, options.overlay_alpha)
+        if self._is_heard("overlay"):
+            self._send("overlay", header, picture, "rgb8")
+        if self._is_heard("overlay/compressed"):
+            quality = [cv2.IMWRITE_JPEG_QUALITY, options.overlay_jpeg_quality]
+            _, coded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+            data = array("B")
+            data.frombytes(coded.tobytes())
+            message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+            message.data = data
+            self._publishers["overlay/compressed"].publish(message)
+
+    def _send_confidence(
+        self, name: str, header: Any, confidence: Array, options: OutputConfig
+    ) -> None:
+        if options.confidence_encoding is ConfidenceEncoding.FLOAT:
+            confidence = confidence.astype(np.float32) / np.float32(255)
+        self._send(name, header, confidence, options.confidence_encoding.value)
+
+    def _send(self, name: str, header: Any, pixels: Array, encoding: str) -> None:
+        message = fill_image(Image(), pixels, encoding)
+        message.header = header
+        self._publishers[name].publish(message)

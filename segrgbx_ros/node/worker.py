@@ -1,0 +1,344 @@
+"""The one thread that owns the model: ready pairs share a forward pass, the newest ones wait.
+
+No ROS here: whoever submits pairs also says what to do with answers and complaints.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from segrgbx_core.base.errors import SegrgbxError
+from segrgbx_core.base.samples import Prediction, RgbxSample
+from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_ros.config.node import BatchConfig
+from segrgbx_ros.pairing.pipeline import PairedMessages
+
+
+class Predictor(Protocol):
+    """What the worker needs of a model; `segrgbx_ros.pairing.published_labels.PairPredictor` has it."""
+
+    def predict(self, samples: Sequence[RgbxSample], streams: Sequence[str]) -> list[Prediction]:
+        """Answers one batch; every sample comes from the stream of its pair's name."""
+        ...
+
+    def forget(self) -> None:
+        """Drops what is kept of streams."""
+        ...
+
+
+Deliver = Callable[[PairedMessages, RgbxSample, Prediction], None]
+Complain = Callable[[str, str, str], None]  # pair, cause, message
+Decoded = tuple[PairedMessages, RgbxSample]
+Answer = tuple[PairedMessages, RgbxSample, Prediction]
+T = TypeVar("T")
+
+OUT_OF_MEMORY = "out_of_memory"
+HUNG_S = 5.0
+"""A pass that has run for this long is reported."""
+STOP_S = 2.0
+"""How long the end of a pass is waited for at most."""
+_DELIVERY_S = 0.5
+"""How long `clear` waits at most for the end of a publication that has begun."""
+
+
+def _is_memory_error(error: Exception) -> bool:
+    return isinstance(error, MemoryError)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the worker must know about the device's memory.
+
+    Attributes:
+        is_exhausted: True for errors that say that no memory is left.
+        release: gives cached memory back.
+    """
+
+    is_exhausted: Callable[[Exception], bool] = _is_memory_error
+    release: Callable[[], Any] = gc.collect
+
+
+@dataclass
+class WorkReport:
+    """What happened since the report before.
+
+    Attributes:
+        answered: pairs that got labels.
+        batches: forward passes.
+        replaced: pairs that had to make room for newer ones of the same name before they ran.
+        cleared: pairs that were given up on reset, disabling or deactivation: those that waited,
+            and those in a pass that began before.
+        failed: pairs without an answer, by cause.
+        exhausted: how often memory ran out, also where smaller passes then succeeded.
+        latencies_ms: arrival of RGB to the end of publication, one per answer.
+        timings_ms: sum over the batches of each stage's duration.
+    """
+
+    answered: int = 0
+    batches: int = 0
+    replaced: int = 0
+    cleared: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    exhausted: int = 0
+    latencies_ms: list[float] = field(default_factory=list)
+    timings_ms: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: WorkReport) -> None:
+        """Adds what happened in another interval."""
+        self.answered += other.answered
+        self.batches += other.batches
+        self.replaced += other.replaced
+        self.cleared += other.cleared
+        self.failed.update(other.failed)
+        self.exhausted += other.exhausted
+        self.latencies_ms += other.latencies_ms
+        self.timings_ms.update(other.timings_ms)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    cause: str
+    text: str
+
+
+class Worker:
+    """Runs the model in its own thread on the newest pairs of every name.
+
+    Every pair has one outcome: answered once it is delivered, replaced, cleared or failed.
+
+    Args:
+        predictor: the model; nobody else may call it between `start` and `stop`.
+        batch: how many pairs share a pass, and how long a ready one waits for others.
+        num_pairs: how many names there are.
+        deliver: called in the worker's thread with every answer.
+        complain: called in the thread with pair, cause and sentence when there is no answer.
+        memory: how errors of memory are told apart, and what helps.
+        depth: how many pairs of one name may wait; with 1 the newest one wins.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        batch: BatchConfig,
+        num_pairs: int,
+        deliver: Deliver,
+        complain: Complain,
+        memory: Memory | None = None,
+        depth: int = 1,
+    ) -> None:
+        self._predictor = predictor
+        self._largest = self._capacity = min(batch.max_size, num_pairs)
+        self._max_wait_s = batch.max_wait_ms / 1000
+        self._deliver = deliver
+        self._complain = complain
+        self._memory = memory or Memory()
+        self._began: float | None = None
+        self._ready = threading.Condition()
+        self._depth = depth
+        self._slots: dict[str, deque[PairedMessages]] = {}
+        # How often all was cleared: by now, and when the batch was taken that is in a pass.
+        self._clearings = self._clearings_before = 0
+        self._delivers = False
+        self._must_forget = False
+        self._report = WorkReport()
+        self._runs = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, paired: PairedMessages) -> None:
+        """Offers a pair; where its name's places are taken, the oldest gives way to it."""
+        with self._ready:
+            waiting = self._slots.setdefault(paired.pair, deque())
+            if len(waiting) == self._depth:
+                waiting.popleft()
+                self._report.replaced += 1
+            waiting.append(paired)
+            self._ready.notify_all()
+
+    def start(self) -> bool:
+        """Starts the thread once the one before it has ended.
+
+        Returns:
+            False when that one's pass goes on for `STOP_S`; nothing has started then.
+        """
+        if self._thread is not None:
+            self._thread.join(STOP_S)
+            if self._thread.is_alive():
+                return False
+        self._runs = True
+        self._capacity = self._largest
+        self._thread = threading.Thread(target=self._run, name="segrgbx-worker", daemon=True)
+        self._thread.start()
+        return True
+
+    def stop(self) -> bool:
+        """Stops after the pass that runs now, drops what waits.
+
+        Returns:
+            False when the pass goes on for `STOP_S`; its answer will be dropped.
+        """
+        self.clear()
+        with self._ready:
+            self._runs = False
+            self._ready.notify_all()
+        if self._thread is None:
+            return True
+        self._thread.join(STOP_S)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Lets go of the model; after `stop`, for ever."""
+        del self._predictor
+
+    def clear(self) -> None:
+        """Drops what waits and what is in a pass, then what the model keeps of streams.
+
+        Nothing that was submitted before is delivered after.
+        """
+        with self._ready:
+            self._report.cleared += sum(map(len, self._slots.values()))
+            self._slots.clear()
+            self._clearings += 1
+            self._must_forget = True
+            self._ready.wait_for(lambda: not self._delivers, _DELIVERY_S)
+
+    def report(self) -> WorkReport:
+        """What happened since the last call."""
+        with self._ready:
+            report, self._report = self._report, WorkReport()
+        return report
+
+    @property
+    def capacity(self) -> int:
+        """How many pairs share a pass at most; less after the memory did not suffice."""
+        return self._capacity
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the thread lives, also after `stop` where its pass goes on."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def trouble(self) -> str:
+        """What is wrong with the thread itself, empty when nothing is."""
+        if not self._runs:
+            return ""
+        if not self.is_alive:
+            return "the worker has ended; deactivate and activate the node"
+        began = self._began
+        busy_s = 0.0 if began is None else time.monotonic() - began
+        return f"a pass has been running for {busy_s:.0f} s" if busy_s > HUNG_S else ""
+
+    def _run(self) -> None:
+        while (batch := self._take()) is not None:
+            self._began = time.monotonic()
+            self._ask([one for paired in batch if (one := self._decoded(paired)) is not None])
+            self._began = None
+
+    def _take(self) -> list[PairedMessages] | None:
+        """The next batch in order of arrival, None when stopped."""
+        with self._ready:
+            self._ready.wait_for(lambda: self._slots or not self._runs)
+            if len(self._slots) < self._capacity:
+                self._ready.wait_for(
+                    lambda: len(self._slots) >= self._capacity or not self._runs, self._max_wait_s
+                )
+            if not self._runs:
+                return None
+            self._clearings_before = self._clearings
+            return [self._next(name) for name in list(self._slots)[: self._capacity]]
+
+    def _next(self, name: str) -> PairedMessages:
+        """The oldest pair of a name; if more wait, the name goes to the end of the line."""
+        waiting = self._slots.pop(name)
+        paired = waiting.popleft()
+        if waiting:
+            self._slots[name] = waiting
+        return paired
+
+    def _decoded(self, paired: PairedMessages) -> Decoded | None:
+        """Messages with their sample; None where there is none, which is counted."""
+        sample, failure = self._tried(paired.sample)
+        if failure is not None:
+            self._fail(paired, failure)
+        return None if sample is None else (paired, sample)
+
+    def _ask(self, batch: Sequence[Decoded]) -> None:
+        """One pass; where it fails, one for each pair, so that one bad sample harms no other."""
+        if not batch or self._given_up(len(batch)):
+            return
+        answers, failure = self._tried(self._predict, batch)
+        for answer in answers or ():
+            self._hand_out(*answer)
+        if failure is None:
+            return
+        if failure.cause == OUT_OF_MEMORY:  # by now nothing holds what the pass had allocated
+            self._tried(self._memory.release)  # not even that works once a device has a fault
+        if len(batch) == 1:
+            self._fail(batch[0][0], failure)
+            return
+        if failure.cause == OUT_OF_MEMORY:
+            self._capacity = len(batch) - 1
+        for one in batch:
+            self._ask([one])
+
+    def _predict(self, batch: Sequence[Decoded]) -> list[Answer]:
+        if self._must_forget:
+            self._must_forget = False
+            self._predictor.forget()
+        predictions = self._predictor.predict(
+            [sample for _, sample in batch], [paired.pair for paired, _ in batch]
+        )
+        with self._ready:
+            self._report.batches += 1
+            self._report.timings_ms.update(predictions[0].timings_ms)
+        return [(*one, answer) for one, answer in zip(batch, predictions, strict=True)]
+
+    def _hand_out(self, paired: PairedMessages, sample: RgbxSample, answer: Prediction) -> None:
+        with self._ready:
+            if self._given_up():
+                return
+            self._delivers = True
+        _, failure = self._tried(self._deliver, paired, sample, answer)
+        with self._ready:
+            self._delivers = False
+            self._ready.notify_all()
+            if failure is None:
+                self._report.answered += 1
+                waited_ns = time.time_ns() - paired.arrived_ns
+                self._report.latencies_ms.append(waited_ns / NS_PER_MS)
+        if failure is not None:
+            self._fail(paired, failure)
+
+    def _fail(self, paired: PairedMessages, failure: _Failure) -> None:
+        with self._ready:
+            if self._given_up():
+                return
+            self._report.failed[failure.cause] += 1
+        self._complain(paired.pair, failure.cause, failure.text)
+
+    def _given_up(self, number: int = 1) -> bool:
+        """Counts so many pairs as cleared, where all was cleared since the batch was taken."""
+        with self._ready:
+            is_stale = self._clearings > self._clearings_before
+            self._report.cleared += number * is_stale
+        return is_stale
+
+    def _tried(self, step: Callable[..., T], *arguments: Any) -> tuple[T | None, _Failure | None]:
+        """What a step returns, or why it failed."""
+        try:
+            return step(*arguments), None
+        except SegrgbxError as error:
+            return None, _Failure("message", str(error))
+        except Exception as error:  # the outermost frame: the node outlives any failure of a pass
+            text = f"{type(error).__name__}: {error}"
+            if self._memory.is_exhausted(error):
+                with self._ready:
+                    self._report.exhausted += 1
+                return None, _Failure(OUT_OF_MEMORY, text)
+            return None, _Failure("exception", f"{text}\n{traceback.format_exc()}")

@@ -1,0 +1,290 @@
+"""Segments a recording through the node's own decoding, pairing and model, and scores it.
+
+Frames are segmented one by one in the order in which pairs complete; none is skipped for lack of
+time. The receive times of the recording are the clock, so a second run gives the same labels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.labels.label_space import UNIFIED
+from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_ros.config.node import NodeConfig, Stream
+from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
+from segrgbx_ros.messages.geometry import resized_ids
+from segrgbx_ros.pairing.pipeline import PairedMessages, Pipeline
+from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor, pair_labels
+from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.ground_truth import Truth, translator
+from segrgbx_ros.replay.report import PairReport, Report, Scores, Spread
+from segrgbx_ros.replay.topic_routes import Routes
+from segrgbx_ros.replay.writers import Frame, Sink
+
+if TYPE_CHECKING:
+    from segrgbx_core.runtime.segmenter import Segmenter
+
+RANDOM = "the weights are random: labels and scores mean nothing"
+UNREADABLE = "unreadable"
+"""Cause under which messages are counted that cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class TruthSource:
+    """Truth of one pair and the label space that its ids belong to."""
+
+    truth: Truth
+    space: str = UNIFIED
+
+
+@dataclass
+class _Tally:
+    """Running results of one pair."""
+
+    received: Counter[Stream] = field(default_factory=Counter)
+    paired: int = 0
+    held: int = 0
+    rgb_only: int = 0
+    unreadable: int = 0
+    first_fault: str = ""
+    skews_ms: list[float] = field(default_factory=list)
+    stages_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    confusion: ConfusionMatrix | None = None
+    scored: int = 0
+    unlabeled: int = 0
+
+    def refuse(self, error: EncodingError) -> None:
+        """Counts a message that cannot be decoded."""
+        self.unreadable += 1
+        self.first_fault = self.first_fault or str(error)
+
+
+def evaluate(
+    bag: Bag,
+    config: NodeConfig,
+    segmenter: Segmenter,
+    routes: Routes,
+    truths: Mapping[str, TruthSource] | None = None,
+    sinks: Sequence[Sink] = (),
+    progress: Callable[[], object] | None = None,
+) -> Report:
+    """Segments every pair of a recording.
+
+    Args:
+        bag: open recording.
+        config: node options.
+        segmenter: the model.
+        routes: which topic feeds which input.
+        truths: by pair.
+        sinks: get every frame.
+        progress: called after every message read.
+
+    Raises:
+        DataError: when nothing could be segmented, or truth does not fit; says why.
+    """
+    began = time.monotonic()
+    run = _Run(config, segmenter, truths or {}, sinks)
+    for received_ns, paired in _pairs(bag, run, routes, progress):
+        run.segment(paired, received_ns)
+    report = run.report(bag, routes, time.monotonic() - began)
+    _explain_nothing(report)
+    return report
+
+
+def _pairs(
+    bag: Bag, run: _Run, routes: Routes, progress: Callable[[], object] | None
+) -> Iterator[tuple[int, PairedMessages]]:
+    """Pairs in the order in which they complete, with the receive time that completed them."""
+    last_ns = 0
+    for recorded in bag.messages(routes.inputs.keys()):
+        # Receive times are the clock here; one that steps back must not run the waiting backward.
+        last_ns = max(last_ns, recorded.receive_ns)
+        for pair, stream in routes.inputs[recorded.topic]:
+            message = recorded.raw if recorded.type in ARRAY_TYPES else bag.decode(recorded)
+            for paired in run.push(pair, stream, message, last_ns):
+                yield last_ns, paired
+        if progress:
+            progress()
+    for paired in run.pipeline.flush():
+        yield last_ns, paired
+
+
+class _Run:
+    """State of one replay."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        segmenter: Segmenter,
+        truths: Mapping[str, TruthSource],
+        sinks: Sequence[Sink],
+    ) -> None:
+        self.config = config
+        self.segmenter = segmenter
+        self.pipeline = Pipeline(config, segmenter.contract.encoding)
+        self.labels: dict[str, PairLabels] = pair_labels(config, segmenter)
+        self._predictor = PairPredictor(segmenter, self.labels)
+        self._truths = truths
+        self._translate = {
+            pair: translator(segmenter.label_space, source.space, self.labels[pair].space)
+            for pair, source in truths.items()
+        }
+        self._sinks = sinks
+        self._tallies: dict[str, _Tally] = defaultdict(_Tally)
+        self._stages: dict[str, list[float]] = defaultdict(list)
+        self._is_warm = False
+
+    def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[PairedMessages]:
+        """Feeds one message to the pipeline."""
+        tally = self._tallies[pair]
+        tally.received[stream] += 1
+        try:
+            return self.pipeline.push(pair, stream, message, now_ns)
+        except EncodingError as error:
+            tally.refuse(error)
+            return []
+
+    def segment(self, paired: PairedMessages, received_ns: int) -> None:
+        """Decodes and segments one pair and hands it on."""
+        tally = self._tallies[paired.pair]
+        began = time.perf_counter()
+        try:
+            sample = paired.sample()
+            read_ms = (time.perf_counter() - began) * 1e3
+            if not self._is_warm:
+                self.segmenter.warm_up(sample.rgb.shape[:2], [sample.modality])
+                self._is_warm = True
+            prediction = self._predictor.answer(sample, paired.pair)
+        except EncodingError as error:
+            tally.refuse(error)
+            return
+        stages = {"read": read_ms, **prediction.timings_ms}
+        for name, value in {**stages, "total": sum(stages.values())}.items():
+            self._stages[name].append(value)
+            tally.stages_ms[name].append(value)
+        if paired.dt_ns is not None:
+            tally.skews_ms.append(paired.dt_ns / NS_PER_MS)
+        tally.held += paired.held
+        tally.rgb_only += paired.x is None
+        truth = self._score(paired, sample.rgb.shape[:2], prediction.labels, tally)
+        frame = Frame(paired.pair, tally.paired, sample, prediction, truth, received_ns)
+        tally.paired += 1
+        for sink in self._sinks:
+            sink.take(frame)
+
+    def report(self, bag: Bag, routes: Routes, wall_s: float) -> Report:
+        """What has been found."""
+        segmenter = self.segmenter
+        provenance = dict(segmenter.contract.provenance)
+        return Report(
+            recording=str(bag.path),
+            recording_s=bag.duration_s,
+            checkpoint={
+                "path": self.config.model.checkpoint,
+                "hash": segmenter.checkpoint.hash,
+                "provenance": provenance,
+            },
+            label_space={
+                "name": segmenter.classes.space,
+                "hash": segmenter.classes.hash,
+                "classes": len(segmenter.classes.names),
+            },
+            device=f"{segmenter.device_name}, {segmenter.precision}",
+            config=to_plain(self.config),
+            pairs={pair: self._pair_report(pair, routes) for pair in _pair_names(routes)},
+            notes=(*routes.notes, *([RANDOM] if segmenter.contract.is_random else [])),
+            stages_ms={name: Spread.of(values) for name, values in self._stages.items()},
+            wall_s=wall_s,
+        )
+
+    def _pair_report(self, pair: str, routes: Routes) -> PairReport:
+        tally, counts = self._tallies[pair], self.pipeline.counts(pair)
+        dropped = {cause: count for cause, count in counts.dropped.items() if count}
+        if tally.unreadable:
+            dropped[UNREADABLE] = tally.unreadable
+        scores = None
+        if tally.confusion is not None:
+            names = tuple(self.labels[pair].classes.names)
+            scores = Scores(names, tally.confusion, tally.scored, tally.unlabeled)
+        streams = self.config.streams(pair)
+        return PairReport(
+            modality=self.config.pair(pair).modality.value,
+            label_space=self.labels[pair].classes.space,
+            topics={name: routes.topic(pair, stream) for name, stream in streams.items()},
+            rgb=tally.received[Stream.RGB],
+            x=min(tally.received[one] for one in self.config.pair(pair).x_streams.values()),
+            paired=tally.paired,
+            held=tally.held,
+            rgb_only=tally.rgb_only,
+            dropped=dropped,
+            dropped_x={cause: count for cause, count in counts.dropped_x.items() if count},
+            skew_ms=Spread.of([abs(value) for value in tally.skews_ms]),
+            mean_offset_ms=float(np.mean(tally.skews_ms)) if tally.skews_ms else 0.0,
+            jumps=counts.jumps,
+            lost_events=counts.lost_events,
+            first_fault=tally.first_fault,
+            scores=scores,
+            stages_ms={name: Spread.of(values) for name, values in tally.stages_ms.items()},
+        )
+
+    def _score(
+        self,
+        paired: PairedMessages,
+        rgb_size: tuple[int, int],
+        labels: NDArray[np.uint8],
+        tally: _Tally,
+    ) -> NDArray[np.uint8] | None:
+        """Truth of a frame in the published label space, after it was counted on RGB's grid."""
+        source = self._truths.get(paired.pair)
+        if source is None:
+            return None
+        if tally.confusion is None:
+            tally.confusion = ConfusionMatrix(len(self.labels[paired.pair].classes.names))
+        truth = source.truth.labels(paired.stamp_ns)
+        if truth is None:
+            tally.unlabeled += 1
+            return None
+        if truth.shape != rgb_size:
+            raise DataError(
+                f"truth of pair '{paired.pair}' at {paired.stamp_ns} ns is "
+                f"{truth.shape[1]}x{truth.shape[0]}, its RGB image {rgb_size[1]}x"
+                f"{rgb_size[0]}; truth must lie on the RGB image's grid"
+            )
+        truth = self.labels[paired.pair].grouped(self._translate[paired.pair](truth))
+        tally.confusion.update(truth, resized_ids(labels, rgb_size))
+        tally.scored += 1
+        return truth
+
+
+def _pair_names(routes: Routes) -> list[str]:
+    names = [pair for uses in routes.inputs.values() for pair, _ in uses]
+    return list(dict.fromkeys(names))
+
+
+def _explain_nothing(report: Report) -> None:
+    """Raises when no frame could be segmented, or no truth fitted."""
+    if report.paired == 0:
+        reasons = []
+        for name, pair in report.pairs.items():
+            causes = ", ".join(f"{cause} {count}" for cause, count in sorted(pair.dropped.items()))
+            reasons.append(
+                f"pair '{name}': {pair.rgb} RGB and {pair.x} X images ({causes or 'no drops'}) "
+                f"{pair.first_fault}".rstrip()
+            )
+        raise DataError(f"{report.recording}: nothing to segment; {'; '.join(reasons)}")
+    for name, pair in report.pairs.items():
+        if pair.scores is not None and pair.scores.frames == 0 and pair.paired:
+            raise DataError(
+                f"{report.recording}: pair '{name}': no truth has the stamp of an RGB image; "
+                "truth must carry exactly the RGB stamp"
+            )

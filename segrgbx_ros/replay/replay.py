@@ -1,0 +1,202 @@
+"""Replays a recording through the node's decoding, pairing and model; no ROS installation needed.
+
+`segrgbx-replay BAG --config config/thermal.yaml --checkpoint FILE` writes a report with mIoU,
+pairing statistics and latency, overlays and a contact sheet, and, if asked, a recording of the
+predictions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tqdm import tqdm
+
+from segrgbx_core.base.errors import ConfigError, DataError, command, did_you_mean
+from segrgbx_core.labels.label_space import UNIFIED
+from segrgbx_ros.config.node import NodeConfig, Stream, read_node_yaml
+from segrgbx_ros.pairing.published_labels import pair_labels
+from segrgbx_ros.replay.bag_writer import BagWriter
+from segrgbx_ros.replay.bags import Bag, header_stamp_ns
+from segrgbx_ros.replay.evaluation import TruthSource, evaluate
+from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, Truth
+from segrgbx_ros.replay.report import Report
+from segrgbx_ros.replay.topic_routes import Routes, find_routes, parse_remaps
+from segrgbx_ros.replay.writers import Pictures, Predictions, Sink
+
+if TYPE_CHECKING:
+    from segrgbx_core.runtime.segmenter import Segmenter
+
+__all__ = ["evaluate", "main"]
+
+
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of the replay; returns the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        folder = _folder(options.out)
+        report = replay(options, folder)
+        report.save(folder)
+    except KeyboardInterrupt:
+        return 130
+    print(report.summary())
+    print(f"written: {folder / 'report.md'}")
+    return 0
+
+
+def replay(options: argparse.Namespace, folder: Path) -> Report:
+    """Opens everything that the command line names, and evaluates.
+
+    Args:
+        options: as `main` parses them.
+        folder: for pictures; exists.
+
+    Raises:
+        SegrgbxError: one sentence for whatever does not fit.
+    """
+    config = read_node_yaml(options.config, _overrides(options))
+    pairs = _chosen_pairs(config, options.pair)
+    with ExitStack() as stack:
+        bag = stack.enter_context(Bag(options.bag))
+        routes = find_routes(bag, config, pairs, options.namespace, parse_remaps(options.remap))
+        truths = {
+            pair: TruthSource(truth, options.truth_space)
+            for pair in pairs
+            if (truth := _truth(bag, routes, pair, options)) is not None
+        }
+        writer = stack.enter_context(BagWriter(options.write_bag)) if options.write_bag else None
+        segmenter = _load(config)
+        classes = {pair: one.classes for pair, one in pair_labels(config, segmenter).items()}
+        counts = {pair: bag.topics[routes.topic(pair, Stream.RGB)].count for pair in pairs}
+        pictures = Pictures(
+            folder,
+            classes,
+            counts,
+            None if options.overlays == "all" else int(options.overlays),
+            config.output.overlay_alpha,
+        )
+        sinks: list[Sink] = [pictures]
+        if writer is not None:
+            sinks.append(Predictions(writer, classes, routes.namespace, config))
+        total = sum(bag.topics[topic].count for topic in routes.inputs)
+        bar = stack.enter_context(
+            tqdm(total=total, unit="msg", file=sys.stderr, disable=options.quiet, leave=False)
+        )
+        report = evaluate(bag, config, segmenter, routes, truths, sinks, bar.update)
+        name = Path(options.bag).resolve().name
+        weights = report.checkpoint["hash"][:12] or "random weights"
+        pictures.save_sheets(f"Replay of {name}", f"checkpoint {weights}, {report.device}")
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segrgbx-replay",
+        description="Segments a recording as the node would, and scores it where truth is given.",
+    )
+    add = parser.add_argument
+    add("bag", help="rosbag2 folder, or one .mcap or .db3 file; compressed ones too")
+    add("--config", required=True, help="ROS parameter file, as for the node")
+    add("--checkpoint", help="checkpoint (.safetensors); wins over model.checkpoint of the file")
+    add("--pair", action="append", metavar="NAME", help="replay this pair only; may be repeated")
+    add("--namespace", help="what stands before the node's topics (default: found)")
+    add(
+        "--remap",
+        action="append",
+        default=[],
+        metavar="FROM:=TO",
+        help="recorded topic of an input",
+    )
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="overrides an option")
+    add("--label-space", help="labels to publish and score: unified or a data set's own")
+    truth = parser.add_mutually_exclusive_group()
+    truth.add_argument(
+        "--truth-topic",
+        help="label images with the RGB stamp (default: <pair>/label where recorded; '' for none)",
+    )
+    truth.add_argument(
+        "--truth-folder", help="<stamp in ns>.png, or one .png per RGB image in order of names"
+    )
+    add("--truth-space", default=UNIFIED, help="label space of the truth's ids (default: unified)")
+    add(
+        "--out", default="replay_out", help="folder for report and pictures (default: %(default)s)"
+    )
+    add("--write-bag", metavar="DIR", help="also record masks and confidences into a new folder")
+    add(
+        "--overlays",
+        default="6",
+        metavar="N|all|0",
+        help="how many overlays (default: %(default)s)",
+    )
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Options of the command line by dotted name; the later ones win."""
+    if options.overlays != "all" and not options.overlays.isdigit():
+        raise ConfigError(f"--overlays: '{options.overlays}' is neither a number nor 'all'")
+    chosen: dict[str, Any] = {}
+    for text in options.set:
+        name, mark, value = text.partition("=")
+        if not (name and mark):
+            raise ConfigError(f"--set: '{text}' has not the form name=value")
+        try:
+            chosen[name] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError:
+            chosen[name] = value
+    if options.checkpoint:
+        chosen["model.checkpoint"] = options.checkpoint
+    if options.label_space:
+        chosen["label.space"] = options.label_space
+    return chosen
+
+
+def _chosen_pairs(config: NodeConfig, names: Sequence[str] | None) -> list[str]:
+    for name in names or ():
+        if name not in config.pairs:
+            raise ConfigError(
+                f"--pair: '{name}' is not configured{did_you_mean(name, config.pairs)}"
+            )
+    return list(names or config.pairs)
+
+
+def _truth(bag: Bag, routes: Routes, pair: str, options: argparse.Namespace) -> Truth | None:
+    """The pair's truth: as told, else the label topic beside its images, else none."""
+    if options.truth_folder:
+        topic = routes.topic(pair, Stream.RGB)
+        stamps = [header_stamp_ns(message.raw) for message in bag.messages({topic})]
+        return FolderTruth(options.truth_folder, stamps)
+    if options.truth_topic is not None:
+        name = options.truth_topic
+        if not name:
+            return None
+        return TopicTruth(bag, name if name.startswith("/") else f"{routes.namespace}/{name}")
+    base = f"{routes.namespace}/{pair}/label"
+    beside = next((name for name in (base, f"{base}/compressed") if name in bag.topics), None)
+    return TopicTruth(bag, beside) if beside else None
+
+
+def _load(config: NodeConfig) -> Segmenter:
+    from segrgbx_ros.load_model import load_segmenter  # noqa: PLC0415 - torch takes seconds to import
+
+    return load_segmenter(config)
+
+
+def _folder(path: str) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error.strerror})") from None
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

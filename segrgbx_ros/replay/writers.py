@@ -1,0 +1,247 @@
+"""Where a replay puts its frames: pictures, a contact sheet, a recording of the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.samples import Array, Prediction, RgbxSample
+from segrgbx_core.labels import overlay
+from segrgbx_core.labels.label_space import palette_array
+from segrgbx_ros.config.node import ConfidenceEncoding, MaskEncoding, NodeConfig
+from segrgbx_ros.messages.geometry import fitted
+from segrgbx_ros.messages.label_map import label_map
+from segrgbx_ros.pairing.published_labels import published_ids
+from segrgbx_ros.replay.bag_writer import BagWriter
+
+if TYPE_CHECKING:
+    from segrgbx_core.runtime.segmenter import PublishedLabels
+
+SHEET_ROWS = 6
+"""Rows of the contact sheet, shared by the pairs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One segmented frame.
+
+    Attributes:
+        pair: name of the RGB-X pair.
+        number: position among the pair's frames, from 0.
+        sample: what was asked.
+        prediction: what was answered.
+        truth: ids of the published label space, None without truth.
+        receive_ns: receive time of the message that completed the pair.
+    """
+
+    pair: str
+    number: int
+    sample: RgbxSample
+    prediction: Prediction
+    truth: NDArray[np.uint8] | None
+    receive_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class SheetRow:
+    """One row of a contact sheet.
+
+    Attributes:
+        rgb: uint8 (H, W, 3).
+        x_image: X as the model saw it.
+        labels: predicted ids.
+        truth: true ids, None where there are none.
+    """
+
+    rgb: Array
+    x_image: Array
+    labels: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None = None
+
+
+class Classes(Protocol):
+    """Names and colours of label ids."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names; position is the id."""
+        ...
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """One RGB colour per class."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes every frame of a replay in order."""
+
+    def take(self, frame: Frame) -> None:
+        """Keeps what it wants of a frame."""
+        ...
+
+
+class Pictures:
+    """Overlays of some frames, and a contact sheet of a few of them.
+
+    Args:
+        folder: where to write; must exist.
+        labels: the published classes by pair.
+        counts: expected number of frames by pair, from which frames are chosen at equal distances.
+        overlays: how many overlays per pair, None for all.
+        alpha: weight of the label colours.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        labels: Mapping[str, PublishedLabels],
+        counts: dict[str, int],
+        overlays: int | None,
+        alpha: float = 0.5,
+    ) -> None:
+        self._folder = folder
+        self._labels = labels
+        self._palettes = {pair: palette_array(one.palette) for pair, one in labels.items()}
+        self._alpha = alpha
+        self._overlays = {
+            pair: spread(count, count if overlays is None else overlays)
+            for pair, count in counts.items()
+        }
+        self._rows_of = {
+            pair: spread(count, max(1, SHEET_ROWS // len(counts)))
+            for pair, count in counts.items()
+        }
+        self._rows: list[tuple[str, str, SheetRow]] = []
+
+    def take(self, frame: Frame) -> None:
+        """Writes the overlay of a chosen frame; keeps a small row of others for the sheet."""
+        if frame.number in self._overlays[frame.pair]:
+            name = f"overlay_{frame.pair}_{frame.prediction.stamp_ns}.png"
+            write_image(self._folder / name, self._blend(frame))
+        answer = frame.prediction
+        if frame.number in self._rows_of[frame.pair]:
+            row = SheetRow(frame.sample.rgb, answer.x_image, answer.labels, frame.truth)
+            caption = f"{frame.pair}, stamp {answer.stamp_ns / 1e9:.3f} s"
+            self._rows.append((frame.pair, caption, row))
+
+    def save_sheets(self, heading: str = "", note: str = "") -> list[Path]:
+        """Writes `contact_sheet.png`, or one for each pair where their classes differ.
+
+        Args:
+            heading: above the pictures.
+            note: small text below it, such as where they come from.
+
+        Returns:
+            their paths, none without frames.
+        """
+        pairs = list(dict.fromkeys(pair for pair, *_ in self._rows))
+        looks = {(one.names, one.palette) for one in map(self._labels.__getitem__, pairs)}
+        groups = [pairs] if len(looks) == 1 else [[pair] for pair in pairs]
+        paths = []
+        for group in groups:
+            chosen = [(caption, row) for pair, caption, row in self._rows if pair in group]
+            name = "contact_sheet" if len(groups) == 1 else f"contact_sheet_{group[0]}"
+            paths.append(self._folder / f"{name}.png")
+            captions, rows = zip(*chosen, strict=True)
+            labels = self._labels[group[0]]
+            write_image(paths[-1], sheet(rows, captions, labels, heading, note))
+        return paths
+
+    def _blend(self, frame: Frame) -> Array:
+        labels = frame.prediction.labels
+        rgb = fitted(frame.sample.rgb, labels.shape)
+        return overlay.blend(rgb, labels, self._palettes[frame.pair], self._alpha)
+
+
+class Predictions:
+    """Records what the node would have published: masks and confidences with the RGB header.
+
+    Args:
+        writer: open recording.
+        labels: the published classes by pair.
+        namespace: put before the node's relative names.
+        config: options of the node.
+    """
+
+    def __init__(
+        self,
+        writer: BagWriter,
+        labels: Mapping[str, PublishedLabels],
+        namespace: str,
+        config: NodeConfig,
+    ) -> None:
+        self._writer = writer
+        self._labels = labels
+        self._namespace = namespace
+        self._config = config
+        self._described: set[str] = set()
+
+    def take(self, frame: Frame) -> None:
+        """Writes the messages of one frame."""
+        writer, answer = self._writer, frame.prediction
+        base, labels = f"{self._namespace}/{frame.pair}", self._labels[frame.pair]
+        if frame.pair not in self._described:
+            self._described.add(frame.pair)
+            text = writer.string(label_map(labels))
+            writer.write(f"{base}/label_map", text, frame.receive_ns, latched=True)
+            names = dict(zip(labels.ids, labels.names, strict=True))
+            info = writer.label_info(names, self._config.label.min_confidence)
+            writer.write(f"{base}/label_info", info, frame.receive_ns, latched=True)
+        output = self._config.output
+        is_wide = output.mask_encoding is MaskEncoding.MONO16
+        ids = published_ids(answer.labels, labels.unlabeled_id, is_wide)
+        confidence: Array = answer.confidence
+        if output.confidence_encoding is ConfidenceEncoding.FLOAT:
+            confidence = confidence.astype(np.float32) / np.float32(255)
+        for name, pixels, encoding in (
+            ("mask", ids, output.mask_encoding.value),
+            ("confidence", confidence, output.confidence_encoding.value),
+        ):
+            message = writer.image(pixels, encoding, answer.stamp_ns, answer.frame_id)
+            writer.write(f"{base}/{name}", message, frame.receive_ns)
+
+
+def sheet(
+    rows: Sequence[SheetRow],
+    captions: Sequence[str],
+    labels: Classes,
+    heading: str = "",
+    note: str = "",
+) -> Array:
+    """A picture of RGB, X, truth where there is any, and prediction, with a legend.
+
+    Args:
+        rows: at least one.
+        captions: one per row.
+        labels: the published classes.
+        heading: above everything.
+        note: small text below the heading.
+    """
+    palette = palette_array(labels.palette)
+    has_truth = any(row.truth is not None for row in rows)
+    titles = ["RGB", "X as the model sees it", *(["truth"] if has_truth else []), "prediction"]
+    cells: list[list[Array | None]] = []
+    for row in rows:
+        cell: list[Array | None] = [row.rgb, row.x_image]
+        if has_truth:
+            cell.append(None if row.truth is None else overlay.colourise(row.truth, palette))
+        cells.append([*cell, overlay.colourise(row.labels, palette)])
+    maps = [item for row in rows for item in (row.labels, row.truth) if item is not None]
+    classes = (labels.names, palette, overlay.present_ids(*maps))
+    return overlay.contact_sheet(
+        cells, titles, captions, heading=heading, note=note, legend_classes=classes
+    )
+
+
+def spread(count: int, wanted: int) -> set[int]:
+    """At most `wanted` of the numbers below `count`, at equal distances, both ends included."""
+    if count <= 0 or wanted <= 0:
+        return set()
+    return {int(number) for number in np.linspace(0, count - 1, min(wanted, count)).round()}

@@ -1,0 +1,1 @@
+"""Demo, player, soak test and timing around the live node."""

@@ -1,0 +1,76 @@
+"""Says what the ids of a mask mean: `label_legend --checkpoint FILE --out legend.png`.
+
+Prints id, name and colour of every class, as the node would publish them, and draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.images import write_image
+from segrgbx_core.labels import overlay
+from segrgbx_core.labels.label_space import (
+    UNIFIED,
+    VOID,
+    LabelSpace,
+    palette_array,
+    unified_label_space,
+)
+from segrgbx_ros.messages.label_files import read_label_file, read_palette_file
+
+Classes = tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]
+
+
+def classes_of(options: argparse.Namespace) -> Classes:
+    """Names and colours, position is the id.
+
+    Args:
+        options: as `main` parses them.
+
+    Raises:
+        SegrgbxError: when a file cannot be read or does not fit.
+    """
+    space = unified_label_space()
+    if options.checkpoint:
+        from segrgbx_core.runtime.checkpoint import read_contract  # noqa: PLC0415  torch takes seconds
+
+        space = LabelSpace.from_dict(read_contract(options.checkpoint).label_space)
+    chosen = space if options.space == UNIFIED else space.native(options.space)
+    names, palette = chosen.names, chosen.palette
+    if options.file:
+        found = read_label_file(options.file, names)
+        names, palette = found.names, found.palette
+    if options.palette_file:
+        palette = read_palette_file(options.palette_file, names, palette)
+    return names, palette
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="label_legend", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", help="whose label space it is (default: the unified one)")
+    add("--space", default=UNIFIED, help="as label.space (default: %(default)s)")
+    add("--file", help="as label.file")
+    add("--palette-file", help="as label.palette_file")
+    add("--out", type=Path, help="also draw the legend into this picture")
+    options = parser.parse_args(arguments)
+    names, palette = classes_of(options)
+    if options.out:
+        write_image(options.out, overlay.legend(names, palette_array(palette)))
+    width = max(map(len, names))
+    rows = [
+        f"{index:3}  {name:{width}}  {red:3} {green:3} {blue:3}"
+        for index, (name, (red, green, blue)) in enumerate(zip(names, palette, strict=True))
+    ]
+    sys.stdout.write("\n".join([*rows, f"{VOID:3}  (no answer)"]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

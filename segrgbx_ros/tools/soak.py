@@ -1,0 +1,232 @@
+"""Runs the live node for long and says whether anything leaks, ages or gets lost unaccounted.
+
+`python -m segrgbx_ros.tools.soak --minutes 20` (`make soak MINUTES=20`) starts the node in a process of
+its own, sends it synthetic frames over DDS and writes `soak.json`: memory over time with its
+slope, ages of the masks, whether each answers the newest frame there was, and what became of every
+frame. The counts must add up exactly. The rate is halved until the node answers half of the
+frames, so that a slow machine can run it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.images import image_size
+from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_ros.tools.load_generator import PAIR, Feeder, Heard
+from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 180.0
+SETTLE_S = 3.0
+TRIAL_S = 8.0
+LOWEST_HZ = 1.0
+TRANSPORT_MS = 100
+"""What a frame may take to the node, and a mask from it, on a busy machine."""
+MAX_SLOPE_MB = 1.0
+"""Growth in MB per minute from which on memory leaks, once the first quarter is over."""
+
+
+def soak(
+    minutes: float, rate_hz: float, size: tuple[int, int], checkpoint: Path, out: Path
+) -> dict[str, Any]:
+    """Runs the node and returns the summary; see the module."""
+    domain = own_domain()
+    parameters = {"model.checkpoint": str(checkpoint), "diagnostics.period_s": 0.5}
+    profile = {"FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config/fastdds_large_images.xml")}
+    os.environ.update(profile)
+    out.mkdir(parents=True, exist_ok=True)
+    node = NodeProcess(ROOT / "config/thermal.yaml", out / "node.log", parameters, domain, profile)
+    with node, Listener(domain) as listener:
+        feeder = Feeder(listener, *size)
+        listener.wait_active(node, START_S)
+        while not (feeder.is_heard and feeder.returned.status):
+            node.check()
+            time.sleep(0.1)
+        time.sleep(SETTLE_S)
+        rate_hz = _bearable_rate(feeder, rate_hz)
+        trial = len(feeder.returned.masks)
+        memory = _run(node, feeder, minutes, rate_hz)
+        time.sleep(SETTLE_S)
+        node.check()
+        masks = feeder.returned.masks[trial:]
+        counts = _counts(feeder)
+        summary: dict[str, Any] = {
+            "minutes": minutes,
+            "rate_hz": rate_hz,
+            "size": list(size),
+            "memory": _memory(memory),
+            "ages_ms": _spread([mask.age_ms for mask in masks]),
+            "newest_wins": _newest_wins(feeder.sent_ns, masks, counts),
+            "counts": counts,
+            "statuses": {name: text for name, (_, text) in feeder.returned.messages.items()},
+            "inference": feeder.returned.status.get("inference", {}),
+        }
+    summary["ok"] = bool(
+        counts["adds_up"] and summary["newest_wins"]["kept"] and not summary["memory"]["leaks"]
+    )
+    (out / "soak.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _bearable_rate(feeder: Feeder, rate_hz: float) -> float:
+    while True:
+        sent, masks = feeder.sent, len(feeder.returned.masks)
+        feeder.feed(TRIAL_S, rate_hz)
+        time.sleep(1.0)
+        answered = (len(feeder.returned.masks) - masks) / max(1, feeder.sent - sent)
+        if answered >= 0.5 or rate_hz / 2 < LOWEST_HZ:
+            return rate_hz
+        rate_hz /= 2
+
+
+def _run(
+    node: NodeProcess, feeder: Feeder, minutes: float, rate_hz: float
+) -> list[tuple[float, float]]:
+    """Memory over time as (s, MB)."""
+    memory = []
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < minutes * 60:
+        node.check()
+        feeder.feed(min(1.0, minutes * 60 - passed), rate_hz)
+        memory.append((time.monotonic() - began, node.memory_mb()))
+    return memory
+
+
+def _newest_wins(
+    sent_ns: Sequence[int], masks: Sequence[Heard], counts: dict[str, Any]
+) -> dict[str, Any]:
+    """Whether each mask answers the newest frame that was there when its pass began.
+
+    A pass begins once the mask before it is out, so all that was sent `TRANSPORT_MS` before that
+    mask was heard may be answered, and nothing older. A frame that was lost or got no X excuses
+    one mask that answers the frame before it.
+    """
+    skipped = [
+        bisect(sent_ns, before.heard_ns - TRANSPORT_MS * NS_PER_MS)
+        - bisect(sent_ns, mask.stamp_ns)
+        for before, mask in pairwise(masks)
+    ]
+    late = sum(count > 0 for count in skipped)
+    excused = counts["lost_in_transport"] + sum(counts["dropped"].values())
+    return {
+        "masks": len(masks),
+        "older_than_allowed": late,
+        "frames_missed_at_most": max(0, *skipped) if skipped else 0,
+        "excused": excused,
+        "kept": late <= excused,
+    }
+
+
+def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
+    seconds, megabytes = np.array(samples).T
+    late = seconds >= seconds[-1] / 4  # pools and caches fill at first
+    slope = 0.0
+    if late.sum() > 2:
+        slope = float(np.polyfit(seconds[late], megabytes[late], 1)[0] * 60)
+    return {
+        "first_mb": round(float(megabytes[0]), 1),
+        "last_mb": round(float(megabytes[-1]), 1),
+        "max_mb": round(float(megabytes.max()), 1),
+        "slope_mb_per_min": round(slope, 3),
+        # Over a short run the slope is all noise.
+        "leaks": bool(slope > MAX_SLOPE_MB and seconds[-1] >= 120),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    median, high = np.percentile(values, [50, 95])
+    return {
+        "p50": round(float(median), 1),
+        "p95": round(float(high), 1),
+        "max": round(max(values), 1),
+    }
+
+
+def _counts(feeder: Feeder) -> dict[str, Any]:
+    """What became of every RGB frame; `adds_up` when none is unaccounted for."""
+    found = feeder.returned
+    sync, inputs = f"{PAIR} sync", f"{PAIR} input"
+    received = found.count(inputs, "rgb_received")
+    pairs = sum(found.count(sync, key) for key in ("pairs", "held", "rgb_only"))
+    dropped = found.prefixed(sync, "dropped_")
+    answered = found.count("inference", "answered_total")
+    replaced = found.count("inference", "replaced_total")
+    failed = found.prefixed("inference", "failed_")
+    limited = found.count(sync, "rate_limited")
+    cleared = found.count("inference", "cleared_total")
+    adds_up = {
+        "received = paired + dropped": received == pairs + sum(dropped.values()),
+        "paired = answered + replaced + failed + limited + cleared": pairs
+        == answered + replaced + sum(failed.values()) + limited + cleared,
+        "published = heard": answered == len(found.masks),
+        "sent >= received": feeder.sent >= received,
+    }
+    return {
+        "sent": feeder.sent,
+        "lost_in_transport": feeder.sent - received,
+        "received": received,
+        "paired": pairs,
+        "dropped": dropped,
+        "replaced": replaced,
+        "rate_limited": limited,
+        "failed": failed,
+        "published": answered,
+        "masks_heard": len(found.masks),
+        "checks": adds_up,
+        "adds_up": all(adds_up.values()),
+    }
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0 when everything adds up and memory stays, 1 when not, 2 for no run."""
+    parser = argparse.ArgumentParser(prog="python -m segrgbx_ros.tools.soak", description=__doc__)
+    add = parser.add_argument
+    add("--minutes", type=float, default=20.0, help="how long (default: %(default)g)")
+    add(
+        "--rate",
+        type=float,
+        default=30.0,
+        help="frames per second at first (default: %(default)g)",
+    )
+    add(
+        "--size",
+        type=image_size,
+        default="640x480",
+        metavar="WxH",
+        help="of RGB (default: %(default)s)",
+    )
+    add("--checkpoint", default=str(ROOT / "resource/demo/segrgbx_tiny.safetensors"))
+    add(
+        "--out", default="soak_out", help="folder for soak.json and the log (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    height, width = options.size
+    found = soak(
+        options.minutes,
+        options.rate,
+        (width, height),
+        Path(options.checkpoint),
+        Path(options.out),
+    )
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return 0 if found["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
