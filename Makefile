@@ -81,7 +81,7 @@ docs: $(READY)  ## write the generated pages and pictures in docs/
 	$(BIN)/python -m segrgbx_ros.config.parameter_table
 	$(BIN)/python docs/tools/draw_architecture.py
 	$(BIN)/python docs/tools/draw_demo.py
-	$(BIN)/python -m training.synthetic.gallery --out docs/images/world.jpg
+	$(BIN)/python -m training.world.gallery --out docs/images/world.jpg
 
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build install log dist demo_out bench_out coverage_out .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

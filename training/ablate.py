@@ -2,7 +2,7 @@
 
 python -m training.ablate components RUN.yaml --out runs/ablation --seeds 0,1,2
 
-Every arm is the run file with the table's options changed (`training.ablation.tables`). The same
+Every arm is the run file with the table's options changed (`training.experiments.ablation_tables`). The same
 command goes on after a stop; finished arms are not repeated. `--count-only` prints parameters and
 multiply-adds and trains nothing.
 """
@@ -25,15 +25,15 @@ from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.bench.cost import Cost, count_cost, total_cost
 from segrgbx_core.labels.label_space import synthetic_label_space
-from training.ablation.page import cost_table, write_page
-from training.ablation.results import COST_SIZE, DataSize, Page
-from training.ablation.tables import TABLES, Arm, Table, arm_model
-from training.config import SegmentationRun, read_run, scoring_options
-from training.datasets import open_reader
-from training.datasets.synthetic import is_rendered
+from training.data.datasets import open_reader
+from training.data.datasets.synthetic import is_rendered
+from training.engine.config import SegmentationRun, read_run, scoring_options
+from training.engine.loop import clock
+from training.engine.run_folder import git_commit, log_to_terminal
 from training.evaluate import evaluate
-from training.loop import clock
-from training.run_folder import git_commit, log_to_terminal
+from training.experiments.ablation_page import cost_table, write_page
+from training.experiments.ablation_results import COST_SIZE, DataSize, Page
+from training.experiments.ablation_tables import TABLES, Arm, Table, arm_model
 from training.train_segmentation import train
 
 log = logging.getLogger(__name__)

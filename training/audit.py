@@ -33,8 +33,8 @@ from segrgbx_core.labels.overlay import (
     preview,
 )
 from segrgbx_core.sensors import EncodingConfig, encode
-from training.datasets import READERS, Labelled, open_reader, parse_options, spread
-from training.datasets.file_reader import FileReader
+from training.data.datasets import READERS, Labelled, open_reader, parse_options, spread
+from training.data.datasets.file_reader import FileReader
 
 _MOST_UNMATCHED = 0.01
 """Share of pixels with a colour in no table above which a palette is wrong rather than dirty."""

@@ -28,15 +28,15 @@ from tqdm import tqdm
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, DataError, command
 from segrgbx_core.labels.label_space import synthetic_label_space
-from training.captioners import (
+from training.data.datasets import Reader
+from training.stage1.captioners import (
     CAPTIONERS,
     PAPER_PROMPT,
     CaptionerConfig,
     Picture,
     build_captioner,
 )
-from training.datasets import Reader
-from training.ma_clip_run import MaClipRun, open_split, read_ma_clip_run
+from training.stage1.config import MaClipRun, open_split, read_ma_clip_run
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.runtime.segmenter import InferenceConfig
 from segrgbx_core.sensors import SensorConfig
-from training.config import read_run
-from training.datasets import READERS, Reader, parse_options
-from training.scores.joint import JointReport
-from training.scores.report import Report
-from training.scores.scoring import Pace, evaluate_sources
-from training.scores.sources import Source, open_sources, source_of, sources_of_run
-from training.scores.views import Fit, ViewConfig
+from training.data.datasets import READERS, Reader, parse_options
+from training.engine.config import read_run
+from training.eval.eval_data import Source, open_sources, source_of, sources_of_run
+from training.eval.joint import JointReport
+from training.eval.report import Report
+from training.eval.scoring import Pace, evaluate_sources
+from training.eval.test_time_augmentation import Fit, ViewConfig
 
 __all__ = ["Report", "evaluate", "main"]
 

@@ -30,9 +30,9 @@ from segrgbx_core.base.errors import command
 from segrgbx_core.labels.label_space import unified_label_space
 from segrgbx_core.sensors import EncodingConfig
 from training.audit import open_splits
-from training.augment import AugmentConfig, augment
-from training.datasets import spread
-from training.datasets.export import (
+from training.data.augment import AugmentConfig, augment
+from training.data.datasets import spread
+from training.data.datasets.export import (
     Frame,
     export_deliver,
     export_mfnet,
@@ -40,8 +40,8 @@ from training.datasets.export import (
     export_urbanlf,
     export_zju,
 )
-from training.datasets.file_reader import FileReader
-from training.joint import Preparation, prepare
+from training.data.datasets.file_reader import FileReader
+from training.data.mixing import Preparation, prepare
 
 
 @dataclass(frozen=True)

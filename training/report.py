@@ -20,7 +20,7 @@ from typing import Any
 
 from segrgbx_core.base.errors import DataError, command
 from segrgbx_core.bench.compare import PAPER_MS
-from training.scores.published import (
+from training.eval.published import (
     PaperTable,
     Published,
     Result,
@@ -29,7 +29,7 @@ from training.scores.published import (
     read_published,
     read_results,
 )
-from training.scores.report import percent
+from training.eval.report import percent
 
 _METHODS = {
     "segrgbx": "SegRGB-X",

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from segrgbx_core.base.errors import SegrgbxError, command
 from segrgbx_core.base.modality import Modality
-from training.run_folder import git_commit, log_to_terminal
-from training.synthetic.records import TRAIN_SEEDS, VALIDATION_SEEDS, Family
+from training.engine.run_folder import git_commit, log_to_terminal
+from training.world.records import TRAIN_SEEDS, VALIDATION_SEEDS, Family
 
 CONFIG = Path("config/train")
 MA_CLIP_RUN = CONFIG / "reproduce_small_ma_clip.yaml"
@@ -43,7 +43,7 @@ class DataSet:
     """A public data set whose layout is filled with rendered scenes.
 
     Attributes:
-        name: as in `training.datasets`.
+        name: as in `training.data.datasets`.
         modality: its X.
         family: what is rendered.
         val_split: name of its second split.
@@ -157,12 +157,12 @@ def _data_stages(one: DataSet, out: Path, workers: int) -> list[Stage]:
         options += ["--size", SIZE, "--workers", str(workers)]
         options += _set([f"family={one.family.value}", "corruption=any"])
         arguments = ("--out", str(records / split), *options)
-        made.append(
-            Stage(f"scenes of {one.name}, {split}", "training.synthetic.render", arguments)
-        )
+        made.append(Stage(f"scenes of {one.name}, {split}", "training.world.render", arguments))
     arguments = (one.name, str(records), str(out / "data" / one.name))
     arguments += ("--splits", "train", one.val_split)
-    made.append(Stage(f"layout of {one.name}", "training.datasets.export_rendered", arguments))
+    made.append(
+        Stage(f"layout of {one.name}", "training.data.datasets.export_rendered", arguments)
+    )
     return made
 
 

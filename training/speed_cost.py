@@ -5,7 +5,7 @@
 Frames of a scene go through every form in their order, as a vehicle's stream would, and the forms
 take turns frame by frame, so that whatever else the machine does falls on all of them alike.
 Consecutive frames matter for `scene.refresh_every`; render such with
-`python -m training.synthetic.render --interval 0.1 --frames-per-scene 20`.
+`python -m training.world.render --interval 0.1 --frames-per-scene 20`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ from segrgbx_core.bench.harness import with_changes
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.runtime.checkpoint import read_contract
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
-from training.datasets import READERS, Labelled, Reader, open_reader, parse_options, sensor_of
-from training.speed_cost_report import below_limit, draw, to_markdown, write_json
+from training.data.datasets import READERS, Labelled, Reader, open_reader, parse_options, sensor_of
+from training.experiments.accuracy_vs_latency_report import (
+    below_limit,
+    draw,
+    to_markdown,
+    write_json,
+)
 
 REFRESH = (2, 4, 8, 15)
 """Frames per look at the scene; the exact form looks at every one."""

@@ -3,7 +3,7 @@
 python -m training.synthetic_benchmark --scale reduced --out runs/synthetic_benchmark
 
 Renders fixed scenes (train and test seeds never meet), trains every arm of
-`training.benchmark.arms`, and writes `report.md`, `report.json` and charts. The same command goes
+`training.experiments.benchmark_variants`, and writes `report.md`, `report.json` and charts. The same command goes
 on where it stopped. Synthetic scenes only: nothing here speaks of real roads.
 """
 
@@ -20,8 +20,11 @@ from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import MODALITIES, Modality
-from training.arms import train_arms
-from training.benchmark.arms import (
+from training.data.datasets.synthetic import XSource
+from training.engine.config import SegmentationRun
+from training.experiments.benchmark_page import Findings, write_page
+from training.experiments.benchmark_scores import Score, score
+from training.experiments.benchmark_variants import (
     ARMS,
     EQUAL_PER_MODALITY,
     SCALES,
@@ -31,12 +34,9 @@ from training.benchmark.arms import (
     run_of,
     seeds_of,
 )
-from training.benchmark.page import Findings, write_page
-from training.benchmark.scores import Score, score
-from training.config import SegmentationRun
-from training.datasets.synthetic import XSource
-from training.synthetic.records import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
-from training.synthetic.render import Job, claim_folder, frame_times, render_all
+from training.experiments.parallel_runs import train_arms
+from training.world.records import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
+from training.world.render import Job, claim_folder, frame_times, render_all
 
 FIRST_TEST_SEED = TEST_SEEDS.start + 1000
 """Behind the scenes of the shipped recordings."""

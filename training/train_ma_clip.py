@@ -27,22 +27,23 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.model.adapter_files import load_adapters, save_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from training.augment import AugmentConfig, Variant
 from training.captions import read_captions
-from training.contrastive import ContrastiveLoss
-from training.datasets import spread
-from training.embeddings import (
+from training.data.augment import AugmentConfig, Variant
+from training.data.datasets import spread
+from training.data.embeddings import (
     WholeFrames,
     embed_frames,
     embeddings_path,
     fingerprint,
     write_embeddings,
 )
-from training.joint import Preparation, StepSampler, read_steps
-from training.loop import Batch, Loop
-from training.lora import TrainingPool
-from training.ma_clip_run import MaClipRun, open_split, read_ma_clip_run
-from training.pairs import (
+from training.data.mixing import Preparation, StepSampler, read_steps
+from training.engine.loop import Batch, Loop
+from training.engine.run_folder import git_commit, log_to_terminal, run_folder, without_places
+from training.stage1.config import MaClipRun, open_split, read_ma_clip_run
+from training.stage1.contrastive import ContrastiveLoss
+from training.stage1.lora import TrainingPool
+from training.stage1.pairs import (
     CaptionedSplit,
     PairDataset,
     captioned,
@@ -50,9 +51,8 @@ from training.pairs import (
     plan_pairs,
     require_divisible,
 )
-from training.retrieval import recall_at, separation
-from training.run_folder import git_commit, log_to_terminal, run_folder, without_places
-from training.text_tower import frozen_parts
+from training.stage1.retrieval import recall_at, separation
+from training.stage1.text_tower import frozen_parts
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Trial:
 
 
 class MaClipTask:
-    """Data, adapters and scores of stage 1; see `training.loop.Task`."""
+    """Data, adapters and scores of stage 1; see `training.engine.loop.Task`."""
 
     def __init__(self, config: MaClipRun) -> None:
         self.config = config

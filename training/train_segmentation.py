@@ -27,17 +27,9 @@ from segrgbx_core.model import RgbxNetwork, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import SUFFIX
 from segrgbx_core.runtime.checkpoint import Contract, save_checkpoint
-from training.augment import Variant
-from training.batch_norm import BatchNormMode
-from training.config import (
-    SegmentationRun,
-    in_steps,
-    read_run,
-    require_stretch,
-    scoring_options,
-)
-from training.datasets import Reader, open_reader
-from training.embeddings import (
+from training.data.augment import Variant
+from training.data.datasets import Reader, open_reader
+from training.data.embeddings import (
     WholeFrames,
     embed_frames,
     embeddings_path,
@@ -46,8 +38,7 @@ from training.embeddings import (
     read_embeddings,
     write_embeddings,
 )
-from training.evaluate import evaluate
-from training.joint import (
+from training.data.mixing import (
     JointDataset,
     Preparation,
     Source,
@@ -57,18 +48,27 @@ from training.joint import (
     read_steps,
     shares,
 )
-from training.loop import Batch, Loop
-from training.losses import (
+from training.data.reused_embeddings import sequences_of
+from training.engine.batch_norm import BatchNormMode
+from training.engine.config import (
+    SegmentationRun,
+    in_steps,
+    read_run,
+    require_stretch,
+    scoring_options,
+)
+from training.engine.loop import Batch, Loop
+from training.engine.run_folder import git_commit, log_to_terminal, run_folder, without_places
+from training.eval.sample_images import answers
+from training.evaluate import evaluate
+from training.stage2.losses import (
     ClassWeights,
     SegmentationLoss,
     inverse_root_weights,
     sample_points,
     tabled_weights,
 )
-from training.pictures import answers
-from training.run_folder import git_commit, log_to_terminal, run_folder, without_places
-from training.stale import sequences_of
-from training.starting_weights import build_ma_clip, load_encoder, load_weights
+from training.stage2.pretrained import build_ma_clip, load_encoder, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +127,12 @@ class SegmentationObjective(nn.Module):
         return terms
 
     def weigh(self, batch: Batch) -> Tensor:
-        """See `training.loop.DivisibleObjective`."""
+        """See `training.engine.loop.DivisibleObjective`."""
         return self.loss.weigh(batch["labels"], batch["native"])
 
 
 class SegmentationTask:
-    """Data, checkpoints and scores of stage 2; see `training.loop.Task`."""
+    """Data, checkpoints and scores of stage 2; see `training.engine.loop.Task`."""
 
     def __init__(self, config: SegmentationRun) -> None:
         self._commit = git_commit()  # now: the checkout may change while the run goes on

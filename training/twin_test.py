@@ -2,7 +2,7 @@
 
 python -m training.twin_test --out runs/twins
 
-Renders objects whose class RGB does not show (`training.synthetic.twins`), trains one model for
+Renders objects whose class RGB does not show (`training.world.twins`), trains one model for
 all five modalities and one that never sees X, and scores both on unseen pictures. Told apart with
 X, guessed without: then X reaches the answer, and nothing of the class leaks into RGB.
 """
@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import MODALITIES, Modality
-from training.arms import train_arms
-from training.config import DataConfig, SegmentationRun, read_run
-from training.datasets import open_reader
-from training.datasets.synthetic import XSource
+from training.data.datasets import open_reader
+from training.data.datasets.synthetic import XSource
+from training.engine.config import DataConfig, SegmentationRun, read_run
 from training.evaluate import evaluate
-from training.synthetic.render import save_record
-from training.synthetic.twins import FIRST, SECOND, twin_record
+from training.experiments.parallel_runs import train_arms
+from training.world.render import save_record
+from training.world.twins import FIRST, SECOND, twin_record
 
 RUN_FILE = Path(__file__).resolve().parents[1] / "config" / "train" / "twins.yaml"
 SPLITS = {"train": 0, "val": 1_000_000}

@@ -1,6 +1,6 @@
 """What X is worth to a checkpoint, beside another one that sees RGB alone, on rendered scenes.
 
-    python -m training.synthetic.render --out DATA/test --seeds 22000:22060 --sensors all
+    python -m training.world.render --out DATA/test --seeds 22000:22060 --sensors all
     python -m training.worth_of_x CHECKPOINT RGB_ONLY --root DATA
 
 Both answer the same frames; gains come with their standard error over the choice of scenes (paired
@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import MODALITIES, Modality
-from training.benchmark.scores import Score, difference, score
-from training.datasets.synthetic import XSource
+from training.data.datasets.synthetic import XSource
+from training.experiments.benchmark_scores import Score, difference, score
 
 _HEAD = (
     "| X | mIoU | RGB only | gain | X of another scene | classes | IoU | RGB only | gain |\n"

@@ -92,7 +92,7 @@ def knows_packets() -> bool:
 
 def _render(modality: Modality, folder: Path) -> None:
     print(f"rendering the {modality} recording into {folder}; this is done once", flush=True)
-    command = [sys.executable, "-m", "training.synthetic.recording"]
+    command = [sys.executable, "-m", "training.world.recording"]
     command += ["--demo", modality.value, "--out", str(folder)]
     done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:

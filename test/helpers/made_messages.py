@@ -9,7 +9,7 @@ from segrgbx_core.base.samples import Events
 from segrgbx_ros.messages.events.arrays import TYPES
 from segrgbx_ros.messages.images import fill_image
 from segrgbx_ros.replay.bags import EVENT_PACKET, new_typestore
-from training.synthetic.event_packets import encode_evt3, encode_libcaer_cmp
+from training.world.event_packets import encode_evt3, encode_libcaer_cmp
 
 STORE = new_typestore()
 _TYPE = STORE.types

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from training.synthetic.cameras import Camera, look
-from training.synthetic.climate import TimeOfDay, draw_climate
-from training.synthetic.materials import PartTable, street_id
-from training.synthetic.plan import draw_plan
-from training.synthetic.scene import Scene, Stage
-from training.synthetic.shading import Shader
-from training.synthetic.view import View
+from training.world.rays.cameras import Camera, look
+from training.world.rays.shading import Shader
+from training.world.rays.view import View
+from training.world.scenes.climate import TimeOfDay, draw_climate
+from training.world.scenes.plan import draw_plan
+from training.world.scenes.scene import Scene, Stage
+from training.world.shapes.materials import PartTable, street_id
 
 
 def camera_at(position, pitch=0.0, size=(64, 48), focal=60.0):

@@ -15,11 +15,12 @@ from safetensors.torch import save as safetensors_bytes
 
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.model import tensor_files
-from training import datasets, train_segmentation
-from training.batch_norm import set_training
-from training.config import read_run
-from training.datasets.labelled import Labelled
-from training.loop import Loop
+from training import train_segmentation
+from training.data import datasets
+from training.data.datasets.labelled_sample import Labelled
+from training.engine.batch_norm import set_training
+from training.engine.config import read_run
+from training.engine.loop import Loop
 from training.train_segmentation import SegmentationTask
 
 RUN = {

@@ -29,7 +29,7 @@ from segrgbx_ros.messages.events import arrays as event_arrays
 from segrgbx_ros.messages.events.packets import ENCODINGS, EventPacketDecoder
 from segrgbx_ros.messages.events.stream import EventStream
 from segrgbx_ros.pairing.pipeline import Pipeline
-from training.synthetic.event_packets import encode_evt3, encode_libcaer_cmp
+from training.world.event_packets import encode_evt3, encode_libcaer_cmp
 
 CASES = int(os.environ.get("SEGRGBX_FUZZ_CASES", "2600"))
 SEED = int(os.environ.get("SEGRGBX_FUZZ_SEED", "0"))

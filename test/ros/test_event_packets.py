@@ -12,7 +12,7 @@ from segrgbx_core.base.images import MAX_PIXELS
 from segrgbx_core.base.samples import Events
 from segrgbx_ros.messages.events import words as event_words
 from segrgbx_ros.messages.events.packets import EventPacketDecoder
-from training.synthetic.event_packets import encode_evt3, encode_libcaer_cmp
+from training.world.event_packets import encode_evt3, encode_libcaer_cmp
 
 WIDTH, HEIGHT = 640, 480
 BASE_NS = 1_700_000_000_000_000_000

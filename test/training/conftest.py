@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from segrgbx_core.labels.label_space import VOID
-from training.datasets import READERS
-from training.datasets.export import (
+from training.data.datasets import READERS
+from training.data.datasets.export import (
     Frame,
     NyuLayout,
     UrbanLfLayout,

@@ -9,7 +9,7 @@ import torch
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
-from training.augment import (
+from training.data.augment import (
     AugmentConfig,
     Variant,
     Views,

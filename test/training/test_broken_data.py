@@ -5,10 +5,10 @@ import pytest
 from stage2_case import write_run
 
 from segrgbx_core.base.images import read_image, write_image
-from training.datasets.export import export_mfnet
-from training.synthetic.records import Record
-from training.synthetic.render import save_record
+from training.data.datasets.export import export_mfnet
 from training.train_segmentation import main
+from training.world.records import Record
+from training.world.render import save_record
 
 
 @pytest.fixture

@@ -9,14 +9,6 @@ import yaml
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import VOID
-from training import datasets
-from training.captioners import (
-    PAPER_PROMPT,
-    CaptionerConfig,
-    LabelCaptioner,
-    Picture,
-    build_captioner,
-)
 from training.captions import (
     CONTEXT,
     Caption,
@@ -29,7 +21,15 @@ from training.captions import (
     read_captions,
     write_captions,
 )
-from training.datasets.labelled import Labelled
+from training.data import datasets
+from training.data.datasets.labelled_sample import Labelled
+from training.stage1.captioners import (
+    PAPER_PROMPT,
+    CaptionerConfig,
+    LabelCaptioner,
+    Picture,
+    build_captioner,
+)
 
 pytestmark = pytest.mark.clip
 

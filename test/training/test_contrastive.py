@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.contrastive import (
+from training.stage1.contrastive import (
     Contrast,
     ContrastiveConfig,
     ContrastiveLoss,

@@ -14,13 +14,13 @@ from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import random_checkpoint
 from segrgbx_core.runtime.segmenter import InferenceConfig
-from training.datasets import Labelled, open_reader
-from training.datasets.export import UrbanLfLayout, export_urbanlf
-from training.datasets.synthetic import is_rendered, mark_rendered
+from training.data.datasets import Labelled, open_reader
+from training.data.datasets.export import UrbanLfLayout, export_urbanlf
+from training.data.datasets.synthetic import is_rendered, mark_rendered
+from training.eval.eval_data import open_sources
+from training.eval.scoring import Pace, evaluate_sources
+from training.eval.test_time_augmentation import Fit, ViewConfig
 from training.evaluate import evaluate, main
-from training.scores.scoring import Pace, evaluate_sources
-from training.scores.sources import open_sources
-from training.scores.views import Fit, ViewConfig
 
 CPU = InferenceConfig(device="cpu")
 NAMES = ("deliver", "mfnet", "nyu", "zju_rgbp", "urbanlf")

@@ -9,11 +9,11 @@ import pytest
 from segrgbx_core.labels.label_space import UNIFIED, synthetic_label_space
 from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 from segrgbx_core.labels.tables import DELIVER, MFNET, PUBLIC_SPACES, ZJU
-from training.datasets.deliver import Case, Weather
-from training.scores.confusion_picture import draw_confusion, shown_shares
-from training.scores.joint import JointReport
-from training.scores.protocols import PROTOCOLS, protocol_of
-from training.scores.report import Report, Subject
+from training.data.datasets.deliver import Case, Weather
+from training.eval.confusion_picture import draw_confusion, shown_shares
+from training.eval.joint import JointReport
+from training.eval.protocols import PROTOCOLS, protocol_of
+from training.eval.report import Report, Subject
 
 SPACE = synthetic_label_space()
 

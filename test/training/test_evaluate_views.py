@@ -15,7 +15,7 @@ from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import PolarizationSensor, SensorConfig
 from segrgbx_core.sensors.polarization import PolarizationLayout
 from training.eval.probabilities import EncodedPair, Probabilities
-from training.scores.views import Fit, ViewConfig, Viewer, starts
+from training.eval.test_time_augmentation import Fit, ViewConfig, Viewer, starts
 
 CPU = InferenceConfig(device="cpu")
 SENSORS = SensorConfig(polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4))

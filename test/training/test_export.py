@@ -8,8 +8,8 @@ from segrgbx_core.base.images import read_image, read_labels
 from segrgbx_core.base.samples import Events
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.labels.tables import DELIVER, MFNET, NYU
-from training.datasets import READERS, open_reader
-from training.datasets.export import (
+from training.data.datasets import READERS, open_reader
+from training.data.datasets.export import (
     Frame,
     NyuLayout,
     UrbanLfLayout,
@@ -20,9 +20,9 @@ from training.datasets.export import (
     export_zju,
     file_values,
 )
-from training.datasets.export_rendered import EXPORTS, frame_of, main
-from training.synthetic.records import Record
-from training.synthetic.render import save_record
+from training.data.datasets.export_rendered import EXPORTS, frame_of, main
+from training.world.records import Record
+from training.world.render import save_record
 
 
 def tree(root):

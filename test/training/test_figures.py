@@ -12,13 +12,14 @@ from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.runtime.batch import InputConfig, Placement
 from segrgbx_core.runtime.checkpoint import load_checkpoint, random_checkpoint
-from training import datasets, figures
-from training.config import read_run
-from training.datasets.labelled import Labelled
-from training.drawing.embedding_map import caption, map_embeddings, without_adapters
-from training.drawing.feature_maps import caught, feature_sheet, heat, stage_maps
-from training.drawing.panels import entries, panel_sheet, pick_failures, pick_frames
-from training.drawing.sources import open_figure_sources, origin_note
+from training.data import datasets
+from training.data.datasets.labelled_sample import Labelled
+from training.engine.config import read_run
+from training.figures import __main__ as figures
+from training.figures.embedding_map import caption, map_embeddings, without_adapters
+from training.figures.feature_maps import caught, feature_sheet, heat, stage_maps
+from training.figures.inputs import open_figure_sources, origin_note
+from training.figures.panels import entries, panel_sheet, pick_failures, pick_frames
 
 ROAD, PERSON, SKY = 0, 9, 3
 SIZE = (48, 64)

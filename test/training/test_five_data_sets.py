@@ -3,8 +3,8 @@
 from stage2_case import write_run
 
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.config import read_run
-from training.datasets import open_reader
+from training.data.datasets import open_reader
+from training.engine.config import read_run
 from training.evaluate import evaluate
 from training.evaluate import main as evaluate_main
 from training.train_segmentation import train

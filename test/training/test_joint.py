@@ -12,10 +12,10 @@ from segrgbx_core.base.samples import RgbxSample, XForm
 from segrgbx_core.labels.label_space import VOID, synthetic_label_space
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding, SensorConfig
-from training.augment import AugmentConfig, Variant
-from training.datasets.labelled import Labelled
-from training.embeddings import WholeFrames
-from training.joint import (
+from training.data.augment import AugmentConfig, Variant
+from training.data.datasets.labelled_sample import Labelled
+from training.data.embeddings import WholeFrames
+from training.data.mixing import (
     JointDataset,
     Preparation,
     Sampling,

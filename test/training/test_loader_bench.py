@@ -5,8 +5,8 @@ import pytest
 
 from segrgbx_core.base.modality import Modality
 from training import loader_bench
-from training.datasets import open_reader
-from training.datasets.export import export_mfnet
+from training.data.datasets import open_reader
+from training.data.datasets.export import export_mfnet
 from training.loader_bench import main, measure, profile
 
 

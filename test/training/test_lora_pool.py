@@ -25,7 +25,7 @@ def open_clip():
 @pytest.fixture(scope="module")
 def lora():
     pytest.importorskip("peft")
-    from training import lora
+    from training.stage1 import lora
 
     return lora
 

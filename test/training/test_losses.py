@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.labels.label_space import VOID, LabelSpace, NativeSpace
-from training.losses import (
+from training.stage2.losses import (
     LossConfig,
     SegmentationLoss,
     inverse_root_weights,

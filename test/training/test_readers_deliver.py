@@ -8,10 +8,10 @@ from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.labels.tables import DELIVER
-from training.datasets import deliver, open_reader
-from training.datasets.deliver import Case, DeliverReader, scene_cases
-from training.datasets.export import export_deliver
-from training.datasets.label_files import ids_from_colours
+from training.data.datasets import deliver, open_reader
+from training.data.datasets.deliver import Case, DeliverReader, scene_cases
+from training.data.datasets.export import export_deliver
+from training.data.datasets.label_files import ids_from_colours
 
 
 @pytest.fixture

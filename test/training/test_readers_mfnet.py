@@ -10,9 +10,9 @@ from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.sensors import EncodingConfig, ThermalEncoding, encode
-from training.datasets import open_reader
-from training.datasets.export import export_mfnet
-from training.datasets.mfnet import COUNTS, MfnetReader
+from training.data.datasets import open_reader
+from training.data.datasets.export import export_mfnet
+from training.data.datasets.mfnet import COUNTS, MfnetReader
 
 
 @pytest.fixture

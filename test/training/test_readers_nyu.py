@@ -13,10 +13,10 @@ from segrgbx_core.base.samples import XForm
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.labels.tables import NYU
 from segrgbx_core.sensors import DepthEncoding, EncodingConfig, encode
-from training.datasets import open_reader
-from training.datasets.export import NyuLayout, export_nyu
-from training.datasets.label_files import detect_offset
-from training.datasets.nyu import NyuReader
+from training.data.datasets import open_reader
+from training.data.datasets.export import NyuLayout, export_nyu
+from training.data.datasets.label_files import detect_offset
+from training.data.datasets.nyu import NyuReader
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from segrgbx_core.base.images import read_image, write_image
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import VOID, palette_array
 from segrgbx_core.labels.tables import URBANLF
-from training.datasets import open_reader
-from training.datasets.export import UrbanLfLayout, export_urbanlf
-from training.datasets.label_files import ColourFiles, ids_from_colours
-from training.datasets.urbanlf import UrbanLfReader
+from training.data.datasets import open_reader
+from training.data.datasets.export import UrbanLfLayout, export_urbanlf
+from training.data.datasets.label_files import ColourFiles, ids_from_colours
+from training.data.datasets.urbanlf import UrbanLfReader
 
 OTHERS, BIKE = URBANLF.names.index("others"), URBANLF.names.index("bike")
 

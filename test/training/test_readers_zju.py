@@ -11,9 +11,9 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample, XForm
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding, encode, flip_horizontally
-from training.datasets import open_reader
-from training.datasets.export import Frame, export_zju
-from training.datasets.zju_rgbp import ZjuReader, angle_of
+from training.data.datasets import open_reader
+from training.data.datasets.export import Frame, export_zju
+from training.data.datasets.zju_rgbp import ZjuReader, angle_of
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from segrgbx_core.sensors.depth import DepthEncoding
 from segrgbx_core.sensors.polarization import PolarizationSensor
 from training.audit import audit, sheet
-from training.augment import AugmentConfig
-from training.datasets import open_reader
-from training.datasets.export import Frame, NyuLayout, export_deliver, export_nyu, export_zju
-from training.datasets.label_files import ids_from_colours
-from training.joint import Preparation, prepare
+from training.data.augment import AugmentConfig
+from training.data.datasets import open_reader
+from training.data.datasets.export import Frame, NyuLayout, export_deliver, export_nyu, export_zju
+from training.data.datasets.label_files import ids_from_colours
+from training.data.mixing import Preparation, prepare
 
 COUNT = 8
 DITHER = 30

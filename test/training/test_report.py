@@ -9,11 +9,11 @@ from segrgbx_core.bench.compare import PAPER_MS
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.labels.tables import PUBLIC_SPACES
+from training.eval.joint import JointReport
+from training.eval.protocols import PROTOCOLS, protocol_of
+from training.eval.published import Role, read_published, read_results
+from training.eval.report import Report, Subject, write_json
 from training.report import Page, arrange, main
-from training.scores.joint import JointReport
-from training.scores.protocols import PROTOCOLS, protocol_of
-from training.scores.published import Role, read_published, read_results
-from training.scores.report import Report, Subject, write_json
 
 SPACE = synthetic_label_space()
 NAMES = tuple(space.name for space in PUBLIC_SPACES)

@@ -9,7 +9,7 @@ import pytest
 from stage2_case import assert_same_run, write_run
 
 from segrgbx_core.base.errors import CheckpointError
-from training.config import read_run
+from training.engine.config import read_run
 from training.train_segmentation import SegmentationTask, main, train
 
 CHANCE = {

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from segrgbx_core.model import PRESETS, build_model
-from training.schedule import (
+from training.engine.schedule import (
     Decay,
     OptimizerConfig,
     build_optimizer,

@@ -11,11 +11,11 @@ from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import random_checkpoint
 from training import speed_cost
-from training.datasets import open_reader
+from training.data.datasets import open_reader
+from training.experiments.accuracy_vs_latency_report import below_limit, draw, speed, to_markdown
 from training.speed_cost import EXACT, Form, Subject, forms, main, measure, scene_of
-from training.speed_cost_report import below_limit, draw, speed, to_markdown
-from training.synthetic.records import Record
-from training.synthetic.render import frame_times, save_record
+from training.world.records import Record
+from training.world.render import frame_times, save_record
 
 SIZE = (64, 64)
 INPUT = InputConfig(height=SIZE[0], width=SIZE[1])

@@ -19,12 +19,12 @@ from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.baselines.geminifusion import GeminifusionConfig
 from segrgbx_core.runtime.segmenter import Segmenter
 from training import train_segmentation
-from training.batch_norm import BatchNormMode, set_training
-from training.config import in_steps
-from training.embeddings import embed_frames
-from training.loop import Loop
-from training.ma_clip_run import read_ma_clip_run
-from training.run_state import fingerprint
+from training.data.embeddings import embed_frames
+from training.engine.batch_norm import BatchNormMode, set_training
+from training.engine.config import in_steps
+from training.engine.loop import Loop
+from training.engine.run_state import fingerprint
+from training.stage1.config import read_ma_clip_run
 from training.train_segmentation import SegmentationTask, train
 
 pytestmark = pytest.mark.usefixtures("made_readers")

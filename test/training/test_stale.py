@@ -11,11 +11,11 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.sensors import EncodingConfig, SensorConfig
-from training.augment import AugmentConfig, Variant
-from training.datasets import READERS
-from training.datasets.labelled import Labelled
-from training.joint import JointDataset, Preparation, Source, plan_draws
-from training.stale import StaleConfig, embedding_of, sequences_of
+from training.data.augment import AugmentConfig, Variant
+from training.data.datasets import READERS
+from training.data.datasets.labelled_sample import Labelled
+from training.data.mixing import JointDataset, Preparation, Source, plan_draws
+from training.data.reused_embeddings import StaleConfig, embedding_of, sequences_of
 
 FRAMES = 12
 TABLE = torch.arange(FRAMES * 4 * 2 * 3.0).reshape(FRAMES, 4, 2, 3)
@@ -112,7 +112,7 @@ def test_images_of_a_draw_do_not_depend_on_staleness():
 
 
 def test_crops_have_no_other_moment():
-    from training.config import read_run
+    from training.engine.config import read_run
     from training.train_segmentation import _check
 
     run = read_run(

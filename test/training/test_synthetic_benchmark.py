@@ -12,8 +12,12 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from training import twin_test, worth_of_x
-from training.arms import has_ended, steps_done, train_arms
-from training.benchmark.arms import (
+from training.data.datasets import open_reader
+from training.data.datasets.synthetic import XSource
+from training.engine.config import read_run
+from training.experiments.benchmark_page import Findings, write_page
+from training.experiments.benchmark_scores import Score, difference, mean_difference, score
+from training.experiments.benchmark_variants import (
     ARMS,
     COMPONENTS,
     EQUAL_PER_MODALITY,
@@ -22,17 +26,13 @@ from training.benchmark.arms import (
     SPECIALISTS,
     run_of,
 )
-from training.benchmark.page import Findings, write_page
-from training.benchmark.scores import Score, difference, mean_difference, score
-from training.config import read_run
-from training.datasets import open_reader
-from training.datasets.synthetic import XSource
-from training.synthetic.records import Record
-from training.synthetic.render import load_record, save_record
-from training.synthetic.twins import FIRST, SECOND
+from training.experiments.parallel_runs import has_ended, steps_done, train_arms
 from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
 from training.twin_test import ARMS as TWIN_ARMS
 from training.twin_test import Verdict, twin_runs
+from training.world.records import Record
+from training.world.render import load_record, save_record
+from training.world.twins import FIRST, SECOND
 
 NUM = SYNTHETIC_STREET.num_classes
 SMALL = ["model.backbone.embed_dims=[8,16,24,32]", "model.backbone.depths=[1,1,1,1]",

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from training.synthetic.optics import diffuse_dolp, fresnel, fresnel_amplitudes, specular_dolp
-from training.synthetic.sensors import depth, event, polarization, thermal
+from training.world.rays.optics import diffuse_dolp, fresnel, fresnel_amplitudes, specular_dolp
+from training.world.sensors import depth, event, polarization, thermal
 
 
 def as_cosines(degrees):

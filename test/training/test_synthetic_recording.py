@@ -13,9 +13,9 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import synthetic_label_space
-from training.synthetic import recording
-from training.synthetic.records import WorldConfig
-from training.synthetic.world import World
+from training.world import recording
+from training.world.records import WorldConfig
+from training.world.world import World
 
 SMALL = WorldConfig(width=64, height=48)
 

@@ -9,13 +9,13 @@ pytest.importorskip("embreex", reason="rendering needs embreex")
 
 from small_scenes import camera_at, small_scene, view_of
 
-from training.synthetic.climate import TimeOfDay
-from training.synthetic.geometry import block, ellipsoid, quad, sheet
-from training.synthetic.materials import Part, street_id
-from training.synthetic.raytrace import FAR
-from training.synthetic.records import WorldConfig
-from training.synthetic.sensors import depth, polarization, thermal
-from training.synthetic.world import World
+from training.world.rays.raytrace import FAR
+from training.world.records import WorldConfig
+from training.world.scenes.climate import TimeOfDay
+from training.world.sensors import depth, polarization, thermal
+from training.world.shapes.geometry import block, ellipsoid, quad, sheet
+from training.world.shapes.materials import Part, street_id
+from training.world.world import World
 
 PERSON = street_id("person")
 

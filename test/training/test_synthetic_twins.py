@@ -7,7 +7,7 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 
 pytest.importorskip("embreex", reason="rendering needs embreex")
 
-from training.synthetic.twins import BACKGROUND, FIRST, SECOND, twin_record
+from training.world.twins import BACKGROUND, FIRST, SECOND, twin_record
 
 FIELDS = {
     Modality.THERMAL: "thermal",

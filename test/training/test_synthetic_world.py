@@ -10,16 +10,16 @@ from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.labels.tables import NYU, SYNTHETIC_STREET
-from training.synthetic import records
-from training.synthetic.raytrace import Tracer
-from training.synthetic.records import Corruption, Light, WorldConfig
+from training.world import records
+from training.world.rays.raytrace import Tracer
+from training.world.records import Corruption, Light, WorldConfig
 
 pytest.importorskip("embreex", reason="rendering needs embreex")
 
-from training.synthetic import gallery, render
-from training.synthetic.materials import street_id
-from training.synthetic.sensors import polarization, thermal
-from training.synthetic.world import World, render_record, render_sequence
+from training.world import gallery, render
+from training.world.sensors import polarization, thermal
+from training.world.shapes.materials import street_id
+from training.world.world import World, render_record, render_sequence
 
 SMALL = WorldConfig(width=64, height=48)
 ROAD, PERSON = street_id("road"), street_id("person")

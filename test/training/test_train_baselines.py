@@ -6,7 +6,7 @@ from stage2_case import SQUARES, Squares, write_run
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.config import read_run
+from training.engine.config import read_run
 from training.evaluate import evaluate
 from training.train_segmentation import SegmentationTask, train
 

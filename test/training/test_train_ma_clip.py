@@ -22,14 +22,14 @@ from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import read_tensors
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import captions, train_segmentation
-from training.config import read_run
-from training.loop import Loop
-from training.ma_clip_run import Batching, read_ma_clip_run
-from training.pairs import plan_pairs
-from training.retrieval import recall_at, separation
-from training.synthetic.records import Record
-from training.synthetic.render import save_record
+from training.engine.config import read_run
+from training.engine.loop import Loop
+from training.stage1.config import Batching, read_ma_clip_run
+from training.stage1.pairs import plan_pairs
+from training.stage1.retrieval import recall_at, separation
 from training.train_ma_clip import BEST, MaClipTask, main, train
+from training.world.records import Record
+from training.world.render import save_record
 
 pytestmark = pytest.mark.clip
 pytest.importorskip("open_clip")

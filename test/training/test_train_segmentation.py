@@ -10,9 +10,9 @@ from stage2_case import SQUARES, Squares, write_run
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.config import read_run
+from training.engine.config import read_run
+from training.engine.loop import Loop
 from training.evaluate import evaluate
-from training.loop import Loop
 from training.train_segmentation import SegmentationTask, main, train
 
 CHANCE = {

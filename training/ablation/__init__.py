@@ -1,1 +1,0 @@
-"""The paper's ablations: arms as options, statistics over seeds, page and chart."""

@@ -1,1 +1,0 @@
-"""The synthetic benchmark: its arms, scores with their spread, and its page."""

@@ -1,0 +1,78 @@
+"""Where data sets lie on disk and what their samples are; nothing about augmentation or models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segrgbx_core.base.config import from_mapping
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.modality import Modality
+from training.data.datasets.deliver import DeliverReader
+from training.data.datasets.labelled_sample import Labelled, Reader, sensor_of, spread
+from training.data.datasets.mfnet import MfnetReader
+from training.data.datasets.nyu import NyuReader
+from training.data.datasets.synthetic import SyntheticReader
+from training.data.datasets.urbanlf import UrbanLfReader
+from training.data.datasets.zju_rgbp import ZjuReader
+
+__all__ = ["READERS", "Labelled", "Reader", "open_reader", "parse_options", "sensor_of", "spread"]
+
+READERS: dict[str, Callable[..., Reader]] = {
+    "deliver": DeliverReader,
+    "mfnet": MfnetReader,
+    "nyu": NyuReader,
+    "synthetic_street": SyntheticReader,
+    "urbanlf": UrbanLfReader,
+    "zju_rgbp": ZjuReader,
+}
+"""Name of a data set to what opens it: root folder, split, modality, and its options if any."""
+
+
+def open_reader(
+    name: str,
+    root: Path | str,
+    split: str,
+    modality: Modality,
+    options: Mapping[str, Any] | None = None,
+) -> Reader:
+    """Opens one split of a data set.
+
+    Args:
+        name: key of `READERS`.
+        root: folder of the data set.
+        split: train, val or test, as far as the data set has them.
+        modality: its X.
+        options: the data set's own options by name, such as `{"weather": ["rain"]}`.
+
+    Raises:
+        ConfigError: when the data set is not known, or has no such split or option.
+        DataError: when its files are missing.
+    """
+    if name not in READERS:
+        raise ConfigError(f"data set '{name}' is not known{did_you_mean(name, READERS)}")
+    opens = READERS[name]
+    if not options:
+        return opens(Path(root), split, modality)
+    known = getattr(opens, "options", None)
+    if known is None:
+        raise ConfigError(f"data set '{name}' has no options; got {', '.join(options)}")
+    return opens(Path(root), split, modality, from_mapping(known, options, f"data set '{name}'"))
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of a data set from a command line: `name=value` each, values in YAML.
+
+    Raises:
+        ConfigError: for a text without a value.
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: expected name=value, such as weather=[rain]")
+        options[name] = yaml.safe_load(value)
+    return options

@@ -1,0 +1,334 @@
+"""Several data sets as one stream: who is drawn when is known before the run begins.
+
+The whole order is a pure function of sizes, shares and seed. A run that starts again at step n
+reads on at draw n * batch; ranks take every n-th draw; worker processes change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from segrgbx_core.base.errors import ConfigError, DataError, EncodingError, SegrgbxError
+from segrgbx_core.labels.label_space import LabelSpace
+from segrgbx_core.runtime.batch import resize_image
+from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode, resamples_linearly
+from training.data.augment import AugmentConfig, Views, at_progress, augment
+from training.data.datasets import Labelled, Reader, sensor_of, spread
+from training.data.reused_embeddings import StaleConfig, embedding_of
+
+
+class Sampling(str, Enum):
+    """How often each data set is drawn when no shares are stated."""
+
+    PROPORTIONAL = "proportional"
+    """By its number of samples."""
+    EQUAL = "equal"
+    """Each data set equally often."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrawPlan:
+    """The order of a run.
+
+    Attributes:
+        source: int32 (N,), position of the data set of each draw.
+        index: int32 (N,), which of its samples.
+        epoch: int32 (N,), how often the data set had been gone through before.
+        seed: the run's seed.
+    """
+
+    source: NDArray[np.int32]
+    index: NDArray[np.int32]
+    epoch: NDArray[np.int32]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def rng(self, draw: int) -> np.random.Generator:
+        """The generator of everything random about one draw."""
+        return np.random.default_rng((self.seed, 1, draw))
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> range:
+        """Draws of one step on one rank; `batch_size` is that of all ranks together."""
+        start = step * batch_size
+        return range(start + rank, start + batch_size, world)
+
+
+def shares(
+    sizes: Mapping[str, int], stated: Mapping[str, float], sampling: Sampling
+) -> dict[str, float]:
+    """Share of the draws that each data set gets; the sum is 1.
+
+    Args:
+        sizes: number of samples per data set.
+        stated: shares from the run file; 0 or absent means by `sampling`.
+        sampling: rule for data sets without a stated share, which split what is left.
+
+    Raises:
+        ConfigError: when a data set is empty, or the stated shares are above 1 or leave nothing.
+    """
+    empty = [name for name, size in sizes.items() if size <= 0]
+    if empty:
+        raise ConfigError(f"data: '{empty[0]}' has no training samples; check its root and split")
+    fixed = {name: stated[name] for name in sizes if stated.get(name, 0.0) > 0}
+    open_names = [name for name in sizes if name not in fixed]
+    rest = 1.0 - sum(fixed.values())
+    if not open_names:
+        total = sum(fixed.values())
+        return {name: value / total for name, value in fixed.items()}
+    if rest <= 0:
+        raise ConfigError(
+            f"data: stated shares sum to {1.0 - rest:g}; nothing is left for '{open_names[0]}'"
+        )
+    raw = {name: 1.0 if sampling is Sampling.EQUAL else float(sizes[name]) for name in open_names}
+    scale = rest / sum(raw.values())
+    return {name: fixed[name] if name in fixed else raw[name] * scale for name in sizes}
+
+
+def plan_draws(sizes: Sequence[int], weights: Sequence[float], total: int, seed: int) -> DrawPlan:
+    """Plans a run.
+
+    Every data set is gone through in a fresh random order each epoch, and any stretch of the run
+    holds each data set in its share, give or take one sample.
+
+    Args:
+        sizes: samples per data set.
+        weights: share per data set, summing to 1.
+        total: number of draws.
+        seed: source of the order.
+    """
+    rng = np.random.default_rng((seed, 0))
+    counts = [int(np.ceil(total * weight)) + 1 for weight in weights]
+    source = np.concatenate([np.full(n, k, dtype=np.int32) for k, n in enumerate(counts)])
+    # The j-th draw of a set falls at a random moment of its j-th interval of length 1 / share.
+    moment = np.concatenate(
+        [
+            (np.arange(n) + rng.random(n)) / max(w, 1e-12)
+            for n, w in zip(counts, weights, strict=True)
+        ]
+    )
+    index = np.concatenate([_orders(size, n, rng) for size, n in zip(sizes, counts, strict=True)])
+    epoch = np.concatenate(
+        [np.arange(n, dtype=np.int32) // size for size, n in zip(sizes, counts, strict=True)]
+    )
+    order = np.argsort(moment, kind="stable")[:total]
+    return DrawPlan(source[order], index[order], epoch[order].astype(np.int32), seed)
+
+
+def _orders(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    epochs = -(-count // size)
+    orders = [rng.permutation(size) for _ in range(max(1, epochs))]
+    return np.concatenate(orders)[:count].astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One data set of the joint stream.
+
+    Attributes:
+        reader: its training split.
+        embeddings: MA-CLIP of its whole frames, float32 (N, V, 2, E), V in the order of `Variant`,
+            then RGB and X; None where every crop is embedded instead.
+        sequences: int32 (N,), number of the sequence that a frame belongs to, neighbours in time
+            being neighbours here; None where frames have nothing to do with each other.
+    """
+
+    reader: Reader
+    embeddings: Tensor | None = None
+    sequences: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What turns a data set's sample into a training view.
+
+    Attributes:
+        label_space: unified classes and the data sets' maps.
+        encoding: how X images are made.
+        sensor: facts about the sensors of data sets whose reader does not state them.
+        augment: training views.
+        keeps_frames: True keeps prepared frames in memory, for data sets that fit.
+        stale: how often embeddings are older than their picture.
+    """
+
+    label_space: LabelSpace
+    encoding: EncodingConfig
+    sensor: SensorConfig
+    augment: AugmentConfig
+    keeps_frames: bool = False
+    stale: StaleConfig = field(default_factory=StaleConfig)
+
+
+def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
+    """A whole frame: RGB, encoded X on RGB's grid, unified labels.
+
+    Raises:
+        DataError: naming the file or sample that is missing, broken or outside its table.
+        EncodingError: naming the sample whose X does not fit the encoder.
+    """
+    item = reader[index]
+    sample = item.sample
+    sensor = sensor_of(reader, preparation.sensor)
+    try:
+        x_image = encode(sample, preparation.encoding, sensor)
+    except EncodingError as error:
+        raise EncodingError(f"{reader.native} sample '{item.name}': {error}") from None
+    height, width = sample.rgb.shape[:2]
+    linear = resamples_linearly(sample.modality, preparation.encoding)
+    x_image = resize_image(x_image, height, width, linear)
+    labels = _unified(item, reader, preparation.label_space)
+    x = torch.from_numpy(np.ascontiguousarray(x_image.transpose(2, 0, 1)))
+    if torch.equal(x[0], x[1]) and torch.equal(x[0], x[2]):
+        x = x[:1].clone().expand(3, -1, -1)  # a grey picture is kept once
+    return Views(
+        rgb=torch.from_numpy(np.ascontiguousarray(sample.rgb.transpose(2, 0, 1))),
+        x=x,
+        labels=torch.from_numpy(labels),
+        modality=sample.modality,
+    )
+
+
+def _unified(item: Labelled, reader: Reader, label_space: LabelSpace) -> NDArray[np.uint8]:
+    try:
+        return label_space.unify(item.labels, reader.native)
+    except DataError as error:
+        raise DataError(f"{reader.native} sample '{item.name}': {error}") from None
+
+
+class JointDataset(Dataset[dict[str, Tensor]]):
+    """Training samples by their number in the plan.
+
+    An item holds `rgb` and `x` float32 (3, H, W) in [0, 1], `labels` int64 (H, W) of unified ids,
+    `modality` and `native` (position in the label space) int64, and, where known, `rgb_embedding`
+    and `x_embedding` float32 (E,).
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        plan: DrawPlan,
+        preparation: Preparation,
+        batch_size: int = 1,
+    ) -> None:
+        self.sources, self.plan, self.preparation = tuple(sources), plan, preparation
+        self.batch_size = batch_size
+        names = [native.name for native in preparation.label_space.natives]
+        self._native = [names.index(source.reader.native) for source in self.sources]
+        self._frames: dict[tuple[int, int], Views] = {}
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, draw: int) -> dict[str, Tensor]:
+        position, index = int(self.plan.source[draw]), int(self.plan.index[draw])
+        source = self.sources[position]
+        frame = self._frame(position, index)
+        config = self.preparation
+        first = draw - draw % self.batch_size  # one size for all samples of a step
+        options = at_progress(config.augment, first / len(self.plan))
+        rng = self.plan.rng(draw)
+        views, variant = augment(frame, options, config.encoding, rng)
+        item = {
+            "rgb": views.rgb,
+            "x": views.x.contiguous(),
+            "labels": views.labels.long(),
+            "modality": torch.tensor(views.modality.index),
+            "native": torch.tensor(self._native[position]),
+        }
+        if source.embeddings is not None:
+            of_source = source.embeddings, source.sequences
+            embedded = embedding_of(*of_source, (index, variant), config.stale, rng)
+            item["rgb_embedding"], item["x_embedding"] = embedded[0], embedded[1]
+        return item
+
+    def _frame(self, position: int, index: int) -> Views:
+        frame = self._frames.get((position, index))
+        if frame is None:
+            frame = prepare(self.sources[position].reader, index, self.preparation)
+            if self.preparation.keeps_frames:
+                self._frames[position, index] = frame
+        return frame
+
+
+def read_ahead(loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """A loader's batches; what is wrong with the data stays one line also where workers read it.
+
+    Raises:
+        SegrgbxError: the reader's own error, without the traceback of the worker around it.
+    """
+    try:
+        yield from loader
+    except SegrgbxError as error:
+        # A worker's error arrives with its traceback as text; the last line is the error's own.
+        kind = type(error)
+        line = str(error).rstrip().rsplit("\n", maxsplit=1)[-1]
+        raise kind(line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from None
+
+
+class StepSampler:
+    """Yields the draws of each remaining step, for `torch.utils.data.DataLoader`."""
+
+    def __init__(
+        self, plan: DrawPlan, first_step: int, batch_size: int, rank: int, world: int
+    ) -> None:
+        self.plan, self.first_step, self.batch_size = plan, first_step, batch_size
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return len(self.plan) // self.batch_size - self.first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, len(self.plan) // self.batch_size):
+            yield list(self.plan.batch(step, self.batch_size, self.rank, self.world))
+
+
+def read_steps(
+    dataset: Dataset[dict[str, Tensor]], sampler: StepSampler, workers: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of a sampler's steps, read by `workers` processes; 0 reads in this one.
+
+    Raises:
+        SegrgbxError: as `read_ahead`.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return read_ahead(loader)
+
+
+def count_classes(
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    label_space: LabelSpace,
+    samples: int = 200,
+) -> NDArray[np.int64]:
+    """Labelled pixels per unified class, each data set weighing as much as its share of draws.
+
+    Args:
+        sources: the data sets.
+        weights: their shares.
+        label_space: unified classes.
+        samples: frames looked at per data set, spread evenly.
+    """
+    total = np.zeros(label_space.num_classes)
+    for source, weight in zip(sources, weights, strict=True):
+        counts = np.zeros(256)
+        for index in spread(len(source.reader), samples):
+            labels = _unified(source.reader[index], source.reader, label_space)
+            counts += np.bincount(labels.ravel(), minlength=256)
+        counts = counts[: label_space.num_classes]
+        total += weight * counts / max(counts.sum(), 1.0)
+    return np.round(total * 1e9).astype(np.int64)

@@ -1,1 +1,0 @@
-"""What the figures show: embeddings as a map, stages as heat maps, predictions as panels."""

@@ -1,0 +1,1 @@
+"""The training loop that both stages share: steps, schedule, state on disk."""

@@ -1,0 +1,286 @@
+"""Run files: everything that decides the outcome of a training, in one tree.
+
+A run file names presets of model and tower and states what differs from them and the defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import field_validator
+
+from segrgbx_core.base.config import Config, ConfigT, from_mapping, option, read_mapping, to_plain
+from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
+from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
+from segrgbx_core.runtime.batch import InputConfig, ResizeMode
+from segrgbx_core.runtime.options import InferenceConfig
+from segrgbx_core.sensors import EncodingConfig, SensorConfig
+from training.data.augment import AugmentConfig
+from training.data.mixing import Sampling
+from training.data.reused_embeddings import StaleConfig
+from training.engine.batch_norm import BatchNormMode
+from training.engine.schedule import OptimizerConfig
+from training.stage2.losses import LossConfig
+
+DEVICES = ("auto", "cpu")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+class DataConfig(Config):
+    """One data set of a run."""
+
+    reader: str = option(doc="name of the data set, see training/datasets")
+    root: str = option(doc="its folder")
+    modality: Modality = option(doc="its X")
+    train_split: str = option("train", doc="what to learn from")
+    val_split: str = option("val", doc="what to score on while training")
+    options: dict[str, Any] = option({}, doc="the data set's own options, such as weather")
+    share: float = option(
+        0.0, doc="share of the draws; 0 means by the run's sampling", low=0, high=1
+    )
+
+
+class ClipConfig(Config):
+    """How the frozen MA-CLIP serves training."""
+
+    checkpoint: str = option(
+        "",
+        doc="checkpoint to take the whole MA-CLIP from; empty for none",
+    )
+    weights: str = option(
+        "",
+        doc="CLIP file for the frozen tower: open_clip's, timm's, or a stage 1 run's "
+        "tower.safetensors; empty for random weights, which carry no knowledge",
+    )
+    adapters: str = option(
+        "", doc="folder of LoRA adapters, such as best/ of a stage 1 run; empty for none"
+    )
+    embeddings: str = option(
+        "",
+        doc="folder of embeddings that stage 1 computed ahead for the same tower and adapters; "
+        "empty computes them here",
+    )
+    full_frame: bool = option(
+        True,
+        doc="embed whole frames once, as at run time, instead of every training crop",
+    )
+    stale: StaleConfig = option(
+        StaleConfig(), doc="embeddings of another moment, for vehicles that look at times only"
+    )
+
+
+class RunConfig(Config):
+    """Length, place and bookkeeping of a run."""
+
+    out: str = option(doc="folder for checkpoints, state and logs")
+    steps: int = option(1000, doc="optimizer steps", low=1)
+    epochs: float = option(
+        0.0,
+        doc="length in place of steps: as many draws as all data sets together have samples, "
+        "times this; 0 goes by steps",
+        low=0,
+    )
+    batch_size: int = option(8, doc="samples per step over all devices", low=1)
+    accumulate: int = option(
+        1,
+        doc="parts into which a device takes its share of a step, one after the other: the same "
+        "step in a fraction of the memory",
+        low=1,
+    )
+    batch_norm: BatchNormMode = option(
+        BatchNormMode.OWN,
+        doc="whose statistics BatchNorm takes: own (of the samples that a device has at once), "
+        "shared (of all devices) or frozen (of the checkpoint that the run starts from)",
+    )
+    seed: int = option(0, doc="source of all chance", low=0)
+    sampling: Sampling = option(
+        Sampling.PROPORTIONAL, doc="how often each data set is drawn: proportional or equal"
+    )
+    half_checkpoints: bool = option(False, doc="store checkpoints as 16-bit floats, half the size")
+    keep_frames: bool = option(False, doc="keep prepared frames in memory, for data sets that fit")
+    device: str = option(
+        "auto", doc="auto or cpu; CUDA_VISIBLE_DEVICES chooses among several GPUs"
+    )
+    precision: str = option("no", doc="mixed precision of accelerate: no, bf16 or fp16")
+    channels_last: bool = option(
+        False, doc="keep images with channels innermost; faster on most CPUs"
+    )
+    threads: int = option(
+        0, doc="threads of one operation on a CPU; 0 leaves torch's choice", low=0
+    )
+    workers: int = option(0, doc="processes that load and augment", low=0)
+    log_every: int = option(20, doc="steps between log lines", unit="steps", low=1)
+    save_every: int = option(200, doc="steps between saved training states", unit="steps", low=1)
+    score_every: int = option(
+        1000, doc="steps between scores on the val splits", unit="steps", low=1
+    )
+    score_samples: int = option(0, doc="val samples per data set while training; 0 for all", low=0)
+    patience: int = option(
+        0, doc="scores in a row without a new best after which the run ends; 0 never", low=0
+    )
+    tensorboard: bool = option(False, doc="write TensorBoard files besides metrics.jsonl")
+    pictures: int = option(
+        0, doc="val samples per data set that are drawn at every score, truth beside answer", low=0
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value not in DEVICES:
+            raise ValueError(f"is not one of {', '.join(DEVICES)}; see CUDA_VISIBLE_DEVICES")
+        return value
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _known_precision(cls, value: object) -> object:
+        value = "no" if value is False else value  # what YAML makes of a bare no
+        if value not in PRECISIONS:
+            raise ValueError(f"is not one of {', '.join(PRECISIONS)}")
+        return value
+
+
+def in_steps(run: RunConfig, samples: int) -> RunConfig:
+    """The same run with its length in steps.
+
+    Args:
+        run: may count in epochs.
+        samples: of all training splits together, one epoch.
+    """
+    if not run.epochs:
+        return run
+    steps = max(1, math.ceil(run.epochs * samples / run.batch_size))
+    return run.model_copy(update={"steps": steps})
+
+
+def scoring_options(run: RunConfig) -> InferenceConfig:
+    """Where a run's checkpoints are scored: on its device, without changing torch's threads."""
+    return InferenceConfig(device=run.device, threads=torch.get_num_threads())
+
+
+def require_stretch(size: InputConfig, where: str = "") -> None:
+    """Refuses a letterbox, which neither embeddings nor crops of a training know.
+
+    Args:
+        size: of the run.
+        where: put before the message.
+
+    Raises:
+        ConfigError: when `input.resize_mode` is another than `stretch`.
+    """
+    if size.resize_mode is not ResizeMode.STRETCH:
+        raise ConfigError(
+            f"{where}input.resize_mode: {size.resize_mode.value} is not supported in training; "
+            "train with stretch and set model.resize_mode where the checkpoint runs"
+        )
+
+
+class SegmentationRun(Config):
+    """Stage 2: the segmentation model beside a frozen MA-CLIP."""
+
+    data: tuple[DataConfig, ...] = option(doc="data sets")
+    run: RunConfig = option(doc="length, place and bookkeeping")
+    model: AnyModelConfig = option(ModelConfig(), doc="the segmentation model")
+    init: str = option("", doc="checkpoint to start from (fine-tuning); empty for none")
+    encoder_weights: str = option(
+        "",
+        doc="file of ImageNet weights for the encoder, such as the published MiT; empty for none",
+    )
+    ma_clip: MaClipConfig = option(MaClipConfig(), doc="MA-CLIP's image tower")
+    clip: ClipConfig = option(ClipConfig(), doc="how MA-CLIP serves training")
+    encoding: EncodingConfig = option(EncodingConfig(), doc="how X images are made")
+    sensor: SensorConfig = option(SensorConfig(), doc="facts about the data sets' sensors")
+    input: InputConfig = option(InputConfig(), doc="size and fit of whole frames when scoring")
+    augment: AugmentConfig = option(AugmentConfig(), doc="training views")
+    loss: LossConfig = option(LossConfig(), doc="what is lowered")
+    optimizer: OptimizerConfig = option(OptimizerConfig(), doc="how it is lowered")
+
+
+def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun:
+    """Reads a run file.
+
+    Args:
+        path: YAML file. Its key `preset` names an entry of `ALL_PRESETS` that `model` then
+            changes, its key `tower` one of `CLIP_PRESETS` that `ma_clip` then changes.
+        overrides: `a.b=value` each, above the file; list entries by number (`data.0.root`).
+
+    Raises:
+        ConfigError: when the file or an override is wrong.
+    """
+    return read_tree(
+        SegmentationRun,
+        path,
+        overrides,
+        {"preset": ("model", ALL_PRESETS), "tower": ("ma_clip", CLIP_PRESETS)},
+    )
+
+
+def read_tree(
+    kind: type[ConfigT],
+    path: Path | str,
+    overrides: Sequence[str],
+    presets: Mapping[str, tuple[str, Mapping[str, Config]]],
+) -> ConfigT:
+    """Reads a run file of any stage.
+
+    Args:
+        kind: class of the run.
+        path: YAML file.
+        overrides: as in `read_run`.
+        presets: by the key that names one: the section it fills, and what there is to choose from.
+
+    Raises:
+        ConfigError: when the file or an override is wrong.
+    """
+    data = read_mapping(path)
+    for text in overrides:
+        _override(data, text)
+    for key, (section, known) in presets.items():
+        name = data.pop(key, None)
+        if name is None:
+            continue
+        if name not in known:
+            raise ConfigError(f"{path}: {key} '{name}' is not known{did_you_mean(name, known)}")
+        data[section] = _merged(to_plain(known[name]), data.get(section) or {})
+    return from_mapping(kind, data, where=str(path))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: expected name=value, such as run.steps=100")
+    *path, last = name.split(".")
+    place: Any = data
+    for part in path:
+        if isinstance(place, list):
+            place = place[_entry(place, part, text)]
+        else:
+            place = place.setdefault(part, {})
+        if not isinstance(place, (dict, list)):
+            raise ConfigError(f"--set {text}: '{part}' holds a value, no options")
+    if isinstance(place, list):
+        place[_entry(place, last, text)] = yaml.safe_load(value)
+    else:
+        place[last] = yaml.safe_load(value)
+
+
+def _entry(place: list[Any], part: str, text: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(f"--set {text}: '{part}' is no entry; the list has {len(place)}")
+    return int(part)

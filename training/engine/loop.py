@@ -1,0 +1,400 @@
+"""One loop for every stage: step, precision, averaging, log, save, score, resume.
+
+A run is resumed exactly: the order of samples and every random number of step n are functions of
+the seed and of n, so the state on disk is weights, optimizer, averaged weights and the step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from segrgbx_core.base.config import Config
+from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.images import write_image
+from segrgbx_core.labels.overlay import Picture
+from training.engine.averaging import AveragedWeights
+from training.engine.batch_norm import BatchNormMode, set_training, share_statistics
+from training.engine.config import RunConfig
+from training.engine.run_folder import write_config
+from training.engine.run_state import (
+    append_line,
+    fingerprint,
+    forget_after,
+    read_state,
+    remove_leftovers,
+    write_state,
+)
+from training.engine.schedule import (
+    OptimizerConfig,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+)
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What a stage gives to the loop.
+
+    Attributes:
+        objective: trained module; its `forward(batch)` returns scalars, among them `loss`.
+    """
+
+    objective: nn.Module
+
+    def batches(self, first_step: int, rank: int, world: int) -> Iterator[Batch]:
+        """Batches of this rank from a step on, until the run ends."""
+        ...
+
+    def save(self, path: Path, step: int, scores: Mapping[str, float]) -> None:
+        """Writes a checkpoint with the objective's present weights."""
+        ...
+
+    def score(self, path: Path) -> dict[str, float]:
+        """Scores a checkpoint; `score` decides which one is the best."""
+        ...
+
+
+@runtime_checkable
+class DrawingTask(Protocol):
+    """A task that can show its answers."""
+
+    def draw(self, path: Path) -> dict[str, Picture]:
+        """Pictures of a checkpoint's answers by name."""
+        ...
+
+
+@runtime_checkable
+class DivisibleObjective(Protocol):
+    """An objective whose loss is a mean over things that parts of a batch hold in other numbers.
+
+    The loop gives the parts of a step, on several devices or one after the other, an entry
+    `share`: what each term of the part's loss counts, so that their mean is that of the whole.
+    """
+
+    def weigh(self, batch: Batch) -> Tensor:
+        """Weight of a batch in each of its loss's terms, float64 (terms,)."""
+        ...
+
+
+@dataclass
+class Progress:
+    """What survives a kill besides tensors.
+
+    Attributes:
+        step: steps done.
+        best: best score so far, None before the first.
+        stale: scores since the best one.
+        seconds: wall-clock spent in steps so far.
+    """
+
+    step: int = 0
+    best: float | None = None
+    stale: int = 0
+    seconds: float = 0.0
+
+
+class Loop:
+    """Runs a task to its end, or on from where it was killed.
+
+    Args:
+        task: the stage.
+        run: length, place and bookkeeping.
+        optimizer: optimizer and learning rate.
+        identity: everything that decides the outcome; a run resumes only under the same.
+        rests: True where a step may leave some of the trained weights without a gradient.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        run: RunConfig,
+        optimizer: OptimizerConfig,
+        identity: Config,
+        rests: bool = False,
+    ) -> None:
+        if run.threads:
+            torch.set_num_threads(run.threads)
+        self.task, self.run, self.config = task, run, optimizer
+        self.out = Path(run.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = PartialState(cpu=run.device == "cpu")
+        if run.precision == "fp16" and state.device.type == "cpu":
+            raise ConfigError("run.precision: fp16 needs a GPU; use bf16 or no")
+        self.accelerator = Accelerator(
+            mixed_precision=run.precision,
+            cpu=run.device == "cpu",
+            log_with="tensorboard" if run.tensorboard else None,
+            project_dir=str(self.out),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=rests)],
+        )
+        if run.tensorboard:
+            self.accelerator.init_trackers("tensorboard")
+        self.module = task.objective.to(self.accelerator.device)
+        _require_divisible(run, self.module, self.accelerator.num_processes)
+        if run.batch_norm is BatchNormMode.SHARED:
+            share_statistics(self.module)
+        self.optimizer = build_optimizer(self.module, optimizer)
+        self.model, self.stepper = self.accelerator.prepare(self.module, self.optimizer)
+        self.ema = (
+            AveragedWeights(self.module, optimizer.ema_decay) if optimizer.ema_decay else None
+        )
+        self.progress = Progress()
+        self.fingerprint = fingerprint(identity)
+        self._resume()
+        if self.accelerator.is_main_process:
+            write_config(self.out, identity)
+
+    @property
+    def state_path(self) -> Path:
+        """The resumable state."""
+        return self.out / "state.pt"
+
+    def train(self) -> Progress:
+        """Takes all remaining steps; checkpoints `last` and `best` lie in the run's folder.
+
+        Ends early where `run.patience` scores in a row bring no new best.
+        """
+        if self._is_exhausted():
+            return self.progress
+        first, world = self.progress.step, self.accelerator.num_processes
+        batches = self.task.batches(first, self.accelerator.process_index, world)
+        set_training(self.model, self.run.batch_norm)
+        window = _Window()
+        for step, batch in zip(range(first, self.run.steps), batches, strict=True):
+            began = time.perf_counter()
+            window.add(self._step(step, batch))
+            self.progress.step = step + 1
+            self.progress.seconds += time.perf_counter() - began
+            ended = self.progress.step == self.run.steps
+            scored = ended or self.progress.step % self.run.score_every == 0
+            if ended or self.progress.step % self.run.log_every == 0:
+                self._log(window, step)
+                window = _Window()
+            if scored:
+                self._score()
+            stops = scored and self._is_exhausted()
+            if ended or stops or self.progress.step % self.run.save_every == 0:
+                self._save_state()
+            if stops:
+                break
+        self.accelerator.end_training()
+        return self.progress
+
+    def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        set_learning_rate(self.optimizer, learning_rate(self.config, step, self.run.steps))
+        parts = self._parts(batch)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            # A part draws the same random numbers wherever it is taken, here or on device `place`.
+            place = rank + world * number
+            torch.manual_seed((self.run.seed * 1_000_003 + step) * 4099 + place)
+            is_last = number == len(parts) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                terms: dict[str, Tensor] = self.model(part)
+                self.accelerator.backward(terms["loss"])
+            for name, value in terms.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        if self.config.clip_norm > 0:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.stepper.step()
+        self.stepper.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.module, step)
+        return sums
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """What this device takes at once, one after the other, each with its share of the step."""
+        count, world = self.run.accumulate, self.accelerator.num_processes
+        batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        parts = [{name: value[k::count] for name, value in batch.items()} for k in range(count)]
+        if count * world > 1 and isinstance(self.module, DivisibleObjective):
+            weights = torch.stack([self.module.weigh(part) for part in parts])  # (parts, terms)
+            total: Tensor = self.accelerator.reduce(weights.sum(dim=0), "sum")
+            for part, own in zip(parts, weights, strict=True):
+                # DDP takes the mean over devices; this makes it the sum.
+                part["share"] = (own * world / total.clamp(min=1e-6)).float()
+        return parts
+
+    def _log(self, window: _Window, step: int) -> None:
+        terms = self._mean_over_devices(window.means())
+        if not math.isfinite(terms["loss"]):
+            raise FloatingPointError(
+                f"step {step}: loss is {terms['loss']}; lower optimizer.learning_rate or set "
+                f"optimizer.clip_norm"
+            )
+        if not self.accelerator.is_main_process:
+            return
+        rate = learning_rate(self.config, step, self.run.steps)
+        pace = window.seconds_per_step()
+        left = (self.run.steps - self.progress.step) * pace
+        text = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        log.info(
+            "step %d/%d  %s  rate %.2e  %.2f s/step  left %s",
+            self.progress.step, self.run.steps, text, rate, pace, clock(left),
+        )  # fmt: skip
+        self._record({"step": self.progress.step, **terms, "rate": rate, "seconds_per_step": pace})
+
+    def _mean_over_devices(self, terms: dict[str, float]) -> dict[str, float]:
+        if self.accelerator.num_processes == 1:
+            return terms
+        values = torch.tensor(list(terms.values()), device=self.accelerator.device)
+        means: Tensor = self.accelerator.reduce(values, "mean")
+        return dict(zip(terms, means.tolist(), strict=True))
+
+    def _record(self, values: dict[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        append_line(self.out / "metrics.jsonl", json.dumps(values))
+        numbers = {name: value for name, value in values.items() if name != "step"}
+        self.accelerator.log(numbers, step=int(values["step"]))
+
+    def _score(self) -> None:
+        if self.accelerator.is_main_process:
+            self.module.eval()
+            last = self.out / "last.safetensors"
+            with self.averaged():
+                self.task.save(last, self.progress.step, {})
+                scores = self.task.score(last)
+                self._draw(last)
+                best = self.progress.best
+                self.progress.stale += 1
+                if best is None or scores["score"] > best:
+                    self.progress.best, self.progress.stale = scores["score"], 0
+                    self.task.save(self.out / "best.safetensors", self.progress.step, scores)
+            set_training(self.module, self.run.batch_norm)
+            text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            log.info("step %d  scores: %s", self.progress.step, text)
+            self._record({"step": self.progress.step, **scores})
+        self.accelerator.wait_for_everyone()
+        stale = torch.tensor(self.progress.stale, device=self.accelerator.device)
+        self.progress.stale = int(broadcast(stale))
+
+    def _draw(self, path: Path) -> None:
+        if not (self.run.pictures and isinstance(self.task, DrawingTask)):
+            return
+        folder = self.out / "pictures"
+        folder.mkdir(exist_ok=True)
+        for name, picture in self.task.draw(path).items():
+            write_image(folder / f"{name}_{self.progress.step:07d}.png", picture)
+            if self.run.tensorboard:
+                tracker = self.accelerator.get_tracker("tensorboard")
+                images = {name: picture[None]}
+                tracker.log_images(images, self.progress.step, dataformats="NHWC")
+
+    def _is_exhausted(self) -> bool:
+        is_so = bool(self.run.patience) and self.progress.stale >= self.run.patience
+        if is_so:
+            log.info(
+                "step %d: %d scores without a new best", self.progress.step, self.progress.stale
+            )
+        return is_so
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Lets the objective hold the weights that are scored and saved."""
+        if self.ema is None:
+            yield
+            return
+        with self.ema.swapped_in(self.module):
+            yield
+
+    def _save_state(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        state = {
+            "fingerprint": self.fingerprint,
+            "progress": vars(self.progress),
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.values if self.ema else {},
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+        write_state(self.state_path, state)
+
+    def _resume(self) -> None:
+        if self.accelerator.is_main_process:
+            remove_leftovers(self.out)
+        if not self.state_path.exists():
+            self._forget(0)
+            return
+        state = read_state(self.state_path, self.accelerator.device)
+        if state["fingerprint"] != self.fingerprint:
+            raise CheckpointError(
+                f"{self.state_path}: belongs to a run with other options; choose another "
+                f"run.out, or remove the folder to start anew"
+            )
+        self.module.load_state_dict(state["module"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError:  # earlier versions let prompts decay, so their groups differ
+            raise CheckpointError(
+                f"{self.state_path}: was written by a version that decays other weights; resume "
+                "with that version, or choose another run.out"
+            ) from None
+        if self.ema is not None:
+            self.ema.values = state["ema"]
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self._forget(self.progress.step)
+        log.info("resuming at step %d of %d", self.progress.step, self.run.steps)
+
+    def _forget(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            forget_after(self.out / "metrics.jsonl", step)
+
+
+class _Window:
+    """Mean of the loss terms and the pace since the last log line."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.began = time.perf_counter()
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value) / self.count for name, value in self.sums.items()}
+
+    def seconds_per_step(self) -> float:
+        return (time.perf_counter() - self.began) / self.count
+
+
+def clock(seconds: float) -> str:
+    """Duration as `1h02m` or `3m20s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"
+
+
+def _require_divisible(run: RunConfig, module: nn.Module, world: int) -> None:
+    parts = world * run.accumulate
+    if run.batch_size % parts:
+        raise ConfigError(
+            f"run.batch_size: {run.batch_size} does not divide into {parts} equal parts: "
+            f"{world} devices, {run.accumulate} parts on each"
+        )
+    if run.accumulate > 1 and not isinstance(module, DivisibleObjective):
+        raise ConfigError("run.accumulate: this stage's loss needs the whole batch at once; set 1")

@@ -1,0 +1,1 @@
+"""Scores of checkpoints on data sets, and their reports."""

@@ -1,0 +1,1 @@
+"""Several trainings or scorings compared: ablations, benchmark, speed."""

@@ -1,0 +1,216 @@
+"""Feature maps of the four stages as heat maps (the paper's Figs. 8 and 10).
+
+Legend: D channels of a stage, h w its map, H W pixels of the RGB image. Maps are caught by forward
+hooks; the network knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.labels.overlay import (
+    LIGHT,
+    Picture,
+    colourise,
+    confidence_image,
+    contact_sheet,
+    present_ids,
+    preview,
+)
+from segrgbx_core.model import SegRGBX
+from segrgbx_core.runtime.batch import Placement, make_batch
+from segrgbx_core.runtime.checkpoint import LoadedCheckpoint
+from segrgbx_core.runtime.decode import decode_logits
+from segrgbx_core.runtime.devices import flushed_denormals
+from segrgbx_core.runtime.pinned_buffers import Staging
+from segrgbx_core.sensors import encode
+from training.data.datasets import Labelled, spread
+from training.figures.inputs import FigureSource, origin_note
+
+_PERCENTILES = (1.0, 99.0)
+_STREAMS = ("RGB", "X")
+
+
+@dataclass(frozen=True, eq=False)
+class StageMaps:
+    """One frame on its way through the network.
+
+    Attributes:
+        streams: per stream, then per stage, heat maps float32 (h, w) behind the stage's blocks.
+        refined: per stream, stage 4 behind the DSRM; empty for a model without one.
+        fused: per stage, the fused map that the head sees.
+        change: per stream, how much the DSRM changes stage 4: norm of the difference over norm.
+        placement: where the image lies in the model's input.
+        input_size: (height, width) of the model's input.
+        x_image: float32 (h, w, 3) in [0, 1].
+        labels: uint8 (H, W), unified ids, argmax among the data set's own classes.
+    """
+
+    streams: tuple[tuple[NDArray[np.float32], ...], ...]
+    refined: tuple[NDArray[np.float32], ...]
+    fused: tuple[NDArray[np.float32], ...]
+    change: tuple[float, ...]
+    placement: Placement
+    input_size: tuple[int, int]
+    x_image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+
+
+@contextmanager
+def caught(model: SegRGBX) -> Iterator[dict[str, Tensor]]:
+    """Keeps what passes while the block runs: `stage_i`, `fused_i` (i = 1..4), `before`, `after`.
+
+    `before` and `after` are the DSRM's input and output; a model without DSRM has neither.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keeps(name: str) -> Any:
+        return lambda _module, _inputs, output: found.__setitem__(name, output.detach())
+
+    def keeps_both(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        found.update(before=inputs[0].detach(), after=output.detach())
+
+    handles = []
+    parts = zip(model.backbone.stages, model.fuse, strict=True)
+    for number, (stage, fuse) in enumerate(parts, start=1):
+        handles.append(stage.register_forward_hook(keeps(f"stage_{number}")))
+        handles.append(fuse.register_forward_hook(keeps(f"fused_{number}")))
+    if len(model.refine.blocks):
+        handles.append(model.refine.register_forward_hook(keeps_both))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def heat(features: Tensor) -> NDArray[np.float32]:
+    """How much each place of a map (D, h, w) differs from the map's mean place, (h, w).
+
+    The length of the difference over all channels. Lengths of the features themselves would show
+    little: a stage ends in a layer norm, which makes them nearly equal.
+    """
+    features = features.float()
+    return (features - features.mean(dim=(1, 2), keepdim=True)).norm(dim=0).cpu().numpy()
+
+
+@torch.inference_mode()
+def stage_maps(loaded: LoadedCheckpoint, item: Labelled, source: FigureSource) -> StageMaps:
+    """Runs one frame and keeps its maps.
+
+    Raises:
+        ConfigError: when the checkpoint is a baseline or lacks the data set's classes.
+        CheckpointError: when it was not trained for the modality.
+    """
+    model, contract = loaded.model, loaded.contract
+    if not isinstance(model, SegRGBX):
+        raise ConfigError(
+            f"checkpoint {loaded.name}: is {contract.model.architecture}; feature maps are "
+            "of segrgbx's stages"
+        )
+    loaded.require(source.modality)
+    device = next(model.parameters()).device
+    x_image = encode(item.sample, contract.encoding, source.sensors)
+    modality = item.sample.modality
+    staging = Staging(torch.device("cpu"))
+    batch = make_batch(
+        [item.sample.rgb], [x_image], [modality], contract.input, staging, contract.encoding
+    )
+    rgb, x, index = (part.to(device) for part in (batch.rgb, batch.x, batch.modality))
+    columns = torch.from_numpy(loaded.label_space.project_index(source.reader.native)).to(device)
+    with flushed_denormals(), caught(model) as found:
+        logits = model(rgb, x, *loaded.ma_clip(rgb, x, index), index)
+    answer, _ = decode_logits(logits.index_select(1, columns), batch.placements)[0]
+    stages = range(1, len(model.backbone.stages) + 1)
+    both = range(len(_STREAMS))
+    has_dsrm = "after" in found
+    return StageMaps(
+        streams=tuple(tuple(heat(found[f"stage_{i}"][s]) for i in stages) for s in both),
+        refined=tuple(heat(found["after"][s]) for s in both) if has_dsrm else (),
+        fused=tuple(heat(found[f"fused_{i}"][0]) for i in stages),
+        change=tuple(_change(found["before"][s], found["after"][s]) for s in both)
+        if has_dsrm
+        else (),
+        placement=batch.placements[0],
+        input_size=(contract.input.height, contract.input.width),
+        x_image=x_image,
+        labels=loaded.label_space.unify(answer, source.reader.native),
+    )
+
+
+def feature_sheet(
+    loaded: LoadedCheckpoint, sources: Sequence[FigureSource], samples: int, cell_width: int = 190
+) -> Picture:
+    """Heat maps of some frames of every data set: three rows per frame (RGB, X, fused).
+
+    Args:
+        loaded: checkpoint of SegRGB-X.
+        sources: data sets.
+        samples: frames per data set, evenly spread.
+        cell_width: width of a cell, in pixels.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    rows: list[list[Picture | None]] = []
+    captions: list[str] = []
+    shown: list[NDArray[np.uint8]] = []
+    palette = loaded.label_space.palette_array()
+    picks = [(s, index) for s in sources for index in spread(len(s.reader), samples)]
+    for source, index in tqdm(picks, unit="frame", desc="feature maps", leave=False):
+        item = source.reader[index]
+        maps = stage_maps(loaded, item, source)
+        shown.append(maps.labels)
+        images = (item.sample.rgb, preview(maps.x_image))
+        for stream, image in enumerate(images):
+            heats = [*maps.streams[stream], *maps.refined[stream : stream + 1]]
+            rows.append([image, *(_picture(one, maps) for one in heats)])
+        last: list[Picture | None] = [_picture(one, maps) for one in maps.fused]
+        if maps.refined:
+            last.insert(len(last) - 1, None)  # maps are fused behind the DSRM only
+        rows.append([colourise(maps.labels, palette), *last])
+        named = f"{source.title}: {' '.join([item.name, *item.groups])}"
+        changed = [f"{c:.0%} ({name})" for name, c in zip(_STREAMS, maps.change, strict=False)]
+        effect = f"; the DSRM changes stage 4 by {', '.join(changed)}" if changed else ""
+        captions += [f"RGB. {named}", "X as the model sees it", f"fused, with the answer{effect}"]
+    titles = ["image", "stage 1", "stage 2", "stage 3", "stage 4"]
+    if rows and len(rows[0]) > len(titles):
+        titles = [*titles[:-1], "stage 4, before DSRM", "stage 4, after DSRM"]
+    note = "Distance of each place from its map's mean; dark is near; every map on its own scale."
+    return contact_sheet(
+        rows,
+        titles,
+        captions,
+        heading=f"Feature maps: {loaded.name}",
+        note=f"{note} {origin_note(sources, [loaded.contract])}",
+        legend_classes=(loaded.label_space.names, palette, present_ids(*shown)),
+        cell_width=cell_width,
+        theme=LIGHT,
+    )
+
+
+def _picture(values: NDArray[np.float32], maps: StageMaps) -> Picture:
+    """A heat map in colours, on the part of the model's input that holds the image."""
+    spot = maps.placement
+    grid = F.interpolate(
+        torch.from_numpy(values)[None, None], maps.input_size, mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    grid = grid[spot.top : spot.top + spot.height, spot.left : spot.left + spot.width]
+    low, high = np.percentile(grid, _PERCENTILES)
+    scaled = (grid - low) / max(float(high - low), 1e-12)
+    return confidence_image(np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8))
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    return float((after - before).float().norm() / before.float().norm())

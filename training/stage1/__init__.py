@@ -1,0 +1,1 @@
+"""Stage 1: MA-CLIP, contrastive training of the LoRA pool."""

@@ -1,0 +1,233 @@
+"""RGB-X pairs with their captions, as stage 1 draws them.
+
+Legend: S side of the tower's input, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.model.ma_clip import prepare_images
+from segrgbx_core.sensors import resamples_linearly
+from training.captions import Caption, caption_id, sample_ids
+from training.data.augment import AugmentConfig, Views, mirror, photometry
+from training.data.datasets import Reader
+from training.data.embeddings import fitted
+from training.data.mixing import DrawPlan, Preparation, Sampling, plan_draws, prepare, shares
+from training.stage1.config import Batching, MaClipRun, ViewConfig
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionedSplit:
+    """One split of a data set with the caption of every sample.
+
+    Attributes:
+        reader: the split.
+        captions: int64 (N,), caption ids.
+        texts: the caption of each id.
+    """
+
+    reader: Reader
+    captions: Tensor
+    texts: Mapping[int, str]
+
+
+def captioned(reader: Reader, captions: Mapping[str, Caption], where: str) -> CaptionedSplit:
+    """Joins a split with its captions.
+
+    Raises:
+        DataError: when a sample has none, or an empty one.
+    """
+    ids = sample_ids(reader)
+    missing = [sample for sample in ids if sample not in captions]
+    if missing:
+        raise DataError(
+            f"{where}: {len(missing)} of {len(ids)} samples have no caption, first "
+            f"'{missing[0]}'; write captions with `python -m training.captions RUN`"
+        )
+    empty = [sample for sample in ids if not captions[sample].text.strip()]
+    if empty:
+        raise DataError(f"{where}: {len(empty)} captions are empty, first of '{empty[0]}'")
+    keys = [caption_id(captions[sample].text) for sample in ids]
+    texts = {key: captions[sample].text for key, sample in zip(keys, ids, strict=True)}
+    return CaptionedSplit(reader, torch.tensor(keys, dtype=torch.int64), texts)
+
+
+def plan_pairs(readers: Sequence[Reader], run: MaClipRun) -> DrawPlan:
+    """Plans a run of stage 1: which pair is drawn when.
+
+    By modality, every step holds one modality; `run.sampling` says how often each has its turn.
+    Within a modality data sets are drawn by their stated shares, else by size. Mixed, every step
+    holds all data sets by their shares.
+
+    Raises:
+        ConfigError: when a data set is empty or the stated shares do not fit.
+    """
+    if run.batching is Batching.MIXED:
+        everyone = list(range(len(readers)))
+        total = run.run.steps * run.run.batch_size
+        return _plan(readers, everyone, run, (total, 0, run.run.sampling))
+    members = {
+        modality: [k for k, reader in enumerate(readers) if reader.modality is modality]
+        for modality in modalities_of(readers)
+    }
+    sizes = {str(m): sum(len(readers[k]) for k in group) for m, group in members.items()}
+    turns = plan_draws(
+        [1] * len(members),
+        list(shares(sizes, {}, run.run.sampling).values()),
+        run.run.steps,
+        run.run.seed,
+    ).source  # which modality each step belongs to
+    batch = run.run.batch_size
+    columns = {name: np.zeros(run.run.steps * batch, np.int32) for name in _COLUMNS}
+    for number, group in enumerate(members.values()):
+        steps = np.flatnonzero(turns == number)
+        plan = _plan(readers, group, run, (len(steps) * batch, number + 1, Sampling.PROPORTIONAL))
+        places = (steps[:, None] * batch + np.arange(batch)).ravel()
+        for name, column in columns.items():
+            column[places] = getattr(plan, name)
+    return DrawPlan(**columns, seed=run.run.seed)
+
+
+_COLUMNS = ("source", "index", "epoch")
+
+
+def _plan(
+    readers: Sequence[Reader],
+    group: Sequence[int],
+    run: MaClipRun,
+    draws: tuple[int, int, Sampling],
+) -> DrawPlan:
+    total, stream, sampling = draws
+    sizes = {str(k): len(readers[k]) for k in group}
+    stated = {str(k): run.data[k].share for k in group}
+    weights = list(shares(sizes, stated, sampling).values())
+    plan = plan_draws(list(sizes.values()), weights, total, run.run.seed + 7919 * stream)
+    source = np.asarray(group, np.int32)[plan.source]
+    return DrawPlan(source, plan.index, plan.epoch, run.run.seed)
+
+
+def modalities_of(readers: Sequence[Reader]) -> tuple[Modality, ...]:
+    """Modalities of data sets, each once, in order."""
+    return tuple(dict.fromkeys(reader.modality for reader in readers))
+
+
+def require_divisible(batch_size: int, world: int) -> None:
+    """Refuses batches that do not spread evenly over processes.
+
+    Raises:
+        ConfigError: when a process would get fewer pairs than another.
+    """
+    if batch_size % world:
+        raise ConfigError(
+            f"run.batch_size: {batch_size} pairs do not spread evenly over {world} processes"
+        )
+
+
+class PairDataset(Dataset[dict[str, Tensor]]):
+    """Training pairs by their number in the plan.
+
+    An item holds `rgb` and `x` float32 (3, S, S) in [0, 1], `modality` and `caption` int64, and
+    `text` float32 (E,), the caption's embedding.
+    """
+
+    def __init__(
+        self,
+        splits: Sequence[CaptionedSplit],
+        texts: Sequence[Tensor],
+        plan: DrawPlan,
+        preparation: Preparation,
+        run: MaClipRun,
+    ) -> None:
+        """Joins the parts.
+
+        Args:
+            splits: training splits.
+            texts: per split, the embedding of each sample's caption, (N, E).
+            plan: order of the run.
+            preparation: how X images are made.
+            run: views and sizes.
+        """
+        self.splits, self.texts, self.plan = tuple(splits), tuple(texts), plan
+        self.preparation, self.run = preparation, run
+        self._frames: dict[tuple[int, int], Views] = {}
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, draw: int) -> dict[str, Tensor]:
+        position, index = int(self.plan.source[draw]), int(self.plan.index[draw])
+        split = self.splits[position]
+        frame = self._frame(position, index)
+        rng = self.plan.rng(draw)
+        view = pair_view(frame, self.run.views, self.run.ma_clip.image_size, self.preparation, rng)
+        return {
+            "rgb": view.rgb,
+            "x": view.x.contiguous(),
+            "modality": torch.tensor(view.modality.index),
+            "caption": split.captions[index],
+            "text": self.texts[position][index],
+        }
+
+    def _frame(self, position: int, index: int) -> Views:
+        frame = self._frames.get((position, index))
+        if frame is None:
+            whole = prepare(self.splits[position].reader, index, self.preparation)
+            size = (self.run.input.height, self.run.input.width)
+            linear = resamples_linearly(whole.modality, self.preparation.encoding)
+            frame = Views(
+                rgb=fitted(whole.rgb, size, True),
+                x=fitted(whole.x, size, linear),
+                labels=torch.zeros((1, 1), dtype=torch.uint8),
+                modality=whole.modality,
+            )
+            if self.preparation.keeps_frames:
+                self._frames[position, index] = frame
+        return frame
+
+
+def pair_view(
+    frame: Views, config: ViewConfig, side: int, preparation: Preparation, rng: np.random.Generator
+) -> Views:
+    """One random view of a whole frame, RGB and X alike, on the tower's square.
+
+    Args:
+        frame: RGB and X, float32 (3, H, W) in [0, 1].
+        config: probabilities and ranges.
+        side: S.
+        preparation: what X's channels mean, for mirroring.
+        rng: source of chance.
+    """
+    height, width = frame.rgb.shape[-2:]
+    scale = rng.uniform(config.smallest_crop, 1.0)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    top = int(rng.integers(0, height - rows + 1))
+    left = int(rng.integers(0, width - columns + 1))
+    is_flipped = bool(rng.random() < config.flip)
+    rgb, x = (
+        _squared(image[:, top : top + rows, left : left + columns], side)
+        for image in (frame.rgb, frame.x)
+    )
+    colours = AugmentConfig(
+        jitter=config.jitter,
+        jitter_strength=config.jitter_strength,
+        blur=config.blur,
+        noise=config.noise,
+    )
+    view = Views(photometry(rgb, colours, rng), x, frame.labels, frame.modality)
+    return mirror(view, preparation.encoding) if is_flipped else view
+
+
+_ZERO, _ONE = torch.zeros(1), torch.ones(1)
+
+
+def _squared(image: Tensor, side: int) -> Tensor:
+    return prepare_images(image[None], side, _ZERO, _ONE)[0]

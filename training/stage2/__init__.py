@@ -1,0 +1,1 @@
+"""Stage 2: segmentation beside a frozen MA-CLIP."""

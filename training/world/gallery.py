@@ -1,0 +1,92 @@
+"""Draws a sheet of rendered scenes: RGB, the five X images as a model sees them, and the labels.
+
+python -m training.world.gallery --out docs/images/world.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.base.errors import command
+from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import MODALITIES
+from segrgbx_core.labels.label_space import palette_array
+from segrgbx_core.labels.overlay import colourise, contact_sheet, preview
+from segrgbx_core.labels.tables import NYU, SYNTHETIC_STREET
+from segrgbx_core.sensors import encode
+from training.data.datasets.synthetic import SyntheticReader, record_sample
+from training.world.records import Corruption, Family, Light, Record, WorldConfig
+from training.world.world import World
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One row of the sheet."""
+
+    caption: str
+    seed: int
+    time_s: float
+    options: dict[str, Any]
+
+
+OVER_EXPOSED = {"light": Light.DUSK, "corruption": Corruption.OVER_EXPOSURE}
+SHOTS = (
+    Shot("night", 20_024, 6.0, {"light": Light.NIGHT, "speed_mps": 3.5}),
+    Shot("wet day", 20_058, 1.6, {"light": Light.DAY, "speed_mps": 5.0}),
+    Shot("over-exposed", 20_056, 1.0, OVER_EXPOSED),
+    Shot("overcast, walking", 20_012, 0.4, {"light": Light.OVERCAST}),
+    Shot("room", 20_011, 1.0, {"family": Family.INDOOR}),
+)  # fmt: skip
+
+
+def x_pictures(record: Record) -> list[NDArray[np.uint8]]:
+    """The X image of every modality, with the encoders' defaults."""
+    samples = [record_sample(record, modality) for modality in MODALITIES]
+    return [preview(encode(sample, None, SyntheticReader.sensor)) for sample in samples]
+
+
+def sheet(
+    shots: Sequence[Shot] = SHOTS, size: tuple[int, int] = (320, 240), cell_width: int = 180
+) -> NDArray[np.uint8]:
+    """The drawn sheet, uint8 (H, W, 3)."""
+    spaces = {space.name: space for space in (SYNTHETIC_STREET, NYU)}
+    rows = []
+    for shot in shots:
+        config = WorldConfig(width=size[0], height=size[1], **shot.options)
+        record = World(shot.seed, config).record(shot.time_s, MODALITIES)
+        palette = palette_array(spaces[record.label_space].palette)
+        rows.append([record.rgb, *x_pictures(record), colourise(record.labels, palette)])
+    titles = ["RGB", *(modality.facts.title for modality in MODALITIES), "Labels"]
+    return contact_sheet(
+        rows,
+        titles,
+        [shot.caption for shot in shots],
+        heading="One world, five complementary sensors",
+        note="Synthetic: rendered by training/synthetic, no real camera",
+        cell_width=cell_width,
+    )
+
+
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description="Draw a sheet of rendered scenes.")
+    parser.add_argument("--out", type=Path, required=True, help="picture file")
+    options = parser.parse_args(argv)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_image(options.out, sheet())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

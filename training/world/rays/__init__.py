@@ -1,0 +1,1 @@
+"""Rays, cameras and shading of the renderer."""

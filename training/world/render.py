@@ -1,0 +1,271 @@
+"""Renders many scenes into a folder, one compressed file per record.
+
+    python -m training.world.render --out DIR --seeds 0:260 --sensors thermal --workers 2
+
+Files are named `<seed>_<frame>.npz`; `load_record` reads them back. What is already there is kept,
+so that a broken run continues where it stopped; a folder of other options is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from tqdm import tqdm
+
+from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.images import image_size
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Events
+from training.world.records import Record, WorldConfig
+from training.world.world import World
+
+X_ARRAYS = {
+    Modality.EVENT: (),
+    Modality.THERMAL: ("thermal",),
+    Modality.DEPTH: ("depth", "depth_truth"),
+    Modality.POLARIZATION: ("polarization",),
+    Modality.LIGHT_FIELD: ("light_field",),
+}
+ARRAYS = ("rgb", "labels", *(name for names in X_ARRAYS.values() for name in names))
+EVENT_ARRAYS = ("x", "y", "t_ns", "p")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene to render."""
+
+    seed: int
+    times_s: tuple[float, ...]
+    sensors: tuple[Modality, ...]
+    config: WorldConfig
+    folder: Path
+
+
+def save_record(path: Path, record: Record) -> None:
+    """Writes a record as a compressed npz file, atomically."""
+    arrays: dict[str, Any] = {
+        name: getattr(record, name) for name in ARRAYS if getattr(record, name) is not None
+    }
+    if record.events is not None:
+        for name in EVENT_ARRAYS:
+            arrays[f"events_{name}"] = getattr(record.events, name)
+        arrays["events_size"] = np.array([record.events.width, record.events.height])
+    facts = {
+        "seed": record.seed,
+        "stamp_ns": record.stamp_ns,
+        "x_stamp_ns": record.x_stamp_ns,
+        "label_space": record.label_space,
+        "meta": dict(record.meta),
+    }
+    draft = path.with_suffix(f".{os.getpid()}.part")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
+    draft.replace(path)
+
+
+def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) -> Record:
+    """Reads what `save_record` wrote.
+
+    Args:
+        path: the file.
+        sensors: X modalities to read, as far as the file has them; the others stay None.
+
+    Raises:
+        DataError: when the file is missing or is no record.
+    """
+    wanted = ["rgb", "labels", *(name for sensor in sensors for name in X_ARRAYS[sensor])]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            facts = json.loads(str(archive["facts"]))
+            arrays: dict[str, Any] = {name: archive[name] for name in wanted if name in archive}
+            if Modality.EVENT in sensors and "events_size" in archive:
+                width, height = (int(value) for value in archive["events_size"])
+                columns = {name: archive[f"events_{name}"] for name in EVENT_ARRAYS}
+                arrays["events"] = Events(**columns, width=width, height=height)
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: is no rendered record ({error})") from None
+    return Record(**facts, **arrays)
+
+
+def render_job(job: Job) -> tuple[int, float]:
+    """Renders one scene; returns the number of new records and the CPU seconds they took."""
+    started = time.process_time()
+    missing = [
+        (index, moment)
+        for index, moment in enumerate(job.times_s)
+        if not _path(job.folder, job.seed, index).exists()
+    ]
+    if missing:
+        world = World(job.seed, job.config)
+        for index, moment in missing:
+            save_record(_path(job.folder, job.seed, index), world.record(moment, job.sensors))
+    return len(missing), time.process_time() - started
+
+
+def frame_times(seed: int, count: int, interval_s: float = 0.0) -> tuple[float, ...]:
+    """Moments of a scene, in s: that far apart, or with 0 far enough to look different."""
+    rng = np.random.default_rng([seed, 5])
+    if interval_s > 0:
+        start = rng.uniform(0, 1.5)
+        return tuple(float(t) for t in np.round(start + np.arange(count) * interval_s, 3))
+    return tuple(
+        float(t) for t in np.round(np.arange(count) * 2.0 + rng.uniform(0, 1.5, count), 3)
+    )
+
+
+def _path(folder: Path, seed: int, frame: int) -> Path:
+    return folder / f"{seed:05d}_{frame:02d}.npz"
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Render synthetic scenes for all five X modalities."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--seeds", default="0:100", help="first:last+1, or a comma list")
+    parser.add_argument("--frames-per-scene", type=int, default=2)
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=0.0,
+        help="seconds between frames, such as 0.1 for sequences; 0: apart, to look different",
+    )
+    parser.add_argument(
+        "--sensors",
+        default="thermal",
+        help=f"comma list of {', '.join(MODALITIES)}; 'all'; 'one' draws one per scene",
+    )
+    parser.add_argument("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT of RGB")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other world option"
+    )
+    return parser.parse_args(argv)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"0:3"` or `"4,9"` as integers."""
+    if ":" in text:
+        first, last = text.split(":")
+        return list(range(int(first), int(last)))
+    return [int(part) for part in text.split(",")]
+
+
+def parse_sensors(text: str, seed: int = 0) -> tuple[Modality, ...]:
+    """Names as modalities; `all`, or `one` that depends on the seed."""
+    if text == "all":
+        return MODALITIES
+    if text == "one":
+        return (MODALITIES[seed % len(MODALITIES)],)
+    known = {modality.value: modality for modality in MODALITIES}
+    unknown = [name for name in text.split(",") if name not in known]
+    if unknown:
+        raise DataError(
+            f"sensor '{unknown[0]}' is unknown; choose from {', '.join(known)}, all, one"
+        )
+    return tuple(known[name] for name in text.split(","))
+
+
+def world_config(
+    size: tuple[int, int], changes: Sequence[str], defaults: Mapping[str, Any] | None = None
+) -> WorldConfig:
+    """The options of a command line.
+
+    Args:
+        size: height and width of RGB.
+        changes: `NAME=VALUE`, above the defaults.
+        defaults: that differ from a world's own.
+
+    Raises:
+        ConfigError: for an unknown name or a value out of range.
+    """
+    values: dict[str, Any] = {"height": size[0], "width": size[1], **(defaults or {})}
+    for item in changes:
+        name, _, value = item.partition("=")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return from_mapping(WorldConfig, values, "--set")
+
+
+def claim_folder(
+    folder: Path, config: WorldConfig, sensors: str = "all", interval_s: float = 0.0
+) -> None:
+    """Makes a folder for records, or makes sure that one was made for the same ones.
+
+    Args:
+        folder: of the records.
+        config: their world.
+        sensors: as on the command line.
+        interval_s: between frames.
+
+    Raises:
+        DataError: when the records there come from other options.
+    """
+    facts = {**to_plain(config), "sensors": sensors, "interval_s": interval_s}
+    path = folder / "world.json"
+    if path.exists() and any(folder.glob("*.npz")):
+        old = json.loads(path.read_text(encoding="utf-8"))
+        other = sorted(name for name in {*old, *facts} if old.get(name) != facts.get(name))
+        if other:
+            raise DataError(
+                f"{path}: the records there were rendered with another {', '.join(other)}; "
+                "choose another folder or remove it"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def render_all(jobs: Sequence[Job], workers: int) -> tuple[int, float]:
+    """Renders jobs in parallel with a progress bar; returns records and CPU seconds."""
+    total, spent = 0, 0.0
+    with (
+        multiprocessing.get_context("spawn").Pool(workers) as pool,
+        tqdm(total=len(jobs), unit="scene") as bar,
+    ):
+        for count, seconds in pool.imap_unordered(render_job, jobs):
+            total, spent = total + count, spent + seconds
+            bar.set_postfix_str(f"{spent / max(total, 1):.2f} CPU s/record")
+            bar.update()
+    return total, spent
+
+
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    options = _arguments(argv)
+    config = world_config(options.size, options.set)
+    claim_folder(options.out, config, options.sensors, options.interval)
+    jobs = [
+        Job(
+            seed,
+            frame_times(seed, options.frames_per_scene, options.interval),
+            parse_sensors(options.sensors, seed),
+            config,
+            options.out,
+        )
+        for seed in parse_seeds(options.seeds)
+    ]
+    total, spent = render_all(jobs, options.workers)
+    each = spent / max(total, 1)
+    print(f"{total} records in {options.out}: {spent:.1f} CPU s, {each:.2f} per record")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

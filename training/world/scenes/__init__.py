@@ -1,0 +1,1 @@
+"""Streets and rooms of the rendered world."""

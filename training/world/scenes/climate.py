@@ -1,0 +1,187 @@
+"""Light, air and warmth of one moment: what all surfaces of a scene share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.world.rays.raytrace import dot, unit
+
+Floats = NDArray[np.floating[Any]]
+
+
+class TimeOfDay(str, Enum):
+    """Light situations, from bright to dark."""
+
+    DAY = "day"
+    OVERCAST = "overcast"
+    DUSK = "dusk"
+    NIGHT = "night"
+
+
+SHARES = {
+    TimeOfDay.DAY: 0.25,
+    TimeOfDay.OVERCAST: 0.17,
+    TimeOfDay.DUSK: 0.16,
+    TimeOfDay.NIGHT: 0.42,
+}
+"""How often each is drawn when a world leaves it open."""
+
+
+@dataclass(frozen=True, eq=False)
+class Climate:
+    """One moment's light and weather. Radiance is relative: a white wall in full sun has about 1.
+
+    Attributes:
+        time_of_day: the situation.
+        to_sun: unit vector towards the sun (below the horizon at dusk and night).
+        sun: radiance that full sun gives a white surface, RGB.
+        zenith: sky radiance overhead.
+        horizon: sky radiance at the horizon.
+        glow: extra sky radiance near the sun.
+        clouds: 0 clear to 1 covered.
+        lamps_on: street lamps, head lamps and windows shine.
+        fog: extinction of light per metre.
+        air_kelvin: air temperature.
+        sky_kelvin: apparent thermal temperature of the sky overhead.
+        ground_kelvin: how much warmer than air the road is in the shade.
+        sun_factor: how much of `Part.sun_kelvin` a sun-lit surface has stored, 0 to 1.
+        wetness: 0 dry; above it puddles stand and asphalt is damp.
+    """
+
+    time_of_day: TimeOfDay
+    to_sun: Floats
+    sun: Floats
+    zenith: Floats
+    horizon: Floats
+    glow: Floats
+    clouds: float
+    lamps_on: bool
+    fog: float
+    air_kelvin: float
+    sky_kelvin: float
+    ground_kelvin: float
+    sun_factor: float
+    wetness: float
+
+    def sky(self, directions: Floats, cloud_noise: Floats) -> Floats:
+        """Sky radiance (N, 3) along unit directions; `cloud_noise` (N,) is about zero-mean."""
+        up = np.clip(directions[:, 2], 0, 1)[:, None]
+        base = self.zenith + (self.horizon - self.zenith) * (1 - up) ** 3
+        near = np.clip(dot(directions, self.to_sun), 0, 1)[:, None]
+        base = base + self.glow * (0.35 * near**4 + 0.65 * near**48)
+        cover = np.clip(self.clouds + 0.9 * cloud_noise, 0, 1)[:, None]
+        white = (self.zenith + self.horizon).mean() * np.float32(0.62)
+        return (base + (white - base) * cover * np.float32(0.7)).astype(np.float32)
+
+    def ambient(self, normals: Floats) -> Floats:
+        """Radiance that sky and ground bounce give a white surface, without occlusion, (N, 3)."""
+        lift = 0.5 + 0.5 * normals[:, 2:3]
+        dome = 0.55 * self.zenith + 0.45 * self.horizon
+        bounce = 0.22 * dome + 0.12 * self.sun * max(float(self.to_sun[2]), 0.0)
+        return (dome * lift + bounce * (1 - lift)).astype(np.float32)
+
+
+def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None) -> Climate:
+    """A random moment, of a given time of day if one is named."""
+    kinds = list(SHARES)
+    drawn = kinds[int(rng.choice(len(kinds), p=np.array(list(SHARES.values()))))]
+    kind = time_of_day or drawn
+    azimuth = rng.uniform(0, 2 * np.pi)
+    elevation = _elevation(rng, kind)
+    to_sun = np.array(
+        [
+            np.cos(azimuth) * np.cos(elevation),
+            np.sin(azimuth) * np.cos(elevation),
+            np.sin(elevation),
+        ]
+    )
+    light = _light(rng, kind, elevation)
+    is_dark = kind in (TimeOfDay.DUSK, TimeOfDay.NIGHT)
+    clouds = _clouds(rng, kind)
+    air = rng.uniform(277, 291) if is_dark else rng.uniform(281, 298)
+    covered = float(np.clip(clouds, 0, 1))
+    foggy = rng.uniform() < 0.2
+    fog = rng.uniform(0.01, 0.025) if foggy else rng.uniform(0.0008, 0.003)
+    wet = rng.uniform() < 0.55
+    return Climate(
+        time_of_day=kind,
+        to_sun=to_sun.astype(np.float32),
+        sun=light[0].astype(np.float32),
+        zenith=light[1].astype(np.float32),
+        horizon=light[2].astype(np.float32),
+        glow=light[3].astype(np.float32),
+        clouds=float(clouds),
+        lamps_on=is_dark,
+        fog=float(fog),
+        air_kelvin=float(air),
+        sky_kelvin=float(air - 42 + 30 * covered + rng.uniform(-3, 3)),
+        ground_kelvin=float(rng.uniform(1.0, 3.0) if is_dark else rng.uniform(1.0, 4.0)),
+        sun_factor=float(1.0 if kind is TimeOfDay.DAY else 0.0),
+        wetness=float(rng.uniform(0.3, 1.0) if wet else 0.0),
+    )
+
+
+def _elevation(rng: np.random.Generator, kind: TimeOfDay) -> float:
+    """Height of the sun above the horizon, rad."""
+    return {
+        TimeOfDay.DAY: rng.uniform(0.3, 1.05),
+        TimeOfDay.OVERCAST: rng.uniform(0.3, 1.0),
+        TimeOfDay.DUSK: rng.uniform(-0.1, -0.02),
+        TimeOfDay.NIGHT: -0.6,
+    }[kind]
+
+
+def _light(
+    rng: np.random.Generator, kind: TimeOfDay, elevation: float
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Sun, zenith, horizon and glow, RGB each; a low sun is red."""
+    low = np.clip(1 - elevation / 0.7, 0, 1) if kind is TimeOfDay.DAY else 0.0
+    return {
+        TimeOfDay.DAY: (
+            np.array([1.0, 0.93 - 0.12 * low, 0.82 - 0.3 * low]) * rng.uniform(1.3, 1.7),
+            np.array([0.12, 0.22, 0.47]),
+            np.array([0.42, 0.51, 0.66]),
+            np.array([1.2, 1.0, 0.7]),
+        ),
+        TimeOfDay.OVERCAST: (
+            np.zeros(3),
+            np.array([0.44, 0.47, 0.52]) * rng.uniform(0.6, 1.0),
+            np.array([0.42, 0.44, 0.47]),
+            np.full(3, 0.06),
+        ),
+        TimeOfDay.DUSK: (
+            np.zeros(3),
+            np.array([0.030, 0.044, 0.085]) * rng.uniform(0.6, 1.4),
+            np.array([0.105, 0.072, 0.070]) * rng.uniform(0.6, 1.3),
+            np.array([0.32, 0.13, 0.04]),
+        ),
+        TimeOfDay.NIGHT: (
+            np.zeros(3),
+            np.array([0.0016, 0.0020, 0.0034]) * rng.uniform(0.5, 1.6),
+            np.array([0.0060, 0.0052, 0.0050]) * rng.uniform(0.5, 1.6),
+            np.zeros(3),
+        ),
+    }[kind]
+
+
+def _clouds(rng: np.random.Generator, kind: TimeOfDay) -> float:
+    """Cloud cover; below 0 the sky is clear of them."""
+    return {
+        TimeOfDay.DAY: rng.uniform(-0.1, 0.35),
+        TimeOfDay.OVERCAST: 1.0,
+        TimeOfDay.DUSK: rng.uniform(0, 0.5),
+        TimeOfDay.NIGHT: rng.uniform(0, 0.4),
+    }[kind]
+
+
+def sky_kelvin(climate: Climate, directions: Floats) -> Floats:
+    """Apparent temperature of the sky along directions: cold overhead, near air at the horizon."""
+    up = np.clip(unit(directions)[:, 2], 0, 1)
+    share = np.exp(-2.2 * up)
+    low = climate.air_kelvin - 6.0
+    return (climate.sky_kelvin + (low - climate.sky_kelvin) * share).astype(np.float32)

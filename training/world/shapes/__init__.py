@@ -1,0 +1,1 @@
+"""Geometry and objects of the rendered world."""

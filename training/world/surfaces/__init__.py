@@ -1,0 +1,1 @@
+"""Textures and patterns of surfaces in the rendered world."""
