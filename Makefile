@@ -38,7 +38,7 @@ soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame
 
 fuzz: $(READY)  ## show every decoder CASES (100000) broken messages; other ones with another SEED
 	SEGRGBX_FUZZ_CASES=$(CASES) SEGRGBX_FUZZ_SEED=$(SEED) \
-	  $(BIN)/python -m pytest test/ros/test_decoder_fuzz.py -q --timeout 0
+	  $(BIN)/python -m pytest test/ros/messages/test_decoder_fuzz.py -q --timeout 0
 
 bench: $(READY)  ## time SegRGB-X beside its ancestors in one run; results in bench_out/
 	mkdir -p bench_out
@@ -57,7 +57,7 @@ test: $(READY)  ## run the whole CPU test suite
 
 quick: $(READY)  ## lint and the tests that need neither torch nor ROS
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q --light -m "not slow" test/core
+	$(BIN)/python -m pytest -q --light -m "not slow" test/core test/repository
 
 coverage: $(READY)  ## lines that the CPU test suite runs, by package; pages of them in coverage_out/
 	$(BIN)/python -m pytest -m "not ros" --numprocesses auto --maxprocesses 4 --cov --cov-report=

@@ -2,9 +2,9 @@
 
 python -m training.ablate components RUN.yaml --out runs/ablation --seeds 0,1,2
 
-Every arm is the run file with the table's options changed (`training.experiments.ablation_tables`). The same
-command goes on after a stop; finished arms are not repeated. `--count-only` prints parameters and
-multiply-adds and trains nothing.
+Every arm is the run file with the table's options changed (`experiments.ablation_tables`).
+The same command goes on after a stop; finished arms are not repeated. `--count-only`
+prints parameters and multiply-adds and trains nothing.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 python -m training.synthetic_benchmark --scale reduced --out runs/synthetic_benchmark
 
 Renders fixed scenes (train and test seeds never meet), trains every arm of
-`training.experiments.benchmark_variants`, and writes `report.md`, `report.json` and charts. The same command goes
-on where it stopped. Synthetic scenes only: nothing here speaks of real roads.
+`experiments.benchmark_variants`, and writes `report.md`, `report.json` and charts. The same
+command goes on where it stopped. Synthetic scenes only: nothing here speaks of real roads.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Legend: B images, N tokens, R rank of one adapter, M modalities, P = M * R.
 
-Three forms give the same embeddings. Training uses peft, one adapter at a time (`training.stage1.lora`).
+Three forms give the same embeddings. Training uses peft, one adapter at a time
+(`training.stage1.lora`).
 At run time the adapters of all modalities lie side by side as one adapter of rank P, and a mask
 keeps, for every image of a batch, the R ranks of its own modality; or one adapter is added to the
 weights (`merge`), which costs nothing per frame but serves that modality only.

@@ -1,4 +1,4 @@
-"""Writes docs/parameters.md and its JSON schema: `python -m segrgbx_ros.config.parameter_table`."""
+"""Writes docs/parameters.md and its schema: `python -m segrgbx_ros.config.parameter_table`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from segrgbx_ros.pairing.pipeline import PairedMessages
 
 
 class Predictor(Protocol):
-    """What the worker needs of a model; `segrgbx_ros.pairing.published_labels.PairPredictor` has it."""
+    """What the worker needs of a model; see `published_labels.PairPredictor`."""
 
     def predict(self, samples: Sequence[RgbxSample], streams: Sequence[str]) -> list[Prediction]:
         """Answers one batch; every sample comes from the stream of its pair's name."""

@@ -1,10 +1,10 @@
 """Plays recordings through the live node and scores what comes back.
 
-`python -m segrgbx_ros.tools.demo --modality thermal --out demo_out` starts the node in a process of its
-own, plays a recording over DDS at the recorded rate, and writes label images, overlays, a contact
-sheet and `metrics.json` to `demo_out/<modality>/`; `--modality all` plays five, one for each
-sensor. Recordings and checkpoints come from the project's own renderer: the figures say nothing
-about real roads.
+`python -m segrgbx_ros.tools.demo --modality thermal --out demo_out` starts the node in a
+process of its own, plays a recording over DDS at the recorded rate, and writes label images,
+overlays, a contact sheet and `metrics.json` to `demo_out/<modality>/`; `--modality all` plays
+five, one for each sensor. Recordings and checkpoints come from the project's own renderer: the
+figures say nothing about real roads.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Runs the live node for long and says whether anything leaks, ages or gets lost unaccounted.
 
-`python -m segrgbx_ros.tools.soak --minutes 20` (`make soak MINUTES=20`) starts the node in a process of
-its own, sends it synthetic frames over DDS and writes `soak.json`: memory over time with its
-slope, ages of the masks, whether each answers the newest frame there was, and what became of every
-frame. The counts must add up exactly. The rate is halved until the node answers half of the
-frames, so that a slow machine can run it too.
+`python -m segrgbx_ros.tools.soak --minutes 20` (`make soak MINUTES=20`) starts the node in a
+process of its own, sends it synthetic frames over DDS and writes `soak.json`: memory over time
+with its slope, ages of the masks, whether each answers the newest frame there was, and what became
+of every frame. The counts must add up exactly. The rate is halved until the node answers half of
+the frames, so that a slow machine can run it too.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Description:
 
 
 class FileReader(ABC):
-    """Random access to the samples of one split that lie in files; see `training.data.datasets.Reader`.
+    """Random access to the samples of one split that lie in files; see `datasets.Reader`.
 
     Attributes:
         native: name of the label space.

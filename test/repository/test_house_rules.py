@@ -1,10 +1,9 @@
 """Sizes that keep files readable, and tests that can fail."""
 
 import ast
+from collections import Counter
 from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
@@ -13,7 +12,8 @@ SOURCES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 TESTS = [path for path in SOURCES if path.is_relative_to(ROOT / "test")]
-MAX_FILE = 400
+MAX_FILE = 600
+MAX_FOLDER = 14
 MAX_FUNCTION = 60
 TABLES = {"segrgbx_core/labels/tables.py"}
 """Files that hold tables instead of logic, and may be as long as those."""
@@ -86,6 +86,15 @@ def test_no_file_is_too_long():
     assert {name: n for name, n in lines.items() if n > MAX_FILE and name not in TABLES} == {}
 
 
+def test_no_folder_is_too_full():
+    folders = Counter(
+        str(path.parent.relative_to(ROOT))
+        for path in set(SOURCES) - set(TESTS)
+        if path.name != "__init__.py"
+    )
+    assert {name: n for name, n in folders.items() if n > MAX_FOLDER} == {}
+
+
 def test_no_function_is_too_long():
     found = {str(path.relative_to(ROOT)): long_functions(functions_of(path)) for path in SOURCES}
     assert {name: what for name, what in found.items() if what} == {}
@@ -96,39 +105,3 @@ def test_every_test_asserts_something():
     helpers = [function for path in shared for function in functions_of(path)]
     idle = {str(path.relative_to(ROOT)): idle_tests(functions_of(path), helpers) for path in TESTS}
     assert {name: tests for name, tests in idle.items() if tests} == {}
-
-
-@pytest.mark.parametrize("extra", [0, 1])
-def test_long_functions_are_found(extra):
-    text = "def f():\n" + "    pass\n" * (MAX_FUNCTION - 1 + extra)
-    assert bool(long_functions(functions_in(text))) is bool(extra)
-
-
-@pytest.mark.parametrize(
-    ("body", "is_idle"),
-    [
-        ("run()", True),
-        ("x == 1", True),
-        ("raise ValueError", True),
-        ("assert run()", False),
-        ("with pytest.raises(ValueError): run()", False),
-        ("np.testing.assert_allclose(run(), 1)", False),
-        ("check(run())", False),
-        ("through(run())", False),
-        ("rig.until(run)", False),
-    ],
-)
-def test_idle_tests_are_found(body, is_idle):
-    helpers = """
-def check(x):
-    assert x
-def through(x):
-    check(x)
-def run():
-    return 1
-class Rig:
-    def until(self, ready):
-        raise TimeoutError("no")
-"""
-    text = f"{helpers}def test_it():\n    {body}\n"
-    assert bool(idle_tests(functions_in(text))) is is_idle

@@ -19,7 +19,7 @@ from training.train_segmentation import train
 
 pytestmark = pytest.mark.usefixtures("made_readers")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 CASES = {
     "frozen": ("run.batch_norm=frozen",),

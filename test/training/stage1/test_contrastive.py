@@ -18,7 +18,7 @@ from training.stage1.contrastive import (
     softmax_contrast,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def batch(pairs=6, width=8, seed=0):

@@ -24,7 +24,7 @@ from segrgbx_core.runtime.pinned_buffers import Staging
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 
 CPU = torch.device("cpu")
-DEMO = Path(__file__).parents[2] / "resource" / "demo"
+DEMO = Path(__file__).parents[3] / "resource" / "demo"
 
 
 def engine(precision="fp32", preset="tiny", **options):

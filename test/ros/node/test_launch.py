@@ -11,7 +11,7 @@ import pytest
 from segrgbx_core.base.modality import MODALITIES
 from segrgbx_ros.config.node import node_config, read_node_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LAUNCH = ROOT / "launch"
 
 

@@ -7,10 +7,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
-from segrgbx_ros.tools import (
-    overhead,
-    soak,
-)
+from segrgbx_ros.tools import overhead, soak  # noqa: E402
 from segrgbx_ros.tools.load_generator import Heard  # noqa: E402
 
 

@@ -12,7 +12,7 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig, PairConfig, node_config
 from segrgbx_ros.config.parameter_table import PAGE, SCHEMA, page, schema
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = [
     path
     for path in sorted((ROOT / "config").glob("*.yaml"))

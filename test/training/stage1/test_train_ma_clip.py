@@ -35,7 +35,7 @@ pytestmark = pytest.mark.clip
 pytest.importorskip("open_clip")
 pytest.importorskip("peft")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 THERMAL, EVENT = Modality.THERMAL, Modality.EVENT
 SIZE = 32
 RUN = {

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ros
 
 from segrgbx_core.runtime.checkpoint import random_checkpoint  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROFILE = ROOT / "config" / "fastdds_large_images.xml"
 READY = "pair 'thermal': "
 _DOMAINS = itertools.count(os.getpid())

@@ -12,7 +12,7 @@ import pytest
 
 import segrgbx_core
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = f"segrgbx_ros-{segrgbx_core.__version__}.data/data"
 
 

@@ -18,7 +18,7 @@ from segrgbx_core.base.images import read_image
 from segrgbx_ros.replay.bag_writer import BagWriter
 from segrgbx_ros.replay.replay import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 START = 1_700_000_000_000_000_000
 STEP = 200_000_000
 FRAMES = 5
