@@ -23,8 +23,8 @@ from segrgbx_core.sync.x_queue import (
     EventBuffer,
     EventWindow,
     ImageQueue,
-    KeptX,
     SensorClock,
+    Stamped,
     XBuffer,
 )
 
@@ -115,6 +115,7 @@ class Match(Generic[R, X]):
         dt_ns: X minus RGB stamp, the offset removed.
         held: True where `hold_last` gave an X beyond `max_dt_ms`; its events are moved in time, so
             that their window ends at RGB's stamp.
+        arrival_ns: the `now_ns` that RGB was pushed with.
     """
 
     rgb: R
@@ -123,13 +124,7 @@ class Match(Generic[R, X]):
     x_stamp_ns: int | None = None
     dt_ns: int | None = None
     held: bool = False
-
-
-@dataclass
-class _Waiting(Generic[R]):
-    stamp_ns: int
-    arrival_ns: int
-    rgb: R
+    arrival_ns: int = 0
 
 
 class PairAligner(Generic[R, X]):
@@ -151,7 +146,7 @@ class PairAligner(Generic[R, X]):
             buffer: where X waits; left out, messages with one stamp each.
         """
         self.counts = AlignCounts()
-        self._waiting: list[_Waiting[R]] = []
+        self._waiting: list[Stamped[R]] = []
         self._seen_rgb: deque[int] = deque()
         self._newest_rgb_ns: int | None = None
         self._newest_x_ns: int | None = None
@@ -197,7 +192,7 @@ class PairAligner(Generic[R, X]):
             self._seen_rgb.popleft()
         if self._newest_rgb_ns is None or stamp_ns > self._newest_rgb_ns:
             self._newest_rgb_ns = stamp_ns
-        insort(self._waiting, _Waiting(stamp_ns, now_ns, rgb), key=_stamp)
+        insort(self._waiting, Stamped(stamp_ns, rgb, now_ns), key=_stamp)
         matches += self._decide_ready()
         if len(self._waiting) > self.config.queue_size:
             del self._waiting[0]
@@ -252,7 +247,7 @@ class PairAligner(Generic[R, X]):
         reach_ns = self._newest_x_ns - self._offset_ns
         return self._decide(lambda entry: entry.stamp_ns <= reach_ns)
 
-    def _decide(self, is_due: Callable[[_Waiting[R]], bool]) -> list[Match[R, X]]:
+    def _decide(self, is_due: Callable[[Stamped[R]], bool]) -> list[Match[R, X]]:
         if not self._waiting:
             return []
         due = [entry for entry in self._waiting if is_due(entry)]
@@ -262,7 +257,7 @@ class PairAligner(Generic[R, X]):
         matches = (self._match(entry) for entry in due)
         return [match for match in matches if match is not None]
 
-    def _match(self, entry: _Waiting[R]) -> Match[R, X] | None:
+    def _match(self, entry: Stamped[R]) -> Match[R, X] | None:
         nearest = self._x.nearest(entry.stamp_ns + self._offset_ns)
         if nearest is not None and abs(self._dt(nearest, entry)) <= self._max_dt_ns:
             self.counts.match(self._dt(nearest, entry))
@@ -275,7 +270,7 @@ class PairAligner(Generic[R, X]):
                 return self._pair(entry, last, held=True)
         if policy is OnMissingX.RGB_ONLY:
             self.counts.rgb_only += 1
-            return Match(entry.rgb, entry.stamp_ns)
+            return Match(entry.item, entry.stamp_ns, arrival_ns=entry.arrival_ns)
         is_silent = (
             self._x_arrival_ns is None or self._x_arrival_ns < entry.arrival_ns - SILENCE_NS
         )
@@ -284,13 +279,20 @@ class PairAligner(Generic[R, X]):
             self.counts.last_miss_ns = self._dt(nearest, entry)
         return None
 
-    def _pair(self, entry: _Waiting[R], kept: KeptX[X], held: bool) -> Match[R, X]:
+    def _pair(self, entry: Stamped[R], kept: Stamped[X], held: bool) -> Match[R, X]:
         self.counts.used_x += not kept.is_used
         kept.is_used = True
-        dt = self._dt(kept, entry)
-        return Match(entry.rgb, entry.stamp_ns, kept.x, kept.stamp_ns, dt, held)
+        return Match(
+            entry.item,
+            entry.stamp_ns,
+            kept.item,
+            kept.stamp_ns,
+            self._dt(kept, entry),
+            held,
+            entry.arrival_ns,
+        )
 
-    def _dt(self, kept: KeptX[X], entry: _Waiting[R]) -> int:
+    def _dt(self, kept: Stamped[X], entry: Stamped[R]) -> int:
         return kept.stamp_ns - self._offset_ns - entry.stamp_ns
 
     def _forget_old_x(self) -> None:
@@ -335,7 +337,7 @@ def event_aligner(
     return PairAligner(config, x_offset_ns, EventBuffer(window))
 
 
-def _stamp(entry: _Waiting[Any]) -> int:
+def _stamp(entry: Stamped[Any]) -> int:
     return entry.stamp_ns
 
 

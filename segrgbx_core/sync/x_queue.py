@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from segrgbx_core.base.samples import Events
 from segrgbx_core.sync.counts import Drop
 
+T = TypeVar("T")
 X = TypeVar("X")
 
 CHUNK_OVERHEAD_BYTES = 1024
@@ -23,11 +24,19 @@ CHUNK_OVERHEAD_BYTES = 1024
 
 
 @dataclass
-class KeptX(Generic[X]):
-    """An X with its stamp; `is_used` once an RGB image got it."""
+class Stamped(Generic[T]):
+    """A message that waits, RGB or X.
+
+    Attributes:
+        stamp_ns: its stamp.
+        item: the message.
+        arrival_ns: the `now_ns` that it was pushed with; not set for X.
+        is_used: X only, True once an RGB image got it.
+    """
 
     stamp_ns: int
-    x: X
+    item: T
+    arrival_ns: int = 0
     is_used: bool = False
 
 
@@ -38,11 +47,11 @@ class XBuffer(Protocol[X]):
         """Keeps an X; names the cause when one is lost by it, this or an unused older one."""
         ...
 
-    def nearest(self, stamp_ns: int) -> KeptX[X] | None:
+    def nearest(self, stamp_ns: int) -> Stamped[X] | None:
         """The X nearest to a stamp; of two equally near ones the earlier."""
         ...
 
-    def last_before(self, stamp_ns: int) -> KeptX[X] | None:
+    def last_before(self, stamp_ns: int) -> Stamped[X] | None:
         """The newest X not newer than a stamp."""
         ...
 
@@ -72,7 +81,7 @@ class ImageQueue(Generic[X]):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: list[KeptX[X]] = []
+        self._kept: list[Stamped[X]] = []
 
     @property
     def num_unused(self) -> int:
@@ -84,18 +93,18 @@ class ImageQueue(Generic[X]):
         place = bisect_left(self._kept, stamp_ns, key=_stamp)
         if place < len(self._kept) and self._kept[place].stamp_ns == stamp_ns:
             return Drop.DUPLICATE
-        self._kept.insert(place, KeptX(stamp_ns, x))
+        self._kept.insert(place, Stamped(stamp_ns, x))
         if len(self._kept) > self._size and self._forget(1):
             return Drop.OVERFLOW
         return None
 
-    def nearest(self, stamp_ns: int) -> KeptX[X] | None:
+    def nearest(self, stamp_ns: int) -> Stamped[X] | None:
         """See `XBuffer.nearest`."""
         place = bisect_left(self._kept, stamp_ns, key=_stamp)
         around = self._kept[max(0, place - 1) : place + 1]
         return min(around, key=lambda kept: abs(kept.stamp_ns - stamp_ns), default=None)
 
-    def last_before(self, stamp_ns: int) -> KeptX[X] | None:
+    def last_before(self, stamp_ns: int) -> Stamped[X] | None:
         """See `XBuffer.last_before`."""
         place = bisect_right(self._kept, stamp_ns, key=_stamp)
         return self._kept[place - 1] if place else None
@@ -270,14 +279,14 @@ class EventBuffer:
         self._reached_ns = max(stamp_ns, self._reached_ns or stamp_ns)
         return None
 
-    def nearest(self, stamp_ns: int) -> KeptX[Events] | None:
+    def nearest(self, stamp_ns: int) -> Stamped[Events] | None:
         """The window that ends at the stamp."""
         events = self.window.cut(stamp_ns)
         if self._reached_ns is None or events is None:
             return None
-        return KeptX(min(self._reached_ns, stamp_ns), events, is_used=True)
+        return Stamped(min(self._reached_ns, stamp_ns), events, is_used=True)
 
-    def last_before(self, stamp_ns: int) -> KeptX[Events] | None:
+    def last_before(self, stamp_ns: int) -> Stamped[Events] | None:
         """The last full window of the stream, with its times moved so that it ends at the stamp.
 
         Whoever draws events cuts them at the stamp, where a stream that has died has none.
@@ -289,7 +298,7 @@ class EventBuffer:
         if events is None:
             return None
         moved = replace(events, t_ns=events.t_ns + (stamp_ns - end_ns))
-        return KeptX(end_ns, moved, is_used=True)
+        return Stamped(end_ns, moved, is_used=True)
 
     def forget_before(self, horizon_ns: int) -> int:  # noqa: ARG002 - cutting forgets
         """Nothing to do: cutting a window forgets what is older."""
@@ -345,7 +354,7 @@ class SensorClock:
         self._offset_ns = self._last_ns = None
 
 
-def _stamp(kept: KeptX[Any]) -> int:
+def _stamp(kept: Stamped[Any]) -> int:
     return kept.stamp_ns
 
 
