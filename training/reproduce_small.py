@@ -22,7 +22,7 @@ from pathlib import Path
 from segrgbx_core.base.errors import SegrgbxError, command
 from segrgbx_core.base.modality import Modality
 from training.engine.run_folder import git_commit, log_to_terminal
-from training.world.records import TRAIN_SEEDS, VALIDATION_SEEDS, Family
+from training.world.config import TRAIN_SEEDS, VALIDATION_SEEDS, Family
 
 CONFIG = Path("config/train")
 MA_CLIP_RUN = CONFIG / "reproduce_small_ma_clip.yaml"

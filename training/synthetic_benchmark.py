@@ -35,7 +35,7 @@ from training.experiments.benchmark_variants import (
     seeds_of,
 )
 from training.experiments.parallel_runs import train_arms
-from training.world.records import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
+from training.world.config import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
 from training.world.render import Job, claim_folder, frame_times, render_all
 
 FIRST_TEST_SEED = TEST_SEEDS.start + 1000

@@ -27,7 +27,7 @@ from training.data.datasets.synthetic import XSource
 from training.engine.config import DataConfig, SegmentationRun, read_run
 from training.evaluate import evaluate
 from training.experiments.parallel_runs import train_arms
-from training.world.render import save_record
+from training.world.records import save_record
 from training.world.twins import FIRST, SECOND, twin_record
 
 RUN_FILE = Path(__file__).resolve().parents[1] / "config" / "train" / "twins.yaml"

@@ -80,7 +80,7 @@ def demo_recording(modality: Modality, out: Path) -> Path:
 def _renderer() -> str:
     """Eight digits that change with the code that renders."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "training" / "synthetic").rglob("*.py")):
+    for path in sorted((ROOT / "training" / "world").rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

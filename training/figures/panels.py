@@ -28,7 +28,7 @@ from segrgbx_core.sensors import encode
 from training.data.datasets import Labelled, spread
 from training.data.datasets.deliver import Case
 from training.figures.inputs import FigureSource, origin_note
-from training.world.records import Corruption
+from training.world.config import Corruption
 
 
 @dataclass(frozen=True)

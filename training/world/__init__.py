@@ -11,16 +11,16 @@ Example::
         record.rgb, record.thermal, record.labels
 """
 
-from training.world.records import (
+from training.world.config import (
     TEST_SEEDS,
     TRAIN_SEEDS,
     VALIDATION_SEEDS,
     Corruption,
     Family,
     Light,
-    Record,
     WorldConfig,
 )
+from training.world.records import Record
 from training.world.world import World, render_record, render_sequence
 
 __all__ = [

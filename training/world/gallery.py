@@ -23,8 +23,8 @@ from segrgbx_core.labels.label_space import palette_array
 from segrgbx_core.labels.overlay import colourise, contact_sheet, preview
 from segrgbx_core.labels.tables import NYU, SYNTHETIC_STREET
 from segrgbx_core.sensors import encode
-from training.data.datasets.synthetic import SyntheticReader, record_sample
-from training.world.records import Corruption, Family, Light, Record, WorldConfig
+from training.world.config import Corruption, Family, Light, WorldConfig
+from training.world.records import RECORD_SENSOR, Record, record_sample
 from training.world.world import World
 
 
@@ -51,7 +51,7 @@ SHOTS = (
 def x_pictures(record: Record) -> list[NDArray[np.uint8]]:
     """The X image of every modality, with the encoders' defaults."""
     samples = [record_sample(record, modality) for modality in MODALITIES]
-    return [preview(encode(sample, None, SyntheticReader.sensor)) for sample in samples]
+    return [preview(encode(sample, None, RECORD_SENSOR)) for sample in samples]
 
 
 def sheet(
@@ -71,7 +71,7 @@ def sheet(
         titles,
         [shot.caption for shot in shots],
         heading="One world, five complementary sensors",
-        note="Synthetic: rendered by training/synthetic, no real camera",
+        note="Synthetic: rendered by training/world, no real camera",
         cell_width=cell_width,
     )
 

@@ -1,98 +1,38 @@
-"""What a rendered world is asked for, and what it delivers."""
+"""Records of rendered scenes: every sensor's data of one moment, kept as npz files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.base.config import Config, option
-from segrgbx_core.base.samples import Events
+from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Events, RgbxSample, XForm
+from segrgbx_core.sensors import PolarizationSensor, SensorConfig
+from segrgbx_core.sensors.polarization import PolarizationLayout
 
-TRAIN_SEEDS = range(0, 10_000)
-"""Scenes that models are trained on."""
-VALIDATION_SEEDS = range(10_000, 20_000)
-"""Scenes that choose between trained models."""
-TEST_SEEDS = range(20_000, 30_000)
-"""Scenes that no model is trained or chosen on. The demo's recordings lie below 21000; their light
-was chosen with results in sight."""
-
-
-class Family(str, Enum):
-    """Kinds of scenes."""
-
-    STREET = "street"
-    INDOOR = "indoor"
-
-
-class Light(str, Enum):
-    """Time of day of a world; `any` draws it per scene."""
-
-    ANY = "any"
-    DAY = "day"
-    OVERCAST = "overcast"
-    DUSK = "dusk"
-    NIGHT = "night"
-
-
-class Corruption(str, Enum):
-    """How the RGB camera (or the event camera) fails; `any` fails in half of the scenes."""
-
-    NONE = "none"
-    ANY = "any"
-    OVER_EXPOSURE = "over_exposure"
-    UNDER_EXPOSURE = "under_exposure"
-    MOTION_BLUR = "motion_blur"
-    EVENT_LOW_RESOLUTION = "event_low_resolution"
-
-
-class WorldConfig(Config):
-    """One world: what is seen, by which cameras."""
-
-    width: int = option(320, doc="width of the RGB image", unit="px", low=32, high=4096)
-    height: int = option(240, doc="height of the RGB image", unit="px", low=32, high=4096)
-    family: Family = option(Family.STREET, doc="kind of scene")
-    light: Light = option(Light.ANY, doc="time of day")
-    field_of_view_deg: float = option(
-        66.0, doc="horizontal angle of view", unit="deg", low=20, high=120
-    )
-    speed_mps: float = option(
-        -1.0, doc="speed of the camera; negative draws it", unit="m/s", low=-1, high=40
-    )
-    corruption: Corruption = option(Corruption.NONE, doc="failure of a camera")
-    exposure: float = option(
-        1.0, doc="RGB's exposure as a multiple of the metered one", low=1e-3, high=20
-    )
-    x_scale: float = option(1.0, doc="size of X images relative to RGB", low=0.1, high=2)
-    x_shift_m: float = option(
-        0.0, doc="how far X cameras sit to the right of RGB", unit="m", low=-1, high=1
-    )
-    x_turn_deg: float = option(
-        0.0,
-        doc="how far X cameras are turned about the optical axis",
-        unit="deg",
-        low=-10,
-        high=10,
-    )
-    x_delay_ms: float = option(
-        0.0, doc="how much later than RGB the X cameras expose", unit="ms", low=-500, high=500
-    )
-    event_window_ms: float = option(
-        50.0, doc="span of events that end at the stamp", unit="ms", low=1, high=500
-    )
-    event_substeps: int = option(
-        4, doc="pictures between which brightness is interpolated", low=1, high=50
-    )
-    light_field_views: int = option(
-        1, doc="views per side of the square grid, and 1 for one corner", low=1, high=9
-    )
-    light_field_base_m: float = option(
-        0.08, doc="distance of neighbouring views", unit="m", low=0.001, high=0.5
-    )
+X_ARRAYS = {
+    Modality.EVENT: (),
+    Modality.THERMAL: ("thermal",),
+    Modality.DEPTH: ("depth", "depth_truth"),
+    Modality.POLARIZATION: ("polarization",),
+    Modality.LIGHT_FIELD: ("light_field",),
+}
+ARRAYS = ("rgb", "labels", *(name for names in X_ARRAYS.values() for name in names))
+EVENT_ARRAYS = ("x", "y", "t_ns", "p")
+RECORD_SENSOR = SensorConfig(
+    polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4, full_scale=4095)
+)
+"""Units of a record's X: hundredths of a kelvin, stacked polarizer images of 12 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,3 +69,69 @@ class Record:
     events: Events | None = None
     polarization: NDArray[np.uint16] | None = None
     light_field: NDArray[np.uint8] | None = None
+
+
+def save_record(path: Path, record: Record) -> None:
+    """Writes a record as a compressed npz file, atomically."""
+    arrays: dict[str, Any] = {
+        name: getattr(record, name) for name in ARRAYS if getattr(record, name) is not None
+    }
+    if record.events is not None:
+        for name in EVENT_ARRAYS:
+            arrays[f"events_{name}"] = getattr(record.events, name)
+        arrays["events_size"] = np.array([record.events.width, record.events.height])
+    facts = {
+        "seed": record.seed,
+        "stamp_ns": record.stamp_ns,
+        "x_stamp_ns": record.x_stamp_ns,
+        "label_space": record.label_space,
+        "meta": dict(record.meta),
+    }
+    draft = path.with_suffix(f".{os.getpid()}.part")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
+    draft.replace(path)
+
+
+def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) -> Record:
+    """Reads what `save_record` wrote.
+
+    Args:
+        path: the file.
+        sensors: X modalities to read, as far as the file has them; the others stay None.
+
+    Raises:
+        DataError: when the file is missing or is no record.
+    """
+    wanted = ["rgb", "labels", *(name for sensor in sensors for name in X_ARRAYS[sensor])]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            facts = json.loads(str(archive["facts"]))
+            arrays: dict[str, Any] = {name: archive[name] for name in wanted if name in archive}
+            if Modality.EVENT in sensors and "events_size" in archive:
+                width, height = (int(value) for value in archive["events_size"])
+                columns = {name: archive[f"events_{name}"] for name in EVENT_ARRAYS}
+                arrays["events"] = Events(**columns, width=width, height=height)
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: is no rendered record ({error})") from None
+    return Record(**facts, **arrays)
+
+
+def record_sample(record: Record, modality: Modality, place: str = "record") -> RgbxSample:
+    """One modality of a record as a sensor sample.
+
+    Raises:
+        DataError: when the record was rendered without that modality.
+    """
+    x: Any = getattr(record, "events" if modality is Modality.EVENT else modality.value)
+    if x is None:
+        raise DataError(f"{place}: was rendered without {modality}; render it with --sensors all")
+    if modality is Modality.LIGHT_FIELD and x.shape[0] == 1:
+        x = x[0]
+    return RgbxSample(
+        rgb=np.ascontiguousarray(record.rgb),
+        x=x,
+        modality=modality,
+        stamp_ns=record.x_stamp_ns,
+        x_form=XForm.RAW,
+    )

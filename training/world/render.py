@@ -14,12 +14,10 @@ import multiprocessing
 import os
 import sys
 import time
-import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
@@ -28,19 +26,9 @@ from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import DataError, command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
-from segrgbx_core.base.samples import Events
-from training.world.records import Record, WorldConfig
+from training.world.config import WorldConfig
+from training.world.records import save_record
 from training.world.world import World
-
-X_ARRAYS = {
-    Modality.EVENT: (),
-    Modality.THERMAL: ("thermal",),
-    Modality.DEPTH: ("depth", "depth_truth"),
-    Modality.POLARIZATION: ("polarization",),
-    Modality.LIGHT_FIELD: ("light_field",),
-}
-ARRAYS = ("rgb", "labels", *(name for names in X_ARRAYS.values() for name in names))
-EVENT_ARRAYS = ("x", "y", "t_ns", "p")
 
 
 @dataclass(frozen=True)
@@ -52,52 +40,6 @@ class Job:
     sensors: tuple[Modality, ...]
     config: WorldConfig
     folder: Path
-
-
-def save_record(path: Path, record: Record) -> None:
-    """Writes a record as a compressed npz file, atomically."""
-    arrays: dict[str, Any] = {
-        name: getattr(record, name) for name in ARRAYS if getattr(record, name) is not None
-    }
-    if record.events is not None:
-        for name in EVENT_ARRAYS:
-            arrays[f"events_{name}"] = getattr(record.events, name)
-        arrays["events_size"] = np.array([record.events.width, record.events.height])
-    facts = {
-        "seed": record.seed,
-        "stamp_ns": record.stamp_ns,
-        "x_stamp_ns": record.x_stamp_ns,
-        "label_space": record.label_space,
-        "meta": dict(record.meta),
-    }
-    draft = path.with_suffix(f".{os.getpid()}.part")
-    with draft.open("wb") as file:
-        np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
-    draft.replace(path)
-
-
-def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) -> Record:
-    """Reads what `save_record` wrote.
-
-    Args:
-        path: the file.
-        sensors: X modalities to read, as far as the file has them; the others stay None.
-
-    Raises:
-        DataError: when the file is missing or is no record.
-    """
-    wanted = ["rgb", "labels", *(name for sensor in sensors for name in X_ARRAYS[sensor])]
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            facts = json.loads(str(archive["facts"]))
-            arrays: dict[str, Any] = {name: archive[name] for name in wanted if name in archive}
-            if Modality.EVENT in sensors and "events_size" in archive:
-                width, height = (int(value) for value in archive["events_size"])
-                columns = {name: archive[f"events_{name}"] for name in EVENT_ARRAYS}
-                arrays["events"] = Events(**columns, width=width, height=height)
-    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: is no rendered record ({error})") from None
-    return Record(**facts, **arrays)
 
 
 def render_job(job: Job) -> tuple[int, float]:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Events
+from training.world.config import Corruption, Family, WorldConfig
 from training.world.rays.cameras import Camera
 from training.world.rays.shading import FULL, QUICK, Quality, Shader
 from training.world.rays.view import View, see_through, view_through
-from training.world.records import Corruption, Family, Record, WorldConfig
+from training.world.records import Record
 from training.world.scenes.room import room_scene
 from training.world.scenes.scene import Scene, Stage
 from training.world.scenes.street import street_scene

@@ -7,8 +7,7 @@ from stage2_case import write_run
 from segrgbx_core.base.images import read_image, write_image
 from training.data.datasets.export import export_mfnet
 from training.train_segmentation import main
-from training.world.records import Record
-from training.world.render import save_record
+from training.world.records import Record, save_record
 
 
 @pytest.fixture

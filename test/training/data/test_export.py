@@ -21,8 +21,7 @@ from training.data.datasets.export import (
     file_values,
 )
 from training.data.datasets.export_rendered import EXPORTS, frame_of, main
-from training.world.records import Record
-from training.world.render import save_record
+from training.world.records import Record, save_record
 
 
 def tree(root):

@@ -14,8 +14,8 @@ from training import speed_cost
 from training.data.datasets import open_reader
 from training.experiments.accuracy_vs_latency_report import below_limit, draw, speed, to_markdown
 from training.speed_cost import EXACT, Form, Subject, forms, main, measure, scene_of
-from training.world.records import Record
-from training.world.render import frame_times, save_record
+from training.world.records import Record, save_record
+from training.world.render import frame_times
 
 SIZE = (64, 64)
 INPUT = InputConfig(height=SIZE[0], width=SIZE[1])

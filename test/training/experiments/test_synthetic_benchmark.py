@@ -30,8 +30,7 @@ from training.experiments.parallel_runs import has_ended, steps_done, train_arms
 from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
 from training.twin_test import ARMS as TWIN_ARMS
 from training.twin_test import Verdict, twin_runs
-from training.world.records import Record
-from training.world.render import load_record, save_record
+from training.world.records import Record, load_record, save_record
 from training.world.twins import FIRST, SECOND
 
 NUM = SYNTHETIC_STREET.num_classes

@@ -28,8 +28,7 @@ from training.stage1.config import Batching, read_ma_clip_run
 from training.stage1.pairs import plan_pairs
 from training.stage1.retrieval import recall_at, separation
 from training.train_ma_clip import BEST, MaClipTask, main, train
-from training.world.records import Record
-from training.world.render import save_record
+from training.world.records import Record, save_record
 
 pytestmark = pytest.mark.clip
 pytest.importorskip("open_clip")

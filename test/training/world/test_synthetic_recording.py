@@ -14,7 +14,7 @@ from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import synthetic_label_space
 from training.world import recording
-from training.world.records import WorldConfig
+from training.world.config import WorldConfig
 from training.world.world import World
 
 SMALL = WorldConfig(width=64, height=48)

@@ -9,8 +9,8 @@ pytest.importorskip("embreex", reason="rendering needs embreex")
 
 from small_scenes import camera_at, small_scene, view_of
 
+from training.world.config import WorldConfig
 from training.world.rays.raytrace import FAR
-from training.world.records import WorldConfig
 from training.world.scenes.climate import TimeOfDay
 from training.world.sensors import depth, polarization, thermal
 from training.world.shapes.geometry import block, ellipsoid, quad, sheet

@@ -10,9 +10,9 @@ from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.labels.tables import NYU, SYNTHETIC_STREET
-from training.world import records
+from training.world import config, records
+from training.world.config import Corruption, Light, WorldConfig
 from training.world.rays.raytrace import Tracer
-from training.world.records import Corruption, Light, WorldConfig
 
 pytest.importorskip("embreex", reason="rendering needs embreex")
 
@@ -36,18 +36,18 @@ def everything(street):
 
 
 def test_seed_ranges_do_not_meet():
-    sets = [set(records.TRAIN_SEEDS), set(records.VALIDATION_SEEDS), set(records.TEST_SEEDS)]
+    sets = [set(config.TRAIN_SEEDS), set(config.VALIDATION_SEEDS), set(config.TEST_SEEDS)]
     assert len(set.union(*sets)) == sum(len(one) for one in sets)
 
 
 def test_a_seed_gives_the_same_bytes_twice(everything):
     again = World(8, WorldConfig(width=80, height=60, light=Light.NIGHT, speed_mps=3))
     other = again.record(0.5, MODALITIES)
-    for name in render.ARRAYS:
+    for name in records.ARRAYS:
         np.testing.assert_array_equal(
             getattr(other, name), getattr(everything, name), err_msg=name
         )
-    for name in render.EVENT_ARRAYS:
+    for name in records.EVENT_ARRAYS:
         np.testing.assert_array_equal(
             getattr(other.events, name), getattr(everything.events, name)
         )
@@ -168,15 +168,15 @@ def test_shaking_blurs_the_light_field_and_no_other_sensor():
 
 def test_saved_records_come_back(tmp_path, everything):
     path = tmp_path / "00007_00.npz"
-    render.save_record(path, everything)
-    back = render.load_record(path)
-    for name in render.ARRAYS:
+    records.save_record(path, everything)
+    back = records.load_record(path)
+    for name in records.ARRAYS:
         np.testing.assert_array_equal(getattr(back, name), getattr(everything, name))
     np.testing.assert_array_equal(back.events.t_ns, everything.events.t_ns)
     assert (back.seed, back.stamp_ns, dict(back.meta)) == (8, 500_000_000, dict(everything.meta))
     (tmp_path / "no.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="no rendered record"):
-        render.load_record(tmp_path / "no.npz")
+        records.load_record(tmp_path / "no.npz")
 
 
 def test_render_job_keeps_what_is_there(tmp_path):

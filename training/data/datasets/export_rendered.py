@@ -32,9 +32,9 @@ from training.data.datasets.export import (
     export_urbanlf,
     export_zju,
 )
-from training.data.datasets.synthetic import mark_rendered, record_sample
-from training.world.records import Record, WorldConfig
-from training.world.render import load_record
+from training.data.datasets.synthetic import mark_rendered
+from training.world.config import WorldConfig
+from training.world.records import Record, load_record, record_sample
 from training.world.sensors.depth import to_counts
 
 EXPORTS: dict[str, Callable[..., list[str]]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,22 +13,11 @@ from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample, XForm
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
-from segrgbx_core.sensors import PolarizationSensor, SensorConfig
-from segrgbx_core.sensors.polarization import PolarizationLayout
 from training.data.datasets.labelled_sample import Labelled
-from training.world.records import Record
-from training.world.render import load_record
+from training.world.records import RECORD_SENSOR, Record, load_record, record_sample
 
 RENDERED_MARK = "SYNTHETIC.txt"
 """File in the root of rendered scenes that lie in a public data set's layout."""
-
-_ARRAYS = {
-    Modality.EVENT: "events",
-    Modality.THERMAL: "thermal",
-    Modality.DEPTH: "depth",
-    Modality.POLARIZATION: "polarization",
-    Modality.LIGHT_FIELD: "light_field",
-}
 
 
 class XSource(str, Enum):
@@ -60,10 +48,7 @@ class SyntheticReader:
     native = SYNTHETIC_STREET.name
     sequence_mark = "_"  # a record is named <seed>_<frame>, see `training.data.reused_embeddings`
     options = SyntheticOptions
-    sensor = SensorConfig(
-        polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4, full_scale=4095)
-    )
-    """Thermal counts are hundredths of a kelvin; polarizer images are stacked, of 12 bits."""
+    sensor = RECORD_SENSOR
 
     def __init__(
         self,
@@ -135,26 +120,6 @@ def is_rendered(native: str, root: Path | None = None) -> bool:
         return False
     marks = (root / RENDERED_MARK, root.parent / RENDERED_MARK)
     return any(mark.exists() for mark in marks) or any(root.glob(f"*/{RENDERED_MARK}"))
-
-
-def record_sample(record: Record, modality: Modality, place: str = "record") -> RgbxSample:
-    """One modality of a record as a sensor sample.
-
-    Raises:
-        DataError: when the record was rendered without that modality.
-    """
-    x: Any = getattr(record, _ARRAYS[modality])
-    if x is None:
-        raise DataError(f"{place}: was rendered without {modality}; render it with --sensors all")
-    if modality is Modality.LIGHT_FIELD and x.shape[0] == 1:
-        x = x[0]
-    return RgbxSample(
-        rgb=np.ascontiguousarray(record.rgb),
-        x=x,
-        modality=modality,
-        stamp_ns=record.x_stamp_ns,
-        x_form=XForm.RAW,
-    )
 
 
 def record_groups(record: Record) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.labels.tables import NYU
+from training.world.config import Light, WorldConfig
 from training.world.rays.cameras import Camera, look
-from training.world.records import Light, WorldConfig
 from training.world.scenes.climate import Climate, TimeOfDay
 from training.world.scenes.plan import LEVEL
 from training.world.scenes.scene import Lamp, Scene

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
+from training.world.config import Light, WorldConfig
 from training.world.rays.cameras import Camera, look
-from training.world.records import Light, WorldConfig
 from training.world.scenes.climate import Climate, TimeOfDay, draw_climate
 from training.world.scenes.plan import StreetPlan, draw_plan
 from training.world.scenes.scene import Lamp, Scene
