@@ -9,8 +9,7 @@ from made_messages import compressed
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.images import MAX_PIXELS
-from segrgbx_ros.messages.compressed_depth import unpack_rvl
-from segrgbx_ros.messages.images import compressed_array
+from segrgbx_ros.messages.images import compressed_array, unpack_rvl
 
 HEADER = struct.pack("<iff", 0, 10100.0, -1009.0)
 
