@@ -32,6 +32,7 @@ __all__ = [
     "VOID",
     "LabelSpace",
     "NativeSpace",
+    "PublishedLabels",
     "palette_array",
     "synthetic_label_space",
     "unified_label_space",
@@ -42,6 +43,30 @@ VOID: int = 255
 
 UNIFIED = "unified"
 """Name of the unified space wherever a space is chosen by name."""
+
+
+@dataclass(frozen=True)
+class PublishedLabels:
+    """The classes that the ids of a label image stand for, as topics and files describe them.
+
+    Attributes:
+        space: `unified` or a data set's name.
+        names: class names; position is the id.
+        palette: one RGB colour per class.
+        hash: fingerprint of the checkpoint's label space.
+        unlabeled_id: id of pixels without an answer.
+    """
+
+    space: str
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    hash: str
+    unlabeled_id: int = VOID
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Every id that a label image can hold besides `unlabeled_id`."""
+        return tuple(range(len(self.names)))
 
 
 @dataclass(frozen=True)

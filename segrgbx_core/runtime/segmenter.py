@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Prediction, RgbxSample
-from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace
+from segrgbx_core.labels.label_space import UNIFIED, LabelSpace, PublishedLabels
 from segrgbx_core.runtime.batch import InputConfig, Placement, ResizeMode, make_batch
 from segrgbx_core.runtime.checkpoint import (
     Contract,
@@ -37,34 +37,10 @@ from segrgbx_core.runtime.scene_cache import Look, SceneCache, thumbnail
 from segrgbx_core.runtime.timing import StageClock
 from segrgbx_core.sensors import SensorConfig, encode
 
-__all__ = ["MODEL_SIZE", "InferenceConfig", "PublishedLabels", "Segmenter"]
+__all__ = ["MODEL_SIZE", "InferenceConfig", "Segmenter"]
 
 MODEL_SIZE = (0, 0)
 """As `Segmenter.answer_size`: the pixels that RGB takes up in the model's input."""
-
-
-@dataclass(frozen=True)
-class PublishedLabels:
-    """The classes whose ids the labels of a `Prediction` hold.
-
-    Attributes:
-        space: `unified` or a data set's name.
-        names: class names; position is the id.
-        palette: one RGB colour per class.
-        hash: fingerprint of the checkpoint's label space.
-        unlabeled_id: id of pixels without an answer.
-    """
-
-    space: str
-    names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    hash: str
-    unlabeled_id: int = VOID
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Every id that a label image can hold besides `unlabeled_id`."""
-        return tuple(range(len(self.names)))
 
 
 class Segmenter:

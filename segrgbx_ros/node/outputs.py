@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, Events, Prediction, RgbxSample, XForm
 from segrgbx_core.labels import overlay
-from segrgbx_core.labels.label_space import palette_array
+from segrgbx_core.labels.label_space import PublishedLabels, palette_array
 from segrgbx_ros.config.node import (
     ConfidenceEncoding,
     MaskEncoding,
@@ -31,15 +31,10 @@ from segrgbx_ros.config.node import (
 from segrgbx_ros.messages.clouds import fill_cloud, labelled_points, metres
 from segrgbx_ros.messages.geometry import fill_scaled_info, fitted, pinhole
 from segrgbx_ros.messages.images import fill_image
-from segrgbx_ros.messages.label_map import label_map
+from segrgbx_ros.messages.labels import label_map_text
 from segrgbx_ros.node.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
 from segrgbx_ros.node.stream_health import absence
 from segrgbx_ros.pairing.published_labels import published_ids
-
-if TYPE_CHECKING:
-    from segrgbx_core.runtime.segmenter import (
-        PublishedLabels,  # torch ring: never imported from here
-    )
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -99,7 +94,7 @@ class PairOutputs:
         Args:
             threshold: confidence below which pixels are unlabeled, in [0, 1].
         """
-        self._latch("label_map", String(data=label_map(self.labels)))
+        self._latch("label_map", String(data=label_map_text(self.labels)))
         if LabelInfo is None:
             return
         info = LabelInfo(threshold=float(threshold))

@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.samples import Array, Prediction, RgbxSample
-from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.label_space import VOID, PublishedLabels
 from segrgbx_ros.config.node import NodeConfig
-from segrgbx_ros.messages.label_files import read_label_file, read_palette_file
+from segrgbx_ros.messages.labels import read_label_file, read_palette_file
 
 if TYPE_CHECKING:
-    from segrgbx_core.runtime.segmenter import (  # torch ring: never imported
-        PublishedLabels,
-        Segmenter,
-    )
+    from segrgbx_core.runtime.segmenter import Segmenter  # torch ring: never imported
 
 Labels = NDArray[np.uint8]
 
@@ -110,19 +107,9 @@ def published_ids(labels: Labels, unlabeled_id: int, is_wide: bool) -> Array:
 def _labels(config: NodeConfig, segmenter: Segmenter, space: str) -> PairLabels:
     classes, table, label = segmenter.classes_of(space), None, config.label
     if label.file:
-        path = Path(label.file).expanduser()
-        found = read_label_file(path, classes.names)
-        classes = replace(
-            classes,
-            space=path.stem,
-            names=found.names,
-            palette=found.palette,
-            hash=f"{classes.hash}-{found.fingerprint}",
-        )
-        table = found.table
+        classes, table = read_label_file(Path(label.file).expanduser(), classes)
     if label.palette_file:
-        path = Path(label.palette_file).expanduser()
-        classes = replace(classes, palette=read_palette_file(path, classes.names, classes.palette))
+        classes = read_palette_file(Path(label.palette_file).expanduser(), classes)
     _check_unlabeled(label.unlabeled_id, classes)
     return PairLabels(space, replace(classes, unlabeled_id=label.unlabeled_id), table)
 

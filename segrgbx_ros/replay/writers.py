@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.samples import Array, Prediction, RgbxSample
 from segrgbx_core.labels import overlay
-from segrgbx_core.labels.label_space import palette_array
+from segrgbx_core.labels.label_space import PublishedLabels, palette_array
 from segrgbx_ros.config.node import ConfidenceEncoding, MaskEncoding, NodeConfig
 from segrgbx_ros.messages.geometry import fitted
-from segrgbx_ros.messages.label_map import label_map
+from segrgbx_ros.messages.labels import label_map_text
 from segrgbx_ros.pairing.published_labels import published_ids
 from segrgbx_ros.replay.bag_writer import BagWriter
-
-if TYPE_CHECKING:
-    from segrgbx_core.runtime.segmenter import PublishedLabels
 
 SHEET_ROWS = 6
 """Rows of the contact sheet, shared by the pairs."""
@@ -63,20 +60,6 @@ class SheetRow:
     x_image: Array
     labels: NDArray[np.uint8]
     truth: NDArray[np.uint8] | None = None
-
-
-class Classes(Protocol):
-    """Names and colours of label ids."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names; position is the id."""
-        ...
-
-    @property
-    def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """One RGB colour per class."""
-        ...
 
 
 class Sink(Protocol):
@@ -189,7 +172,7 @@ class Predictions:
         base, labels = f"{self._namespace}/{frame.pair}", self._labels[frame.pair]
         if frame.pair not in self._described:
             self._described.add(frame.pair)
-            text = writer.string(label_map(labels))
+            text = writer.string(label_map_text(labels))
             writer.write(f"{base}/label_map", text, frame.receive_ns, latched=True)
             names = dict(zip(labels.ids, labels.names, strict=True))
             info = writer.label_info(names, self._config.label.min_confidence)
@@ -211,7 +194,7 @@ class Predictions:
 def sheet(
     rows: Sequence[SheetRow],
     captions: Sequence[str],
-    labels: Classes,
+    labels: PublishedLabels,
     heading: str = "",
     note: str = "",
 ) -> Array:

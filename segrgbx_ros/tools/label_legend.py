@@ -15,18 +15,16 @@ from segrgbx_core.base.images import write_image
 from segrgbx_core.labels import overlay
 from segrgbx_core.labels.label_space import (
     UNIFIED,
-    VOID,
     LabelSpace,
+    PublishedLabels,
     palette_array,
     unified_label_space,
 )
-from segrgbx_ros.messages.label_files import read_label_file, read_palette_file
-
-Classes = tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]
+from segrgbx_ros.messages.labels import legend_text, read_label_file, read_palette_file
 
 
-def classes_of(options: argparse.Namespace) -> Classes:
-    """Names and colours, position is the id.
+def labels_of(options: argparse.Namespace) -> PublishedLabels:
+    """The classes that a node with these options would publish.
 
     Args:
         options: as `main` parses them.
@@ -40,13 +38,12 @@ def classes_of(options: argparse.Namespace) -> Classes:
 
         space = LabelSpace.from_dict(read_contract(options.checkpoint).label_space)
     chosen = space if options.space == UNIFIED else space.native(options.space)
-    names, palette = chosen.names, chosen.palette
+    labels = PublishedLabels(options.space, chosen.names, chosen.palette, space.hash)
     if options.file:
-        found = read_label_file(options.file, names)
-        names, palette = found.names, found.palette
+        labels, _ = read_label_file(options.file, labels)
     if options.palette_file:
-        palette = read_palette_file(options.palette_file, names, palette)
-    return names, palette
+        labels = read_palette_file(options.palette_file, labels)
+    return labels
 
 
 @command()
@@ -60,15 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--palette-file", help="as label.palette_file")
     add("--out", type=Path, help="also draw the legend into this picture")
     options = parser.parse_args(arguments)
-    names, palette = classes_of(options)
+    labels = labels_of(options)
     if options.out:
-        write_image(options.out, overlay.legend(names, palette_array(palette)))
-    width = max(map(len, names))
-    rows = [
-        f"{index:3}  {name:{width}}  {red:3} {green:3} {blue:3}"
-        for index, (name, (red, green, blue)) in enumerate(zip(names, palette, strict=True))
-    ]
-    sys.stdout.write("\n".join([*rows, f"{VOID:3}  (no answer)"]) + "\n")
+        write_image(options.out, overlay.legend(labels.names, palette_array(labels.palette)))
+    sys.stdout.write(legend_text(labels) + "\n")
     return 0
 
 

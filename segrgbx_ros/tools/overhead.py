@@ -26,7 +26,7 @@ from std_msgs.msg import Float64
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.samples import Prediction, RgbxSample
-from segrgbx_core.runtime.segmenter import PublishedLabels
+from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_core.sensors import EncodingConfig
 from segrgbx_ros.node import node
 from segrgbx_ros.tools.load_generator import Feeder

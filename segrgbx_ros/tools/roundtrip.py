@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -17,8 +16,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from tqdm import tqdm
 
+from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_ros.config.node import Stream
 from segrgbx_ros.messages import images as messages
+from segrgbx_ros.messages.labels import parse_label_map
 from segrgbx_ros.replay.bags import Bag, Recorded, header_stamp_ns
 from segrgbx_ros.replay.topic_routes import Routes
 from segrgbx_ros.tools.node_process import Listener, LiveError, NodeProcess, own_domain
@@ -37,35 +38,6 @@ SETTLE_S = 1.0
 """Time for publishers and subscribers of both processes to find each other."""
 
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """What the node says about its ids, as read from the topic `label_map`."""
-
-    space: str
-    names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    hash: str
-    unlabeled_id: int
-
-    @classmethod
-    def parse(cls, text: str) -> LabelMap:
-        """Reads the text of the topic."""
-        data = json.loads(text)
-        classes = sorted(data["classes"], key=lambda entry: entry["id"])
-        return cls(
-            data["label_space"],
-            tuple(entry["name"] for entry in classes),
-            tuple(tuple(entry["rgb"]) for entry in classes),
-            data["hash"],
-            data["unlabeled_id"],
-        )
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Ids of the classes."""
-        return tuple(range(len(self.names)))
 
 
 @dataclass
@@ -91,7 +63,7 @@ class Answers:
     overlays: dict[int, Pixels] = field(default_factory=dict)
     previews: dict[int, Pixels] = field(default_factory=dict)
     losses: Counter[str] = field(default_factory=Counter)
-    labels: LabelMap | None = None
+    labels: PublishedLabels | None = None
     node_ready_s: float = 0.0
 
     def listen(self, listener: Listener, base: str) -> None:
@@ -111,7 +83,7 @@ class Answers:
             return take
 
         def labels(message: Any) -> None:
-            self.labels = LabelMap.parse(message.data)
+            self.labels = parse_label_map(message.data)
 
         if DiagnosticArray is not None:
             listener.subscribe(DiagnosticArray, "/diagnostics", self._diagnosed)

@@ -18,7 +18,7 @@ from std_msgs.msg import Header  # noqa: E402
 
 from segrgbx_core.base.modality import Modality  # noqa: E402
 from segrgbx_core.base.samples import Prediction, RgbxSample  # noqa: E402
-from segrgbx_core.runtime.segmenter import PublishedLabels  # noqa: E402
+from segrgbx_core.labels.label_space import PublishedLabels  # noqa: E402
 from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
 from segrgbx_ros.config.node import DiagnosticsConfig, OutputConfig, node_config  # noqa: E402
 from segrgbx_ros.messages.images import compressed_array, image_array  # noqa: E402

@@ -12,8 +12,7 @@ from segrgbx_core.labels.label_space import unified_label_space
 from segrgbx_core.runtime.checkpoint import default_contract
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_ros.config.node import node_config
-from segrgbx_ros.messages.label_files import read_label_file, read_palette_file
-from segrgbx_ros.messages.label_map import label_map
+from segrgbx_ros.messages.labels import label_map_text
 from segrgbx_ros.pairing.published_labels import PairPredictor, pair_labels, published_ids
 
 GROUPS = """
@@ -65,7 +64,7 @@ def test_a_label_space_that_the_checkpoint_lacks_is_refused(segmenter):
 def test_classes_of_the_vehicles_own(segmenter, groups):
     config = node_config({"label.file": str(groups)})
     (labels,) = pair_labels(config, segmenter).values()
-    described = json.loads(label_map(labels.classes))
+    described = json.loads(label_map_text(labels.classes))
     assert described["label_space"] == "costmap"
     assert described["classes"] == [
         {"id": 0, "name": "drivable", "rgb": [1, 2, 3]},
@@ -81,32 +80,6 @@ def test_classes_of_the_vehicles_own(segmenter, groups):
     np.testing.assert_array_equal(answer.confidence, before.confidence)
 
 
-def test_other_members_are_another_label_space(groups, tmp_path):
-    other = tmp_path / "other.yaml"
-    other.write_text(GROUPS.replace("road, road line", "road"))
-    prints = [read_label_file(path, NAMES).fingerprint for path in (groups, groups, other)]
-    assert prints[0] == prints[1] != prints[2]
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        (("[person]", "[persn]"), "'people': 'persn' is no class of it .did you mean 'person'"),
-        (("[person]", "[road]"), "'road' is a member of 'drivable' and of 'people'"),
-        (("[9, 8, 7]", "[9, 8, 700]"), "no colour; use three numbers from 0 to 255"),
-        (("people", "drivable"), "class 'drivable' stands twice"),
-        (("members: [person]", "of: [person]"), "option .classes.1.members. is required"),
-        ((GROUPS, "classes: []"), "0 of them; allowed are 1 to 254"),
-    ],
-)
-def test_wrong_label_files_are_refused_in_words(tmp_path, change, complaint):
-    path = tmp_path / "costmap.yaml"
-    path.write_text(GROUPS.replace(*change))
-    with pytest.raises(ConfigError, match=complaint) as caught:
-        read_label_file(path, NAMES)
-    assert str(path) in str(caught.value)
-
-
 def test_colours_from_a_file(tmp_path, segmenter):
     path = tmp_path / "palette.yaml"
     path.write_text("road: [90, 91, 92]\n")
@@ -114,12 +87,6 @@ def test_colours_from_a_file(tmp_path, segmenter):
     place = NAMES.index("road")
     assert labels.classes.palette[place] == (90, 91, 92)
     assert labels.classes.palette[place + 1 :] == unified_label_space().palette[place + 1 :]
-    path.write_text("roda: [90, 91, 92]\n")
-    with pytest.raises(ConfigError, match="did you mean 'road'"):
-        read_palette_file(path, NAMES, labels.classes.palette)
-    path.write_text("road: blue\n")
-    with pytest.raises(ConfigError, match="'blue' is no colour"):
-        read_palette_file(path, NAMES, labels.classes.palette)
 
 
 def test_void_gets_the_id_that_was_asked_for():

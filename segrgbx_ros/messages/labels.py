@@ -1,4 +1,6 @@
-"""Files with which a vehicle shapes its labels: classes of its own, other colours. NumPy only.
+"""The published labels as text and files: `label_map`, `label.file`, `label.palette_file`.
+
+`label_map_text` is what the topic `label_map` says, `parse_label_map` reads it back.
 
 `label.file` gathers classes of a label space into fewer ones, such as what a costmap tells apart:
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.config import Config, option, read_mapping, read_yaml
 from segrgbx_core.base.errors import ConfigError, did_you_mean
-from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.label_space import VOID, PublishedLabels
 
 Rgb = tuple[int, int, int]
 
@@ -43,29 +45,58 @@ class LabelFile(Config):
     classes: tuple[ClassGroup, ...] = option(doc="classes; the position is the id")
 
 
-@dataclass(frozen=True, eq=False)
-class Grouping:
-    """Classes made of others.
+def label_map_text(labels: PublishedLabels) -> str:
+    """The text of the `label_map` topic: JSON with ids, names and colours."""
+    classes = [
+        {"id": index, "name": name, "rgb": [int(value) for value in rgb]}
+        for index, name, rgb in zip(labels.ids, labels.names, labels.palette, strict=True)
+    ]
+    return json.dumps(
+        {
+            "label_space": labels.space,
+            "hash": labels.hash,
+            "unlabeled_id": labels.unlabeled_id,
+            "classes": classes,
+        }
+    )
 
-    Attributes:
-        names: of the new classes.
-        palette: their colours.
-        table: uint8 (256,), new id by old one; void for classes that belong to none.
-        fingerprint: changes when names or members do.
-    """
 
-    names: tuple[str, ...]
-    palette: tuple[Rgb, ...]
-    table: NDArray[np.uint8]
-    fingerprint: str
+def parse_label_map(text: str) -> PublishedLabels:
+    """Reads what `label_map_text` wrote."""
+    data = json.loads(text)
+    classes = sorted(data["classes"], key=lambda entry: entry["id"])
+    return PublishedLabels(
+        data["label_space"],
+        tuple(entry["name"] for entry in classes),
+        tuple(tuple(entry["rgb"]) for entry in classes),
+        data["hash"],
+        data["unlabeled_id"],
+    )
 
 
-def read_label_file(path: Path | str, names: Sequence[str]) -> Grouping:
+def legend_text(labels: PublishedLabels) -> str:
+    """Id, name and colour of every class, one a line, then the id of unlabeled pixels."""
+    width = max(map(len, labels.names))
+    rows = [
+        f"{index:3}  {name:{width}}  {red:3} {green:3} {blue:3}"
+        for index, name, (red, green, blue) in zip(
+            labels.ids, labels.names, labels.palette, strict=True
+        )
+    ]
+    return "\n".join([*rows, f"{labels.unlabeled_id:3}  (no answer)"])
+
+
+def read_label_file(
+    path: Path | str, labels: PublishedLabels
+) -> tuple[PublishedLabels, NDArray[np.uint8]]:
     """Reads `label.file`.
 
     Args:
         path: YAML.
-        names: of the classes that it gathers; position is the id.
+        labels: the classes that it gathers.
+
+    Returns:
+        the new classes, and uint8 (256,): new id by old one, void for classes that belong to none.
 
     Raises:
         ConfigError: when it cannot be read, names a class that there is not, or one twice.
@@ -74,48 +105,48 @@ def read_label_file(path: Path | str, names: Sequence[str]) -> Grouping:
     if not 1 <= len(groups) < VOID:
         raise ConfigError(f"{path}: classes: {len(groups)} of them; allowed are 1 to {VOID - 1}")
     table = np.full(256, VOID, np.uint8)
-    ids = {name: index for index, name in enumerate(names)}
-    taken: dict[str, str] = {}
+    ids = dict(zip(labels.names, labels.ids, strict=True))
+    owners: dict[str, str] = {}
     for number, group in enumerate(groups):
         _check_colour(group.rgb, f"{path}: '{group.name}'")
         if [other.name for other in groups].count(group.name) > 1:
             raise ConfigError(f"{path}: class '{group.name}' stands twice")
         for member in group.members:
-            _check_name(member, names, f"{path}: '{group.name}'")
-            if member in taken:
+            _check_name(member, labels.names, f"{path}: '{group.name}'")
+            if member in owners:
                 raise ConfigError(
-                    f"{path}: '{member}' is a member of '{taken[member]}' and of '{group.name}'; "
+                    f"{path}: '{member}' is a member of '{owners[member]}' and of '{group.name}'; "
                     "it can be one class only"
                 )
-            taken[member] = group.name
+            owners[member] = group.name
             table[ids[member]] = number
     meaning = json.dumps([[group.name, sorted(group.members)] for group in groups])
-    return Grouping(
-        tuple(group.name for group in groups),
-        tuple(group.rgb for group in groups),
-        table,
-        hashlib.sha256(meaning.encode()).hexdigest()[:16],
+    fingerprint = hashlib.sha256(meaning.encode()).hexdigest()[:16]
+    grouped = replace(
+        labels,
+        space=Path(path).stem,
+        names=tuple(group.name for group in groups),
+        palette=tuple(group.rgb for group in groups),
+        hash=f"{labels.hash}-{fingerprint}",
     )
+    return grouped, table
 
 
-def read_palette_file(
-    path: Path | str, names: Sequence[str], palette: Sequence[Rgb]
-) -> tuple[Rgb, ...]:
+def read_palette_file(path: Path | str, labels: PublishedLabels) -> PublishedLabels:
     """Reads `label.palette_file`.
 
     Args:
         path: YAML.
-        names: of the published classes.
-        palette: their colours, kept where the file names none.
+        labels: the published classes; colours that the file does not name stay.
 
     Raises:
         ConfigError: when it cannot be read, or names a class that there is not or no colour.
     """
-    colours = dict(zip(names, palette, strict=True))
+    colours = dict(zip(labels.names, labels.palette, strict=True))
     for name, colour in read_mapping(path).items():
-        _check_name(name, names, f"{path}")
+        _check_name(name, labels.names, f"{path}")
         colours[name] = _check_colour(colour, f"{path}: '{name}'")
-    return tuple(colours[name] for name in names)
+    return replace(labels, palette=tuple(colours[name] for name in labels.names))
 
 
 def _check_name(name: str, names: Sequence[str], place: str) -> None:

@@ -1,0 +1,88 @@
+"""Label files and palette files, and the text of the published labels."""
+
+import pytest
+
+from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.labels.label_space import PublishedLabels, unified_label_space
+from segrgbx_ros.messages.labels import (
+    label_map_text,
+    legend_text,
+    parse_label_map,
+    read_label_file,
+    read_palette_file,
+)
+
+GROUPS = """
+classes:
+  - {name: drivable, rgb: [1, 2, 3], members: [road, road line]}
+  - {name: people, rgb: [9, 8, 7], members: [person]}
+"""
+SPACE = unified_label_space()
+LABELS = PublishedLabels("unified", SPACE.names, SPACE.palette, SPACE.hash)
+
+
+def written(folder, text, name="costmap.yaml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_label_map_reads_back():
+    labels = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc", 700)
+    assert parse_label_map(label_map_text(labels)) == labels
+
+
+def test_legend_lists_ids_names_and_colours():
+    labels = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc", 700)
+    assert legend_text(labels).splitlines() == [
+        "  0  road    1   2   3",
+        "  1  car     4   5   6",
+        "700  (no answer)",
+    ]
+
+
+def test_classes_are_grouped(tmp_path):
+    grouped, table = read_label_file(written(tmp_path, GROUPS), LABELS)
+    assert (grouped.space, grouped.names) == ("costmap", ("drivable", "people"))
+    assert grouped.palette == ((1, 2, 3), (9, 8, 7))
+    ids = [SPACE.names.index(name) for name in ("road", "road line", "person", "sky")]
+    assert table[ids].tolist() == [0, 0, 1, 255]
+
+
+def test_other_members_are_another_label_space(tmp_path):
+    first = written(tmp_path, GROUPS)
+    other = written(tmp_path, GROUPS.replace("road, road line", "road"), "other.yaml")
+    prints = [read_label_file(path, LABELS)[0].hash for path in (first, first, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert prints[0].startswith(f"{LABELS.hash}-")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("[person]", "[persn]"), "'people': 'persn' is no class of it .did you mean 'person'"),
+        (("[person]", "[road]"), "'road' is a member of 'drivable' and of 'people'"),
+        (("[9, 8, 7]", "[9, 8, 700]"), "no colour; use three numbers from 0 to 255"),
+        (("people", "drivable"), "class 'drivable' stands twice"),
+        (("members: [person]", "of: [person]"), "option .classes.1.members. is required"),
+        ((GROUPS, "classes: []"), "0 of them; allowed are 1 to 254"),
+    ],
+)
+def test_wrong_label_files_are_refused_in_words(tmp_path, change, complaint):
+    path = written(tmp_path, GROUPS.replace(*change))
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        read_label_file(path, LABELS)
+    assert str(path) in str(caught.value)
+
+
+def test_a_palette_names_classes_and_colours(tmp_path):
+    place = SPACE.names.index("road")
+    labels = read_palette_file(written(tmp_path, "road: [90, 91, 92]\n"), LABELS)
+    assert labels.palette[place] == (90, 91, 92)
+    assert labels.palette[place + 1 :] == SPACE.palette[place + 1 :]
+    for text, complaint in (
+        ("roda: [90, 91, 92]", "did you mean 'road'"),
+        ("road: blue", "'blue' is no colour"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            read_palette_file(written(tmp_path, text), LABELS)
