@@ -46,8 +46,8 @@ from segrgbx_core.base.samples import Events
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.labels.overlay import preview
 from segrgbx_core.sensors import encode
+from segrgbx_core.sensors.event_words import encode_libcaer_cmp
 from training.world.config import TEST_SEEDS, Corruption, Light, WorldConfig
-from training.world.event_packets import encode_libcaer_cmp
 from training.world.rays.cameras import Camera
 from training.world.records import Record, record_sample
 from training.world.render import parse_sensors, world_config

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.images import MAX_PIXELS
 from segrgbx_core.base.samples import Array, Events
-from segrgbx_ros.messages.events.words import EVT3, LIBCAER_CMP, WordDecoder
+from segrgbx_core.sensors.event_words import EVT3, LIBCAER_CMP, WordDecoder
 
 Size = tuple[int, int]
 

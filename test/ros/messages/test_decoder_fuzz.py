@@ -23,13 +23,13 @@ from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import Events
 from segrgbx_core.sensors import EncodingConfig
 from segrgbx_core.sensors.event import TimeSource
+from segrgbx_core.sensors.event_words import encode_evt3, encode_libcaer_cmp
 from segrgbx_ros.config.node import Stream, node_config
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.events import arrays as event_arrays
 from segrgbx_ros.messages.events.packets import ENCODINGS, EventPacketDecoder
 from segrgbx_ros.messages.events.stream import EventStream
 from segrgbx_ros.pairing.pipeline import Pipeline
-from training.world.event_packets import encode_evt3, encode_libcaer_cmp
 
 CASES = int(os.environ.get("SEGRGBX_FUZZ_CASES", "2600"))
 SEED = int(os.environ.get("SEGRGBX_FUZZ_SEED", "0"))

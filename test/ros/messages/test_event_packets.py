@@ -10,9 +10,9 @@ import pytest
 from segrgbx_core.base.errors import DataError, EncodingError
 from segrgbx_core.base.images import MAX_PIXELS
 from segrgbx_core.base.samples import Events
-from segrgbx_ros.messages.events import words as event_words
+from segrgbx_core.sensors import event_words
+from segrgbx_core.sensors.event_words import encode_evt3, encode_libcaer_cmp
 from segrgbx_ros.messages.events.packets import EventPacketDecoder
-from training.world.event_packets import encode_evt3, encode_libcaer_cmp
 
 WIDTH, HEIGHT = 640, 480
 BASE_NS = 1_700_000_000_000_000_000
