@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 
 from segrgbx_core.base.errors import ConfigError
-from segrgbx_core.runtime.checkpoint import default_contract
-from segrgbx_core.runtime.segmenter import MODEL_SIZE, Segmenter
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, default_contract, random_weights
+from segrgbx_core.runtime.exported import ExportedModel
+from segrgbx_core.runtime.segmenter import AnswerSize, Segmenter, load_weights
 from segrgbx_ros.config.node import NodeConfig, OutputConfig, OutputSize
 
 MB = 2**20
@@ -51,36 +53,38 @@ def load_segmenter(config: NodeConfig) -> Segmenter:
     """
     modalities = {section.modality for _, section in config.sections()}
     model, label = config.model, config.label
+    merge_for: Modality | None = None
+    weights: LoadedCheckpoint | ExportedModel
     if model.checkpoint:
-        segmenter = Segmenter.from_checkpoint(
-            Path(model.checkpoint).expanduser(),
-            model,
-            config.sensor,
-            label.space,
-            label.min_confidence,
-            merge_for=next(iter(modalities)) if len(modalities) == 1 else None,
-        )
+        weights = load_weights(Path(model.checkpoint).expanduser(), model)
+        merge_for = next(iter(modalities)) if len(modalities) == 1 else None
     elif model.allow_random_weights:
-        segmenter = Segmenter.from_random_weights(
-            default_contract("tiny"), model, config.sensor, label.space, label.min_confidence
-        )
+        weights = random_weights(default_contract("tiny"))
     else:
         raise ConfigError(
             "model.checkpoint: is empty; give the path of a .safetensors checkpoint, or set "
             "model.allow_random_weights for a dry run"
         )
+    segmenter = Segmenter(
+        weights,
+        model,
+        config.sensor,
+        label.space,
+        label.min_confidence,
+        merge_for,
+        config.output.confidence_kind,
+        _answer_size(config.output),
+    )
     for modality in sorted(modalities):
         segmenter.require(modality)
-    segmenter.confidence_kind = config.output.confidence_kind
-    segmenter.answer_size = _answer_size(config.output)
     _limit_memory(segmenter.device, model.max_memory_mb)
     return segmenter
 
 
-def _answer_size(output: OutputConfig) -> tuple[int, int] | None:
+def _answer_size(output: OutputConfig) -> AnswerSize:
     if output.size is OutputSize.CUSTOM:
         return output.height, output.width
-    return MODEL_SIZE if output.size is OutputSize.MODEL else None
+    return "model" if output.size is OutputSize.MODEL else "rgb"
 
 
 def _limit_memory(device: torch.device, max_mb: int) -> None:

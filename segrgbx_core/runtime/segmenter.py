@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from segrgbx_core.runtime.checkpoint import (
     Contract,
     LoadedCheckpoint,
     load_checkpoint,
-    random_weights,
 )
 from segrgbx_core.runtime.decode import decode_logits
 from segrgbx_core.runtime.devices import flushed_denormals, use_threads
@@ -37,26 +37,23 @@ from segrgbx_core.runtime.scene_cache import Look, SceneCache, thumbnail
 from segrgbx_core.runtime.timing import StageClock
 from segrgbx_core.sensors import SensorConfig, encode
 
-__all__ = ["MODEL_SIZE", "InferenceConfig", "Segmenter"]
+__all__ = ["AnswerSize", "InferenceConfig", "Segmenter"]
 
-MODEL_SIZE = (0, 0)
-"""As `Segmenter.answer_size`: the pixels that RGB takes up in the model's input."""
+AnswerSize: TypeAlias = tuple[int, int] | Literal["rgb", "model"]
+"""Size of an answer: (height, width), the RGB image's, or the pixels that RGB takes up in the
+model's input."""
 
 
 class Segmenter:
-    """Segments RGB-X samples. One thread at a time.
+    """Segments RGB-X samples. Not thread-safe.
 
     Attributes:
         checkpoint: name, hash and contract in use.
-        classes: what the published ids mean.
-        engine: what runs the network.
-        device: where batches lie.
+        classes: the published ids and names.
+        engine: runs the network.
+        device: where batches are.
         precision: fp32, fp16 or bf16.
-        input: size in which the model sees images.
-        min_confidence: pixels whose class is less probable become void, in [0, 1]; may change.
-        confidence_kind: what confidences say; may change.
-        answer_size: (height, width) of answers, `MODEL_SIZE`, or None for the size of each RGB
-            image; may change.
+        input: size of the model's input.
     """
 
     def __init__(
@@ -67,8 +64,10 @@ class Segmenter:
         label_space: str = UNIFIED,
         min_confidence: float = 0.0,
         merge_for: Modality | None = None,
+        confidence_kind: ConfidenceKind = ConfidenceKind.MAX_PROB,
+        answer_size: AnswerSize = "rgb",
     ) -> None:
-        """Takes over the checkpoint's modules: moves them to the device and folds what folds.
+        """Takes ownership of the checkpoint's modules: moves them to the device, folds the head.
 
         Args:
             checkpoint: weights and contract, or an exported model.
@@ -77,19 +76,19 @@ class Segmenter:
             label_space: `unified`, or one of the contract's native spaces.
             min_confidence: pixels whose class is less probable become void, in [0, 1].
             merge_for: the one modality to serve, its LoRA merged into MA-CLIP; None serves all.
+            confidence_kind: meaning of the confidence images.
+            answer_size: size of the label and confidence images.
 
         Raises:
-            ConfigError: when the device, precision or label space cannot be had.
+            ConfigError: when the device, precision or label space is not available.
             CheckpointError: when `merge_for` was not trained.
         """
         config = config or InferenceConfig()
-        if not 0.0 <= min_confidence <= 1.0:
-            raise ConfigError(f"min_confidence: {min_confidence:g} is outside [0, 1]")
         self.checkpoint = checkpoint
         self.sensors = sensors or SensorConfig()
-        self.min_confidence = min_confidence
-        self.confidence_kind = ConfidenceKind.MAX_PROB
-        self.answer_size: tuple[int, int] | None = None
+        self._min_confidence = _checked_confidence(min_confidence)
+        self._confidence_kind = confidence_kind
+        self._answer_size: AnswerSize = answer_size
         self.classes = _published(checkpoint.label_space, label_space)
         self.input = _input(checkpoint.contract.input, config)
         if merge_for is not None:
@@ -111,33 +110,24 @@ class Segmenter:
         label_space: str = UNIFIED,
         min_confidence: float = 0.0,
         merge_for: Modality | None = None,
+        confidence_kind: ConfidenceKind = ConfidenceKind.MAX_PROB,
+        answer_size: AnswerSize = "rgb",
     ) -> Segmenter:
-        """Loads a checkpoint, or the folder of an exported model where `config.backend` says so.
+        """Loads a checkpoint or an exported model; arguments and errors as in `Segmenter`.
 
-        Arguments and errors as in `Segmenter`, `load_checkpoint` and `read_exported`.
+        Raises:
+            CheckpointError: as `load_weights`.
         """
-        config = config or InferenceConfig()
-        # Options first: a wrong device should not cost the time of loading.
-        check_options(config)
-        loaded: LoadedCheckpoint | ExportedModel
-        if config.backend.runs_exported:
-            loaded = read_exported(path)
-        else:
-            refuse_exported(path)
-            loaded = load_checkpoint(path)
-        return cls(loaded, config, sensors, label_space, min_confidence, merge_for)
-
-    @classmethod
-    def from_random_weights(
-        cls,
-        contract: Contract,
-        config: InferenceConfig | None = None,
-        sensors: SensorConfig | None = None,
-        label_space: str = UNIFIED,
-        min_confidence: float = 0.0,
-    ) -> Segmenter:
-        """An untrained segmenter for dry runs without a checkpoint; its labels mean nothing."""
-        return cls(random_weights(contract), config, sensors, label_space, min_confidence)
+        return cls(
+            load_weights(path, config or InferenceConfig()),
+            config,
+            sensors,
+            label_space,
+            min_confidence,
+            merge_for,
+            confidence_kind,
+            answer_size,
+        )
 
     @property
     def contract(self) -> Contract:
@@ -186,6 +176,7 @@ class Segmenter:
         samples: Sequence[RgbxSample],
         streams: Sequence[str] = (),
         label_spaces: Sequence[str] = (),
+        min_confidence: float | None = None,
     ) -> list[Prediction]:
         """Segments samples in one batch, each on the grid of its own RGB image.
 
@@ -194,7 +185,8 @@ class Segmenter:
             streams: where each sample comes from. Samples of one stream follow each other in time
                 and may share a look at the scene (`InferenceConfig.scene`); none: every sample
                 gets its own, whatever the options say.
-            label_spaces: of each answer; none: the one that the segmenter was made with.
+            label_spaces: of each answer; none: the segmenter's own.
+            min_confidence: in place of the segmenter's own.
 
         Returns:
             one answer per sample, in their order.
@@ -216,7 +208,14 @@ class Segmenter:
         modalities = [sample.modality for sample in samples]
         with flushed_denormals():
             answers, ages, timings = self._segment(
-                [sample.rgb for sample in samples], x_images, modalities, looks, label_spaces
+                [sample.rgb for sample in samples],
+                x_images,
+                modalities,
+                looks,
+                label_spaces,
+                self._min_confidence
+                if min_confidence is None
+                else _checked_confidence(min_confidence),
             )
         timings = {"encode": encode_ms, **timings}
         return [
@@ -241,18 +240,18 @@ class Segmenter:
 
     def warm_up(
         self,
-        rgb_size: tuple[int, int] = (0, 0),
+        rgb_size: tuple[int, int] | None = None,
         modalities: Sequence[Modality] = (),
         batch_sizes: Sequence[int] = (1,),
     ) -> None:
         """Runs the model on blank images, so that the first real frame is not the slow one.
 
         Args:
-            rgb_size: (height, width) of the RGB images to come; zeros take the input size.
+            rgb_size: (height, width) of the RGB images to come; None takes the input size.
             modalities: those to come; none takes the first that can be served.
             batch_sizes: batch sizes to come.
         """
-        height, width = rgb_size if min(rgb_size) > 0 else (self.input.height, self.input.width)
+        height, width = rgb_size or (self.input.height, self.input.width)
         served = [self.merge_for] if self.merge_for else list(self.contract.modalities)
         chosen = list(modalities) or served[:1]
         rgb = np.zeros((height, width, 3), np.uint8)
@@ -270,6 +269,7 @@ class Segmenter:
         modalities: Sequence[Modality],
         looks: Sequence[Look] | None = None,
         label_spaces: Sequence[str] = (),
+        min_confidence: float = 0.0,
     ) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], list[int], dict[str, float]]:
         clock = StageClock(self.device)
         spaces = label_spaces or [self.classes.space] * len(rgb_images)
@@ -287,9 +287,9 @@ class Segmenter:
         answers = decode_logits(
             logits,
             [self._answered(spot) for spot in batch.placements],
-            self.min_confidence,
+            min_confidence,
             (self.input.height, self.input.width),
-            self.confidence_kind,
+            self._confidence_kind,
             columns,
         )
         clock.lap("decode")
@@ -309,11 +309,11 @@ class Segmenter:
 
     def _answered(self, spot: Placement) -> Placement:
         """Where a sample lies, with the size of its answer for that of its RGB image."""
-        if self.answer_size is None:
+        if self._answer_size == "rgb":
             return spot
-        height, width = self.answer_size
-        if self.answer_size == MODEL_SIZE:
-            height, width = spot.height, spot.width
+        if self._answer_size == "model":
+            return replace(spot, rgb_height=spot.height, rgb_width=spot.width)
+        height, width = self._answer_size
         return replace(spot, rgb_height=height, rgb_width=width)
 
     def _native_columns(self, label_space: str) -> Tensor | None:
@@ -321,6 +321,26 @@ class Segmenter:
             columns = self.checkpoint.label_space.project_index(label_space)
             self._columns[label_space] = torch.from_numpy(columns).to(self.device)
         return self._columns[label_space]
+
+
+def load_weights(path: Path | str, config: InferenceConfig) -> LoadedCheckpoint | ExportedModel:
+    """Reads a checkpoint, or the folder of an exported model where `config.backend` runs one.
+
+    Raises:
+        ConfigError: when an option does not fit this machine; before anything is read.
+        CheckpointError: as `load_checkpoint` and `read_exported`.
+    """
+    check_options(config)
+    if config.backend.runs_exported:
+        return read_exported(path)
+    refuse_exported(path)
+    return load_checkpoint(path)
+
+
+def _checked_confidence(value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"min_confidence: {value:g} is outside [0, 1]")
+    return value
 
 
 def _input(trained: InputConfig, config: InferenceConfig) -> InputConfig:

@@ -96,8 +96,9 @@ class Session:
         self.segmenter = segmenter
         self._warn = Throttle(lambda text: node.get_logger().warning(text))
         self._pipeline = Pipeline(config, segmenter.contract.encoding)
+        self._predictor = PairPredictor(segmenter, labels, config.label.min_confidence)
         self._worker = Worker(
-            PairPredictor(segmenter, labels),
+            self._predictor,
             config.batch,
             len(config.pairs),
             self._deliver,
@@ -184,15 +185,15 @@ class Session:
         self._reporter.destroy()
         # The executor holds timers, and with them this session, for some rounds more.
         self._worker.close()
-        del self.segmenter
+        del self.segmenter, self._predictor
 
     def configure(self, config: NodeConfig) -> None:
         """Takes changed values of dynamic options."""
         self._config = config
         self._pipeline.configure(config)
         threshold = config.label.min_confidence
-        if threshold != self.segmenter.min_confidence:
-            self.segmenter.min_confidence = threshold
+        if threshold != self._predictor.min_confidence:
+            self._predictor.min_confidence = threshold
             for outputs in self._outputs.values():
                 outputs.publish_labels(threshold)
         self._debug.switch(config.output.publish_debug)
@@ -313,7 +314,7 @@ def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
     try:
         segmenter = loading.load_segmenter(config)
         for _ in range(config.model.warmup_iterations):
-            segmenter.warm_up((0, 0), modalities, range(1, largest + 1))
+            segmenter.warm_up(None, modalities, range(1, largest + 1))
     except Exception as error:
         if not loading.is_out_of_memory(error):
             raise

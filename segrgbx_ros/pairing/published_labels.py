@@ -57,22 +57,30 @@ class PairPredictor:
     Args:
         segmenter: the loaded model.
         labels: by pair.
+        min_confidence: pixels whose class is less probable become void, in [0, 1].
+
+    Attributes:
+        min_confidence: may change between calls.
     """
 
-    def __init__(self, segmenter: Segmenter, labels: Mapping[str, PairLabels]) -> None:
+    def __init__(
+        self, segmenter: Segmenter, labels: Mapping[str, PairLabels], min_confidence: float = 0.0
+    ) -> None:
         self._segmenter = segmenter
         self._labels = labels
+        self.min_confidence = min_confidence
 
     def predict(self, samples: Sequence[RgbxSample], streams: Sequence[str]) -> list[Prediction]:
         """Answers one batch of live samples; `streams` are the names of their pairs."""
         chosen = [self._labels[pair] for pair in streams]
-        answers = self._segmenter.predict(samples, streams, [one.space for one in chosen])
+        spaces = [one.space for one in chosen]
+        answers = self._segmenter.predict(samples, streams, spaces, self.min_confidence)
         return [one.finished(answer) for one, answer in zip(chosen, answers, strict=True)]
 
     def answer(self, sample: RgbxSample, pair: str) -> Prediction:
         """Answers one sample for itself: nothing is kept of others of its pair."""
         chosen = self._labels[pair]
-        (answer,) = self._segmenter.predict([sample], (), [chosen.space])
+        (answer,) = self._segmenter.predict([sample], (), [chosen.space], self.min_confidence)
         return chosen.finished(answer)
 
     def forget(self) -> None:

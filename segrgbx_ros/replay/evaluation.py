@@ -133,7 +133,7 @@ class _Run:
         self.segmenter = segmenter
         self.pipeline = Pipeline(config, segmenter.contract.encoding)
         self.labels: dict[str, PairLabels] = pair_labels(config, segmenter)
-        self._predictor = PairPredictor(segmenter, self.labels)
+        self._predictor = PairPredictor(segmenter, self.labels, config.label.min_confidence)
         self._truths = truths
         self._translate = {
             pair: translator(segmenter.label_space, source.space, self.labels[pair].space)

@@ -47,7 +47,6 @@ class NoModel:
         self.classes = PublishedLabels("none", ("thing",), ((255, 0, 0),), "none")
         self.device = SimpleNamespace(type="cpu")
         self.device_name, self.precision, self.memory = "cpu", "none", 0
-        self.min_confidence = 0.0
         self._answers: dict[tuple[int, ...], Any] = {}
 
     def classes_of(self, label_space: str) -> PublishedLabels:  # noqa: ARG002
@@ -62,6 +61,7 @@ class NoModel:
         samples: Sequence[RgbxSample],
         streams: Sequence[str],  # noqa: ARG002
         label_spaces: Sequence[str],  # noqa: ARG002
+        min_confidence: float,  # noqa: ARG002
     ) -> list[Prediction]:
         """One and the same answer per size."""
         return [self._answer(sample) for sample in samples]

@@ -15,7 +15,7 @@ from segrgbx_core.bench.harness import measure_in_turns, variants, with_changes
 from segrgbx_core.model import PRESETS, build_model
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, ModalityAwareClip
 from segrgbx_core.model.refinement import Structure
-from segrgbx_core.runtime.checkpoint import default_contract, random_checkpoint
+from segrgbx_core.runtime.checkpoint import default_contract, random_checkpoint, random_weights
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import encode
 
@@ -138,7 +138,7 @@ def test_latency_of_a_checkpoint_with_one_modality_merges(tmp_path, capsys):
 
 def test_stages_add_up_to_no_more_than_the_total():
     contract = default_contract("tiny")
-    segmenter = Segmenter.from_random_weights(contract, InferenceConfig(device="cpu"))
+    segmenter = Segmenter(random_weights(contract), InferenceConfig(device="cpu"))
     samples = [made_up_sample(MODALITIES[1], 64, 64)]
     stages = measure(segmenter, samples, repeats=1, warm_up=0)
     parts = sum(times["median_ms"] for stage, times in stages.items() if stage != "total")

@@ -9,9 +9,14 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Events, RgbxSample, XForm
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.runtime.batch import InputConfig, ResizeMode
-from segrgbx_core.runtime.checkpoint import default_contract, load_checkpoint, random_checkpoint
+from segrgbx_core.runtime.checkpoint import (
+    default_contract,
+    load_checkpoint,
+    random_checkpoint,
+    random_weights,
+)
 from segrgbx_core.runtime.devices import choose_device, choose_precision
-from segrgbx_core.runtime.segmenter import MODEL_SIZE, InferenceConfig, Segmenter
+from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.runtime.timing import StageClock
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 
@@ -182,8 +187,12 @@ def test_uncertain_pixels_become_void(checkpoint, segmenter):
     assert void.any()
     assert not void.all()
     assert answer.confidence[void].max() <= answer.confidence[~void].min()
+    [asked] = segmenter.predict([given], min_confidence=middle)
+    assert np.array_equal(asked.labels, answer.labels)
     with pytest.raises(ConfigError, match="outside"):
         Segmenter.from_checkpoint(checkpoint, CPU, min_confidence=2.0)
+    with pytest.raises(ConfigError, match="outside"):
+        segmenter.predict([given], min_confidence=-0.1)
 
 
 def test_untrained_modalities_are_refused(tmp_path):
@@ -272,7 +281,7 @@ def test_weights_stay_as_loaded(checkpoint):
 
 
 def test_random_weights_need_no_file():
-    segmenter = Segmenter.from_random_weights(default_contract("tiny"), CPU)
+    segmenter = Segmenter(random_weights(default_contract("tiny")), CPU)
     assert segmenter.contract.is_random
     assert segmenter.checkpoint.hash == ""
     assert segmenter.predict([sample()])[0].labels.shape == (72, 96)
@@ -363,14 +372,14 @@ def test_samples_of_a_batch_may_ask_for_different_label_spaces(checkpoint, segme
 
 
 def test_answers_may_have_another_size(checkpoint):
-    one = Segmenter.from_checkpoint(checkpoint, CPU)
     given = [sample(), sample(height=40, width=50)]
-    one.answer_size = (30, 20)
-    assert [answer.labels.shape for answer in one.predict(given)] == [(30, 20)] * 2
-    one.answer_size = MODEL_SIZE
-    assert [answer.confidence.shape for answer in one.predict(given)] == [(64, 96)] * 2
-    boxed = Segmenter.from_checkpoint(
-        checkpoint, InferenceConfig(device="cpu", resize_mode="letterbox")
-    )
-    boxed.answer_size = MODEL_SIZE
-    assert boxed.predict(given[1:])[0].labels.shape == (64, 80)
+
+    def sizes(answer_size, config=CPU):
+        one = Segmenter.from_checkpoint(checkpoint, config, answer_size=answer_size)
+        return [answer.confidence.shape for answer in one.predict(given)]
+
+    assert sizes("rgb") == [(72, 96), (40, 50)]
+    assert sizes((30, 20)) == [(30, 20)] * 2
+    assert sizes("model") == [(64, 96)] * 2
+    boxed = InferenceConfig(device="cpu", resize_mode="letterbox")
+    assert sizes("model", boxed) == [(64, 85), (64, 80)]

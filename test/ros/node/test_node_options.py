@@ -103,8 +103,9 @@ def test_the_kind_of_confidence(rig, checkpoint, kind):
     ask(one, rgb=header(fill_image(Image(), rgb, "rgb8")), x=x_image(0, counts))
     one.until(lambda: heard)
     config = InferenceConfig(input_height=64, input_width=64)
-    segmenter = Segmenter.from_checkpoint(checkpoint, config, merge_for=Modality.THERMAL)
-    segmenter.confidence_kind = kind
+    segmenter = Segmenter.from_checkpoint(
+        checkpoint, config, merge_for=Modality.THERMAL, confidence_kind=kind
+    )
     (answer,) = segmenter.predict([RgbxSample(rgb, counts, Modality.THERMAL)])
     np.testing.assert_array_equal(image_array(heard[0]), answer.confidence)
 

@@ -9,7 +9,7 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import unified_label_space
-from segrgbx_core.runtime.checkpoint import default_contract
+from segrgbx_core.runtime.checkpoint import default_contract, random_weights
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_ros.config.node import node_config
 from segrgbx_ros.messages.labels import label_map_text
@@ -26,7 +26,7 @@ NAMES = unified_label_space().names
 @pytest.fixture(scope="module")
 def segmenter():
     config = InferenceConfig(device="cpu", input_height=64, input_width=64)
-    return Segmenter.from_random_weights(default_contract("tiny"), config)
+    return Segmenter(random_weights(default_contract("tiny")), config)
 
 
 @pytest.fixture
