@@ -11,7 +11,7 @@ from std_msgs.msg import Float64
 
 from segrgbx_core.base.samples import Prediction
 from segrgbx_core.sync.counts import NS_PER_MS
-from segrgbx_ros.pairing.pipeline import PairedMessages
+from segrgbx_ros.pairing.pipeline import Pair
 
 STAGES = ("preprocess", "inference", "postprocess", "total", "age", "sync_dt")
 """Three stages of a pass, arrival of RGB to now, its stamp to now, and how far apart X's is."""
@@ -45,7 +45,7 @@ class DebugOutputs:
                     self._node.destroy_publisher(publisher)
                 self._publishers = {}
 
-    def publish(self, paired: PairedMessages, answer: Prediction) -> None:
+    def publish(self, paired: Pair, answer: Prediction) -> None:
         """Publishes the durations of one answer; in the worker's thread."""
         if not self._publishers:
             return
@@ -55,14 +55,14 @@ class DebugOutputs:
                 if stage in durations:
                     publisher.publish(Float64(data=float(durations[stage])))
 
-    def _durations(self, paired: PairedMessages, answer: Prediction) -> dict[str, float]:
+    def _durations(self, paired: Pair, answer: Prediction) -> dict[str, float]:
         """In ms, by stage; a stage that this answer does not have is left out."""
         durations = dict.fromkeys(STAGES[:3], 0.0) if answer.timings_ms else {}
         for name, value in answer.timings_ms.items():
             durations[_STAGE_OF.get(name, "inference")] += value
-        durations["total"] = (time.time_ns() - paired.arrived_ns) / NS_PER_MS
+        durations["total"] = (time.time_ns() - paired.arrival_ns) / NS_PER_MS
         now_ns = self._node.get_clock().now().nanoseconds
-        durations["age"] = (now_ns - paired.stamp_ns) / NS_PER_MS
+        durations["age"] = (now_ns - paired.rgb_stamp_ns) / NS_PER_MS
         if paired.dt_ns is not None:
             durations["sync_dt"] = paired.dt_ns / NS_PER_MS
         return durations

@@ -139,7 +139,7 @@ class Reporter:
 
     def _pair(self, watch: PairWatch, inputs: Inputs, now_ns: int) -> list[Status]:
         silences = inputs.silences(watch.pair, now_ns)
-        counts = self._pipeline.counts(watch.pair)
+        counts = self._pipeline[watch.pair].counts
         notes = self._notes(watch.pair, counts)
         state = diagnostics.input_status(watch, silences, self._config.diagnostics, notes)
         config = self._pipeline.config
@@ -158,7 +158,7 @@ class Reporter:
     def _notes(self, pair: str, counts: AlignCounts) -> list[str]:
         """What a pair's answers lack, one sentence each."""
         found = []
-        if self._pipeline.info(pair, Stream.RGB_INFO) is None:
+        if self._pipeline[pair].info(Stream.RGB_INFO) is None:
             found.append(self.outputs[pair].lacking(self._pipeline.config.output))
         lost = counts.lost_events - self._lost_events[pair]
         self._lost_events[pair] = counts.lost_events

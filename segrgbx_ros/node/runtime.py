@@ -22,7 +22,7 @@ from segrgbx_ros.node.outputs import PairOutputs
 from segrgbx_ros.node.reporter import Reporter
 from segrgbx_ros.node.stream_health import InputWatch, Throttle
 from segrgbx_ros.node.worker import Memory, Worker
-from segrgbx_ros.pairing.pipeline import PairedMessages, Pipeline
+from segrgbx_ros.pairing.pipeline import Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor
 
 if TYPE_CHECKING:
@@ -216,9 +216,9 @@ class Session:
         pipeline = Pipeline(self._config, self.segmenter.contract.encoding)
         for pair in self._config.pairs:
             for stream in self._config.info_streams(pair):
-                info = self._pipeline.info(pair, stream)
+                info = self._pipeline[pair].info(stream)
                 if info is not None:
-                    pipeline.push(pair, stream, info, 0)
+                    pipeline.push_message(pair, stream, info, 0)
         return pipeline
 
     def _on_message(
@@ -234,7 +234,7 @@ class Session:
             text = f"topic '{watch.topic}': stamp is zero; let the driver set header.stamp"
             self._refuse(pair, "zero_stamp", text)
         try:
-            pairs = self._pipeline.push(pair, stream, message, now_ns)
+            pairs = self._pipeline.push_message(pair, stream, message, now_ns)
         except EncodingError as error:  # of events, which are decoded at once
             self._refuse(pair, "message", str(error))
             return
@@ -243,11 +243,11 @@ class Session:
             self._refuse(pair, "exception", f"{text}\n{traceback.format_exc()}")
             return
         if self._inputs is not None:
-            self._inputs.watches[pair].stream_lost = self._pipeline.num_lost(pair)
+            self._inputs.watches[pair].stream_lost = self._pipeline[pair].num_lost
         self._submit(pairs, now_ns)
 
     def _on_info(self, pair: str, stream: Stream, info: Any) -> None:
-        self._pipeline.push(pair, stream, info, 0)
+        self._pipeline.push_message(pair, stream, info, 0)
 
     def _on_deadline(self) -> None:
         self._deadline.cancel()
@@ -264,13 +264,13 @@ class Session:
         self._deadline.timer_period_ns = max(NS_PER_MS, delay_ns)
         self._deadline.reset()
 
-    def _submit(self, pairs: Sequence[PairedMessages], now_ns: int) -> None:
+    def _submit(self, pairs: Sequence[Pair], now_ns: int) -> None:
         if self._inputs is None:
             return
         for paired in pairs:
-            watch = self._inputs.watches[paired.pair]
+            watch = self._inputs.watches[paired.name]
             watch.paired(time.monotonic_ns(), paired.dt_ns, paired.held)
-            if self._limit.allows(paired.pair, paired.stamp_ns, self._config.rate.max_hz):
+            if self._limit.allows(paired.name, paired.rgb_stamp_ns, self._config.rate.max_hz):
                 self._worker.submit(paired)
             else:
                 watch.limited += 1
@@ -278,15 +278,15 @@ class Session:
         if deadline_ns is not None and self._deadline.is_canceled():
             self._arm(deadline_ns - now_ns)
 
-    def _deliver(self, paired: PairedMessages, sample: RgbxSample, answer: Prediction) -> None:
+    def _deliver(self, paired: Pair, sample: RgbxSample, answer: Prediction) -> None:
         """In the worker's thread."""
-        self._outputs[paired.pair].publish(
-            paired.rgb.header, sample, answer, self._config.output, paired.registrar.rgb_info
+        self._outputs[paired.name].publish(
+            paired.rgb.header, sample, answer, self._config.output, paired.rgb_info
         )
         self._debug.publish(paired, answer)
         inputs = self._inputs
         if inputs is not None:
-            inputs.watches[paired.pair].last_bad = ""
+            inputs.watches[paired.name].last_bad = ""
 
     def _refuse(self, pair: str, cause: str, text: str) -> None:
         """In the worker's thread and in callbacks."""

@@ -18,7 +18,7 @@ from segrgbx_core.base.errors import SegrgbxError
 from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import BatchConfig
-from segrgbx_ros.pairing.pipeline import PairedMessages
+from segrgbx_ros.pairing.pipeline import Pair
 
 
 class Predictor(Protocol):
@@ -33,10 +33,10 @@ class Predictor(Protocol):
         ...
 
 
-Deliver = Callable[[PairedMessages, RgbxSample, Prediction], None]
+Deliver = Callable[[Pair, RgbxSample, Prediction], None]
 Complain = Callable[[str, str, str], None]  # pair, cause, message
-Decoded = tuple[PairedMessages, RgbxSample]
-Answer = tuple[PairedMessages, RgbxSample, Prediction]
+Decoded = tuple[Pair, RgbxSample]
+Answer = tuple[Pair, RgbxSample, Prediction]
 T = TypeVar("T")
 
 OUT_OF_MEMORY = "out_of_memory"
@@ -142,7 +142,7 @@ class Worker:
         self._began: float | None = None
         self._ready = threading.Condition()
         self._depth = depth
-        self._slots: dict[str, deque[PairedMessages]] = {}
+        self._slots: dict[str, deque[Pair]] = {}
         # How often all was cleared: by now, and when the batch was taken that is in a pass.
         self._clearings = self._clearings_before = 0
         self._delivers = False
@@ -151,10 +151,10 @@ class Worker:
         self._runs = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, paired: PairedMessages) -> None:
+    def submit(self, paired: Pair) -> None:
         """Offers a pair; where its name's places are taken, the oldest gives way to it."""
         with self._ready:
-            waiting = self._slots.setdefault(paired.pair, deque())
+            waiting = self._slots.setdefault(paired.name, deque())
             if len(waiting) == self._depth:
                 waiting.popleft()
                 self._report.replaced += 1
@@ -240,7 +240,7 @@ class Worker:
             self._ask([one for paired in batch if (one := self._decoded(paired)) is not None])
             self._began = None
 
-    def _take(self) -> list[PairedMessages] | None:
+    def _take(self) -> list[Pair] | None:
         """The next batch in order of arrival, None when stopped."""
         with self._ready:
             self._ready.wait_for(lambda: self._slots or not self._runs)
@@ -253,7 +253,7 @@ class Worker:
             self._clearings_before = self._clearings
             return [self._next(name) for name in list(self._slots)[: self._capacity]]
 
-    def _next(self, name: str) -> PairedMessages:
+    def _next(self, name: str) -> Pair:
         """The oldest pair of a name; if more wait, the name goes to the end of the line."""
         waiting = self._slots.pop(name)
         paired = waiting.popleft()
@@ -261,7 +261,7 @@ class Worker:
             self._slots[name] = waiting
         return paired
 
-    def _decoded(self, paired: PairedMessages) -> Decoded | None:
+    def _decoded(self, paired: Pair) -> Decoded | None:
         """Messages with their sample; None where there is none, which is counted."""
         sample, failure = self._tried(paired.sample)
         if failure is not None:
@@ -292,14 +292,14 @@ class Worker:
             self._must_forget = False
             self._predictor.forget()
         predictions = self._predictor.predict(
-            [sample for _, sample in batch], [paired.pair for paired, _ in batch]
+            [sample for _, sample in batch], [paired.name for paired, _ in batch]
         )
         with self._ready:
             self._report.batches += 1
             self._report.timings_ms.update(predictions[0].timings_ms)
         return [(*one, answer) for one, answer in zip(batch, predictions, strict=True)]
 
-    def _hand_out(self, paired: PairedMessages, sample: RgbxSample, answer: Prediction) -> None:
+    def _hand_out(self, paired: Pair, sample: RgbxSample, answer: Prediction) -> None:
         with self._ready:
             if self._given_up():
                 return
@@ -310,17 +310,17 @@ class Worker:
             self._ready.notify_all()
             if failure is None:
                 self._report.answered += 1
-                waited_ns = time.time_ns() - paired.arrived_ns
+                waited_ns = time.time_ns() - paired.arrival_ns
                 self._report.latencies_ms.append(waited_ns / NS_PER_MS)
         if failure is not None:
             self._fail(paired, failure)
 
-    def _fail(self, paired: PairedMessages, failure: _Failure) -> None:
+    def _fail(self, paired: Pair, failure: _Failure) -> None:
         with self._ready:
             if self._given_up():
                 return
             self._report.failed[failure.cause] += 1
-        self._complain(paired.pair, failure.cause, failure.text)
+        self._complain(paired.name, failure.cause, failure.text)
 
     def _given_up(self, number: int = 1) -> bool:
         """Counts so many pairs as cleared, where all was cleared since the batch was taken."""

@@ -1,13 +1,13 @@
 """From messages to samples: pairing by stamp and decoding, the same live and in replay.
 
-Neither ROS nor torch: whoever receives messages calls `push` with them, live node and replay
-alike, so both make the same pairs. Decoding is put off until someone asks for the sample, because
-a pair that a newer one replaces is never looked at.
+Neither ROS nor torch: whoever receives messages calls `push_message` with them, live node and
+replay alike, so both make the same pairs. Decoding is put off until someone asks for the sample,
+because a pair that a newer one replaces is never looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +19,12 @@ from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
 from segrgbx_core.sensors import EncodingConfig
 from segrgbx_core.sync.aligner import AlignCounts, Match, PairAligner, event_aligner
 from segrgbx_core.sync.counts import NS_PER_MS
-from segrgbx_ros.config.node import ANGLES, NodeConfig, PairConfig, Stream, XSource
+from segrgbx_ros.config.node import NodeConfig, PairConfig, Stream, XSource
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.events.stream import EventStream
-from segrgbx_ros.pairing.angles import AngleSets
 from segrgbx_ros.pairing.registration import Registrar
 
-__all__ = ["PairedMessages", "Pipeline", "Stream"]
+__all__ = ["Pair", "PairPipeline", "Pipeline", "SampleReader", "Stream"]
 
 
 _GREY = ("mono8", "8UC1", "mono16", "16UC1")
@@ -40,96 +39,103 @@ _RAW = {
     Modality.EVENT: (),
 }
 _PICTURE = (*_GREY, *messages.COLOUR_ENCODINGS)
+_ANGLES_IN_ORDER = (Stream.I0, Stream.I45, Stream.I90, Stream.I135)
+_MAX_INCOMPLETE = 8
+"""Exposures that may lack an angle at a time; drivers of one sensor are never this far apart."""
 
 
-@dataclass(frozen=True)
-class _Received:
-    message: Any
-    now_ns: int
-
-
-@dataclass(frozen=True, eq=False)
-class PairedMessages:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pair(Match[Any, Any]):
     """Messages that belong together, not decoded yet.
 
+    `rgb` is the RGB message, whose header is the header of every answer. `x` is the X message,
+    four of them (one per polarizer angle), or the events of the window that ends at RGB's stamp
+    (on the clock of X; held ones are moved there); None where the policy lets RGB go alone.
+
     Attributes:
-        pair: name of the RGB-X pair.
-        options: the pair's section.
-        rgb_topic: where `rgb` came from, for error messages.
-        x_topic: where `x` came from.
-        rgb: the RGB message; its header is the header of every answer.
-        x: the X message, four of them (one per polarizer angle), or the events of the window that
-            ends at RGB's stamp (on the clock of X; held ones are moved there); None where the
-            policy lets RGB go alone.
-        stamp_ns: RGB's stamp in ns.
-        x_stamp_ns: X's stamp in ns, None without X.
-        dt_ns: stamp of X minus stamp of RGB minus the pair's offset, in ns, None without X.
-        held: True where X was already used with an earlier RGB.
-        arrived_ns: the `now_ns` that RGB was pushed with.
-        registrar: puts X onto RGB's grid.
+        name: of the RGB-X pair.
+        reader: decodes the messages.
+        rgb_info: newest calibration of RGB by then, None before the first.
+        x_info: newest calibration of X by then, None before the first.
     """
 
-    pair: str
-    options: PairConfig
-    rgb_topic: str
-    x_topic: str
-    rgb: Any
-    x: Any | None
-    stamp_ns: int
-    x_stamp_ns: int | None
-    dt_ns: int | None
-    held: bool
-    arrived_ns: int
-    registrar: Registrar
+    name: str
+    reader: SampleReader
+    rgb_info: Any = None
+    x_info: Any = None
+
+    @property
+    def offset_ns(self) -> int:
+        """The `x_offset_ms` that it was paired with, in ns; 0 without X."""
+        if self.x_stamp_ns is None or self.dt_ns is None:
+            return 0
+        return self.x_stamp_ns - self.rgb_stamp_ns - self.dt_ns
 
     def sample(self) -> RgbxSample:
-        """Decodes both messages.
+        """Decodes both messages and puts X onto RGB's grid.
 
         Raises:
             EncodingError: naming the topic, what is wrong with its message and what is allowed.
         """
+        return self.reader.read(self)
+
+
+class SampleReader:
+    """Decodes the messages of one pair.
+
+    Args:
+        name: of the pair.
+        config: options of node and replay.
+        encoding: how the checkpoint wants X drawn.
+    """
+
+    def __init__(self, name: str, config: NodeConfig, encoding: EncodingConfig) -> None:
+        self._options = config.pair(name)
+        self._rgb_topic = config.topic(name, Stream.RGB)
+        self._x_topic = config.topic(name, next(iter(self._options.x_streams.values())))
+        self._registrar = Registrar(name, self._options, encoding, config.sensor)
+
+    def read(self, pair: Pair) -> RgbxSample:
+        """See `Pair.sample`."""
         try:
-            rgb = messages.rgb_array(self.rgb)
+            rgb = messages.rgb_array(pair.rgb)
         except EncodingError as error:
-            raise EncodingError(f"topic '{self.rgb_topic}': {error}") from None
-        x, form = self._x(rgb)
+            raise EncodingError(f"topic '{self._rgb_topic}': {error}") from None
+        x, form = self._x(pair, rgb)
         sample = RgbxSample(
             rgb=rgb,
             x=x,
-            modality=self.options.modality,
-            stamp_ns=self.stamp_ns,
-            frame_id=str(self.rgb.header.frame_id),
+            modality=self._options.modality,
+            stamp_ns=pair.rgb_stamp_ns,
+            frame_id=str(pair.rgb.header.frame_id),
             x_form=form,
         )
-        if self.x is None:
+        if pair.x is None:
             return sample
         try:
-            return self.registrar.register(sample)
+            return self._registrar.register(sample, pair.rgb_info, pair.x_info)
         except EncodingError as error:
-            raise EncodingError(f"pair '{self.pair}': {error}") from None
+            raise EncodingError(f"pair '{pair.name}': {error}") from None
 
-    def _x(self, rgb: Array) -> tuple[Array | Events, XForm]:
-        if (
-            self.x is None
-        ):  # RGB alone: a black picture of X, as modality dropout in training shows it
+    def _x(self, pair: Pair, rgb: Array) -> tuple[Array | Events, XForm]:
+        x = pair.x
+        if x is None:  # RGB alone: a black picture of X, as modality dropout in training shows it
             return np.zeros(rgb.shape, np.uint8), XForm.IMAGE
-        if isinstance(self.x, Events):
-            times = self.x.t_ns - _offset_ns(self.options)
-            return replace(self.x, t_ns=times), XForm.RAW
+        if isinstance(x, Events):
+            return replace(x, t_ns=x.t_ns - pair.offset_ns), XForm.RAW
         try:
-            if isinstance(self.x, tuple):
-                planes = [self._pixels(message) for message in self.x]
-                return _stacked(planes), self.options.x_form
-            return self._pixels(self.x), self.options.x_form
+            if isinstance(x, tuple):
+                return _stacked([self._pixels(message) for message in x]), self._options.x_form
+            return self._pixels(x), self._options.x_form
         except EncodingError as error:
-            place = f"topic '{self.x_topic}' ({self.options.modality})"
+            place = f"topic '{self._x_topic}' ({self._options.modality})"
             raise EncodingError(f"{place}: {error}") from None
 
     def _pixels(self, message: Any) -> Array:
-        modality, form = self.options.modality, self.options.x_form
+        modality, form = self._options.modality, self._options.x_form
         return messages.any_array(
             message,
-            self.options.x_encoding,
+            self._options.x_encoding,
             allowed=_PICTURE if form is XForm.IMAGE else _RAW[modality],
             mosaic=modality is Modality.POLARIZATION and form is XForm.RAW,
         )
@@ -142,159 +148,205 @@ def _stacked(planes: list[Array]) -> Array:
     return np.stack(planes, axis=-1)
 
 
-class Pipeline:
-    """Pairs the messages of every RGB-X pair by stamp.
+class AngleSets:
+    """Four images of one exposure, one topic per polarizer angle, put together by their stamp.
 
-    Not thread-safe: one thread pushes and polls. Times called `now_ns` only need to come from one
-    clock that does not run backward; stamps come from the messages.
+    Attributes:
+        num_incomplete: exposures given up because an angle did not come.
     """
+
+    def __init__(self) -> None:
+        self._sets: dict[int, dict[Stream, Any]] = {}
+        self.num_incomplete = 0
+
+    def add_image(self, stream: Stream, stamp_ns: int, message: Any) -> tuple[Any, ...] | None:
+        """The messages at 0, 45, 90 and 135 degrees once all four of a stamp have come."""
+        exposure = self._sets.setdefault(stamp_ns, {})
+        exposure[stream] = message
+        if len(exposure) == len(_ANGLES_IN_ORDER):
+            del self._sets[stamp_ns]
+            return tuple(exposure[angle] for angle in _ANGLES_IN_ORDER)
+        if len(self._sets) > _MAX_INCOMPLETE:
+            del self._sets[next(iter(self._sets))]
+            self.num_incomplete += 1
+        return None
+
+    def clear(self) -> None:
+        """Forgets what is incomplete."""
+        self._sets.clear()
+
+
+class PairPipeline:
+    """Pairs the messages of one RGB-X pair by stamp.
+
+    Not thread-safe. Times called `now_ns` only need to come from one clock that does not run
+    backward; stamps come from the messages.
+
+    Attributes:
+        name: of the pair.
+    """
+
+    def __init__(self, name: str, config: NodeConfig, encoding: EncodingConfig) -> None:
+        self.name = name
+        section = config.pair(name)
+        self._events_topic = config.topic(name, Stream.EVENTS)
+        self._events: EventStream | None = None
+        self._aligner: PairAligner[Any, Any]
+        sync, offset_ns = config.sync, _offset_ns(section)
+        if section.x_stream is Stream.EVENTS:
+            window_ns = round(encoding.event.window_ms * NS_PER_MS)
+            max_bytes = config.sensor.event.max_buffer_mb << 20
+            self._events = EventStream(config.sensor.event.time_source)
+            self._aligner = event_aligner(sync, window_ns, offset_ns, max_bytes)
+        else:
+            self._aligner = PairAligner(sync, offset_ns)
+        self._angles = AngleSets() if section.x_source is XSource.ANGLES else None
+        self._reader = SampleReader(name, config, encoding)
+        self._infos: dict[Stream, Any] = {}
+
+    @property
+    def counts(self) -> AlignCounts:
+        """What became of the messages so far."""
+        return self._aligner.counts
+
+    @property
+    def num_lost(self) -> int:
+        """Event packets missing between those that came, or exposures that lack an angle."""
+        if self._angles is not None:
+            return self._angles.num_incomplete
+        return 0 if self._events is None else self._events.num_lost
+
+    def configure(self, config: NodeConfig) -> None:
+        """Takes changed values of dynamic options; what waits stays."""
+        self._aligner.configure(config.sync, _offset_ns(config.pair(self.name)))
+
+    def push_message(
+        self, stream: Stream, message: Any, now_ns: int, stamp_ns: int | None = None
+    ) -> list[Pair]:
+        """Takes one message; gives back the pairs that are complete now, in the order of RGB.
+
+        Args:
+            stream: which input it came on.
+            message: of rclpy or rosbags.
+            now_ns: when it arrived.
+            stamp_ns: its stamp, where the caller has read it already.
+
+        Raises:
+            EncodingError: when a message of events cannot be decoded; images are decoded later.
+        """
+        if stream in (Stream.RGB_INFO, Stream.X_INFO):
+            self._infos[stream] = message
+            return []
+        if stamp_ns is None:
+            stamp_ns = messages.stamp_ns(message)
+        if stream is Stream.RGB:
+            return self._pairs(self._aligner.push_rgb(stamp_ns, message, now_ns))
+        if self._events is not None:
+            return self._push_events(self._events, message, now_ns, stamp_ns)
+        if self._angles is not None:
+            message = self._angles.add_image(stream, stamp_ns, message)
+            if message is None:
+                return []
+        return self._pairs(self._aligner.push_x(stamp_ns, message, now_ns))
+
+    def poll(self, now_ns: int) -> list[Pair]:
+        """Pairs whose waiting time is over at `now_ns`."""
+        return self._pairs(self._aligner.poll(now_ns))
+
+    def flush(self) -> list[Pair]:
+        """Resolves all that waits; for the end of a recording."""
+        return self._pairs(self._aligner.flush())
+
+    def clear(self) -> None:
+        """Forgets all messages that wait; calibrations stay."""
+        self._aligner.clear()
+        if self._events is not None:
+            self._events.reset()
+        if self._angles is not None:
+            self._angles.clear()
+
+    def info(self, stream: Stream) -> Any | None:
+        """The newest calibration that came on a topic, None before the first."""
+        return self._infos.get(stream)
+
+    def next_deadline_ns(self) -> int | None:
+        """When `poll` will have something to do at the latest, None when nothing waits."""
+        return self._aligner.next_deadline_ns()
+
+    def _push_events(
+        self, events: EventStream, message: Any, now_ns: int, stamp_ns: int
+    ) -> list[Pair]:
+        try:
+            taken = events.take(message)
+        except EncodingError as error:
+            raise EncodingError(f"topic '{self._events_topic}' (event): {error}") from None
+        if taken is None:
+            return []
+        # An unset stamp says nothing about the sensor's clock; the aligner counts and drops it.
+        reached_ns = taken.reached_ns if stamp_ns > 0 else 0
+        return self._pairs(self._aligner.push_x(reached_ns, taken.events, now_ns))
+
+    def _pairs(self, matches: Iterable[Match[Any, Any]]) -> list[Pair]:
+        rgb_info, x_info = self.info(Stream.RGB_INFO), self.info(Stream.X_INFO)
+        return [
+            Pair(
+                **vars(match),
+                name=self.name,
+                reader=self._reader,
+                rgb_info=rgb_info,
+                x_info=x_info,
+            )
+            for match in matches
+        ]
+
+
+class Pipeline:
+    """Pairs the messages of every RGB-X pair; one `PairPipeline` each."""
 
     def __init__(self, config: NodeConfig, encoding: EncodingConfig) -> None:
         self._config = config
-        self._encoding = encoding
-        self._aligners = {name: self._aligner(section) for name, section in config.sections()}
-        self._events = {
-            name: EventStream(config.sensor.event.time_source)
-            for name, section in config.sections()
-            if section.x_stream is Stream.EVENTS
-        }
-        self._angles = {
-            name: AngleSets()
-            for name, section in config.sections()
-            if section.x_source is XSource.ANGLES
-        }
-        self._infos: dict[tuple[str, Stream], Any] = {}
+        self._pairs = {name: PairPipeline(name, config, encoding) for name in config.pairs}
+
+    def __getitem__(self, pair: str) -> PairPipeline:
+        return self._pairs[pair]
+
+    def __iter__(self) -> Iterator[PairPipeline]:
+        return iter(self._pairs.values())
 
     @property
     def config(self) -> NodeConfig:
         """The options in force."""
         return self._config
 
-    @property
-    def encoding(self) -> EncodingConfig:
-        """How the checkpoint wants X drawn."""
-        return self._encoding
-
     def configure(self, config: NodeConfig) -> None:
         """Takes changed values of dynamic options; what waits stays."""
         self._config = config
-        for name, section in config.sections():
-            self._aligners[name].configure(config.sync, _offset_ns(section))
+        for one in self:
+            one.configure(config)
 
-    def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[PairedMessages]:
-        """Takes one message; gives back the pairs that are complete now, in the order of RGB.
+    def push_message(
+        self, pair: str, stream: Stream, message: Any, now_ns: int, stamp_ns: int | None = None
+    ) -> list[Pair]:
+        """See `PairPipeline.push_message`."""
+        return self._pairs[pair].push_message(stream, message, now_ns, stamp_ns)
 
-        Raises:
-            EncodingError: when a message of events cannot be decoded; images are decoded later.
-        """
-        if stream is Stream.EVENTS:
-            return self._push_events(pair, message, now_ns)
-        if stream in (Stream.RGB_INFO, Stream.X_INFO):
-            self._infos[pair, stream] = message
-            return []
-        aligner, stamp = self._aligners[pair], messages.stamp_ns(message)
-        if stream in ANGLES.values():
-            message = self._angles[pair].take(stream, stamp, message)
-            if message is None:
-                return []
-        received = _Received(message, now_ns)
-        if stream is Stream.RGB:
-            return self._paired(pair, aligner.push_rgb(stamp, received, now_ns))
-        return self._paired(pair, aligner.push_x(stamp, received, now_ns))
+    def poll(self, now_ns: int) -> list[Pair]:
+        """Pairs of any name whose waiting time is over at `now_ns`."""
+        return [pair for one in self for pair in one.poll(now_ns)]
 
-    def poll(self, now_ns: int) -> list[PairedMessages]:
-        """Pairs whose waiting time is over at `now_ns`."""
-        return [
-            paired
-            for pair, aligner in self._aligners.items()
-            for paired in self._paired(pair, aligner.poll(now_ns))
-        ]
-
-    def flush(self) -> list[PairedMessages]:
+    def flush(self) -> list[Pair]:
         """Resolves all that waits; for the end of a recording."""
-        return [
-            paired
-            for pair, aligner in self._aligners.items()
-            for paired in self._paired(pair, aligner.flush())
-        ]
+        return [pair for one in self for pair in one.flush()]
 
     def clear(self) -> None:
         """Forgets all messages that wait."""
-        for aligner in self._aligners.values():
-            aligner.clear()
-        for events in self._events.values():
-            events.reset()
-        for angles in self._angles.values():
-            angles.clear()
-
-    def info(self, pair: str, stream: Stream) -> Any | None:
-        """The newest calibration that came on a topic, None before the first."""
-        return self._infos.get((pair, stream))
-
-    def counts(self, pair: str) -> AlignCounts:
-        """What became of the messages of a pair so far."""
-        return self._aligners[pair].counts
-
-    def num_lost(self, pair: str) -> int:
-        """Event packets missing between those that came, or exposures that lack an angle."""
-        if pair in self._angles:
-            return self._angles[pair].num_incomplete
-        events = self._events.get(pair)
-        return 0 if events is None else events.num_lost
+        for one in self:
+            one.clear()
 
     def next_deadline_ns(self) -> int | None:
         """When `poll` will have something to do at the latest, None when nothing waits."""
-        deadlines = (aligner.next_deadline_ns() for aligner in self._aligners.values())
+        deadlines = (one.next_deadline_ns() for one in self)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
-
-    def _aligner(self, section: PairConfig) -> PairAligner[_Received, Any]:
-        sync, offset_ns = self._config.sync, _offset_ns(section)
-        if section.x_stream is Stream.X:
-            return PairAligner[_Received, _Received](sync, offset_ns)
-        window_ns = round(self._encoding.event.window_ms * NS_PER_MS)
-        max_bytes = self._config.sensor.event.max_buffer_mb << 20
-        return event_aligner(sync, window_ns, offset_ns, max_bytes)
-
-    def _push_events(self, pair: str, message: Any, now_ns: int) -> list[PairedMessages]:
-        try:
-            taken = self._events[pair].take(message)
-        except EncodingError as error:
-            topic = self._config.topic(pair, Stream.EVENTS)
-            raise EncodingError(f"topic '{topic}' (event): {error}") from None
-        if taken is None:
-            return []
-        # An unset stamp says nothing about the sensor's clock; the aligner counts and drops it.
-        reached_ns = taken.reached_ns if messages.stamp_ns(message) > 0 else 0
-        matches = self._aligners[pair].push_x(reached_ns, taken.events, now_ns)
-        return self._paired(pair, matches)
-
-    def _paired(self, pair: str, matches: Iterable[Match[_Received, Any]]) -> list[PairedMessages]:
-        config, section = self._config, self._config.pair(pair)
-        registrar = Registrar(
-            pair,
-            section,
-            self._encoding,
-            config.sensor,
-            self.info(pair, Stream.RGB_INFO),
-            self.info(pair, Stream.X_INFO),
-        )
-        return [
-            PairedMessages(
-                pair=pair,
-                options=section,
-                rgb_topic=config.topic(pair, Stream.RGB),
-                x_topic=config.topic(pair, next(iter(section.x_streams.values()))),
-                rgb=match.rgb.message,
-                x=match.x.message if isinstance(match.x, _Received) else match.x,
-                stamp_ns=match.rgb_stamp_ns,
-                x_stamp_ns=match.x_stamp_ns,
-                dt_ns=match.dt_ns,
-                held=match.held,
-                arrived_ns=match.rgb.now_ns,
-                registrar=registrar,
-            )
-            for match in matches
-        ]
 
 
 def _offset_ns(section: PairConfig) -> int:

@@ -23,7 +23,7 @@ from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.messages.geometry import resized_ids
-from segrgbx_ros.pairing.pipeline import PairedMessages, Pipeline
+from segrgbx_ros.pairing.pipeline import Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor, pair_labels
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.ground_truth import Truth, translator
@@ -103,7 +103,7 @@ def evaluate(
 
 def _pairs(
     bag: Bag, run: _Run, routes: Routes, progress: Callable[[], object] | None
-) -> Iterator[tuple[int, PairedMessages]]:
+) -> Iterator[tuple[int, Pair]]:
     """Pairs in the order in which they complete, with the receive time that completed them."""
     last_ns = 0
     for recorded in bag.messages(routes.inputs.keys()):
@@ -144,19 +144,19 @@ class _Run:
         self._stages: dict[str, list[float]] = defaultdict(list)
         self._is_warm = False
 
-    def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[PairedMessages]:
+    def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[Pair]:
         """Feeds one message to the pipeline."""
         tally = self._tallies[pair]
         tally.received[stream] += 1
         try:
-            return self.pipeline.push(pair, stream, message, now_ns)
+            return self.pipeline.push_message(pair, stream, message, now_ns)
         except EncodingError as error:
             tally.refuse(error)
             return []
 
-    def segment(self, paired: PairedMessages, received_ns: int) -> None:
+    def segment(self, paired: Pair, received_ns: int) -> None:
         """Decodes and segments one pair and hands it on."""
-        tally = self._tallies[paired.pair]
+        tally = self._tallies[paired.name]
         began = time.perf_counter()
         try:
             sample = paired.sample()
@@ -164,7 +164,7 @@ class _Run:
             if not self._is_warm:
                 self.segmenter.warm_up(sample.rgb.shape[:2], [sample.modality])
                 self._is_warm = True
-            prediction = self._predictor.answer(sample, paired.pair)
+            prediction = self._predictor.answer(sample, paired.name)
         except EncodingError as error:
             tally.refuse(error)
             return
@@ -177,7 +177,7 @@ class _Run:
         tally.held += paired.held
         tally.rgb_only += paired.x is None
         truth = self._score(paired, sample.rgb.shape[:2], prediction.labels, tally)
-        frame = Frame(paired.pair, tally.paired, sample, prediction, truth, received_ns)
+        frame = Frame(paired.name, tally.paired, sample, prediction, truth, received_ns)
         tally.paired += 1
         for sink in self._sinks:
             sink.take(frame)
@@ -208,7 +208,7 @@ class _Run:
         )
 
     def _pair_report(self, pair: str, routes: Routes) -> PairReport:
-        tally, counts = self._tallies[pair], self.pipeline.counts(pair)
+        tally, counts = self._tallies[pair], self.pipeline[pair].counts
         dropped = {cause: count for cause, count in counts.dropped.items() if count}
         if tally.unreadable:
             dropped[UNREADABLE] = tally.unreadable
@@ -239,28 +239,28 @@ class _Run:
 
     def _score(
         self,
-        paired: PairedMessages,
+        paired: Pair,
         rgb_size: tuple[int, int],
         labels: NDArray[np.uint8],
         tally: _Tally,
     ) -> NDArray[np.uint8] | None:
         """Truth of a frame in the published label space, after it was counted on RGB's grid."""
-        source = self._truths.get(paired.pair)
+        source = self._truths.get(paired.name)
         if source is None:
             return None
         if tally.confusion is None:
-            tally.confusion = ConfusionMatrix(len(self.labels[paired.pair].classes.names))
-        truth = source.truth.labels(paired.stamp_ns)
+            tally.confusion = ConfusionMatrix(len(self.labels[paired.name].classes.names))
+        truth = source.truth.labels(paired.rgb_stamp_ns)
         if truth is None:
             tally.unlabeled += 1
             return None
         if truth.shape != rgb_size:
             raise DataError(
-                f"truth of pair '{paired.pair}' at {paired.stamp_ns} ns is "
+                f"truth of pair '{paired.name}' at {paired.rgb_stamp_ns} ns is "
                 f"{truth.shape[1]}x{truth.shape[0]}, its RGB image {rgb_size[1]}x"
                 f"{rgb_size[0]}; truth must lie on the RGB image's grid"
             )
-        truth = self.labels[paired.pair].grouped(self._translate[paired.pair](truth))
+        truth = self.labels[paired.name].grouped(self._translate[paired.name](truth))
         tally.confusion.update(truth, resized_ids(labels, rgb_size))
         tally.scored += 1
         return truth

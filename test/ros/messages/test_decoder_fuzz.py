@@ -255,7 +255,7 @@ class Decoders:
     def pair(self, message):
         is_rgb = hasattr(message, "step")
         kind = Stream.RGB if is_rgb else Stream.EVENTS
-        for paired in self.pipeline.push("event", kind, message, 0):
+        for paired in self.pipeline.push_message("event", kind, message, 0):
             paired.sample()
 
 

@@ -146,15 +146,15 @@ def feed(pipeline, until_ms, message=event_packet, step_ms=10, move_ms=0):
         )
         extra = {"seq": seq} if message is event_packet else {}
         made = message(chunk, int(chunk.t_ns[0]), **extra)
-        yield from pipeline.push("event", Stream.EVENTS, made, START)
+        yield from pipeline.push_message("event", Stream.EVENTS, made, START)
 
 
 @pytest.mark.parametrize("message", [event_packet, event_array])
 def test_rgb_gets_the_window_that_ends_at_its_stamp(message):
     pipeline = pipeline_of()
-    assert pipeline.push("event", Stream.RGB, rgb(START + 200 * MS), START) == []
+    assert pipeline.push_message("event", Stream.RGB, rgb(START + 200 * MS), START) == []
     (paired,) = feed(pipeline, 250, message)
-    assert (paired.dt_ns, paired.x_topic) == (0, "event/x/events")
+    assert paired.dt_ns == 0
     sample = paired.sample()
     assert (sample.modality, sample.x_form) == (Modality.EVENT, XForm.RAW)
     assert (sample.x.t_ns - START).tolist() == [t * MS for t in range(151, 201)]
@@ -166,11 +166,11 @@ def test_rgb_gets_the_window_that_ends_at_its_stamp(message):
 def test_images_of_a_still_scene_are_not_dropped():
     pipeline = pipeline_of()
     list(feed(pipeline, 50, event_array))
-    pipeline.push("event", Stream.RGB, rgb(START + 3000 * MS), START + 3000 * MS)
+    pipeline.push_message("event", Stream.RGB, rgb(START + 3000 * MS), START + 3000 * MS)
     still = event_array(events([]), START + 3010 * MS)
-    (paired,) = pipeline.push("event", Stream.EVENTS, still, START + 3010 * MS)
+    (paired,) = pipeline.push_message("event", Stream.EVENTS, still, START + 3010 * MS)
     assert (paired.dt_ns, len(paired.sample().x)) == (0, 0)
-    assert pipeline.counts("event").dropped == {}
+    assert pipeline["event"].counts.dropped == {}
 
 
 @pytest.mark.parametrize("offset_ms", [0, 80])
@@ -179,20 +179,20 @@ def test_a_model_sees_the_held_events_of_a_stream_that_has_died(offset_ms):
         **{"sync.on_missing_x": "hold_last", "event.x_offset_ms": float(offset_ms)}
     )
     assert list(feed(pipeline, 200, move_ms=offset_ms)) == []
-    pipeline.push("event", Stream.RGB, rgb(START + 400 * MS), START + 400 * MS)
+    pipeline.push_message("event", Stream.RGB, rgb(START + 400 * MS), START + 400 * MS)
     (paired,) = pipeline.poll(START + 500 * MS)
     assert paired.held
     image = encode(paired.sample(), EncodingConfig())
     pipeline = pipeline_of(**{"event.x_offset_ms": float(offset_ms)})
     list(feed(pipeline, 200, move_ms=offset_ms))
-    (alive,) = pipeline.push("event", Stream.RGB, rgb(START + 199 * MS), START)
+    (alive,) = pipeline.push_message("event", Stream.RGB, rgb(START + 199 * MS), START)
     np.testing.assert_array_equal(image, encode(alive.sample(), EncodingConfig()))
     assert (image.min(axis=2) < 1).sum() == 50
 
 
 def test_the_pairs_offset_moves_the_events():
     pipeline = pipeline_of(**{"event.x_offset_ms": 80})
-    pipeline.push("event", Stream.RGB, rgb(START + 200 * MS), START)
+    pipeline.push_message("event", Stream.RGB, rgb(START + 200 * MS), START)
     (paired,) = feed(pipeline, 250, move_ms=80)
     assert paired.dt_ns == 0
     assert (paired.sample().x.t_ns - START).tolist() == [t * MS for t in range(151, 201)]
@@ -200,11 +200,11 @@ def test_the_pairs_offset_moves_the_events():
 
 def test_sensor_time_may_have_any_origin():
     pipeline = pipeline_of()
-    pipeline.push("event", Stream.RGB, rgb(START + 100 * MS), START)
+    pipeline.push_message("event", Stream.RGB, rgb(START + 100 * MS), START)
     found = []
     for seq in range(15):
         chunk = events(7_000_000_000 + (10 * seq + np.arange(10)) * MS)
-        found += pipeline.push(
+        found += pipeline.push_message(
             "event",
             Stream.EVENTS,
             event_packet(chunk, START + 10 * seq * MS, "libcaer_cmp", seq),
@@ -216,37 +216,37 @@ def test_sensor_time_may_have_any_origin():
 
 def test_a_broken_packet_is_named_and_the_next_ones_go_on():
     pipeline = pipeline_of()
-    pipeline.push("event", Stream.RGB, rgb(START + 100 * MS), START)
+    pipeline.push_message("event", Stream.RGB, rgb(START + 100 * MS), START)
     bad = event_packet(ALL, START, "evt2")
     with pytest.raises(EncodingError, match=r"topic 'event/x/events' \(event\): .*evt2"):
-        pipeline.push("event", Stream.EVENTS, bad, START)
+        pipeline.push_message("event", Stream.EVENTS, bad, START)
     assert len(list(feed(pipeline, 150))) == 1
-    assert pipeline.num_lost("event") == 0
+    assert pipeline["event"].num_lost == 0
 
 
 def test_lost_packets_and_unset_stamps_are_counted():
     pipeline = pipeline_of()
     list(feed(pipeline, 50))
-    pipeline.push("event", Stream.EVENTS, event_packet(ALL, START, seq=9), START)
-    assert pipeline.num_lost("event") == 4
-    pipeline.push("event", Stream.EVENTS, event_packet(ALL, 0, seq=10), START)
-    assert pipeline.counts("event").dropped_x["zero_stamp"] == 1
+    pipeline.push_message("event", Stream.EVENTS, event_packet(ALL, START, seq=9), START)
+    assert pipeline["event"].num_lost == 4
+    pipeline.push_message("event", Stream.EVENTS, event_packet(ALL, 0, seq=10), START)
+    assert pipeline["event"].counts.dropped_x["zero_stamp"] == 1
 
 
 def test_memory_for_events_is_bounded():
     pipeline = pipeline_of(**{"sensor.event.max_buffer_mb": 1})
     many = events(START + np.arange(200_000) * 1000, (1280, 720))
-    pipeline.push("event", Stream.EVENTS, event_packet(many, START), START)
-    (paired,) = pipeline.push("event", Stream.RGB, rgb(START + 190 * MS), START)
+    pipeline.push_message("event", Stream.EVENTS, event_packet(many, START), START)
+    (paired,) = pipeline.push_message("event", Stream.RGB, rgb(START + 190 * MS), START)
     assert 30_000 < len(paired.x) < 80_000
-    assert 110_000 < pipeline.counts("event").lost_events < 170_000
+    assert 110_000 < pipeline["event"].counts.lost_events < 170_000
 
 
 def test_clear_forgets_the_stream():
     pipeline = pipeline_of()
     list(feed(pipeline, 50))
     pipeline.clear()
-    pipeline.push("event", Stream.RGB, rgb(START + 45 * MS), START)
+    pipeline.push_message("event", Stream.RGB, rgb(START + 45 * MS), START)
     assert pipeline.flush() == []
 
 
@@ -280,9 +280,9 @@ def test_recorded_streams_are_found_and_paired(tmp_path, kind):
     with Bag(path) as bag:
         routes = find_routes(bag, config, ["event"])
         run = SimpleNamespace(pipeline=Pipeline(config, EncodingConfig()))
-        run.push = run.pipeline.push
+        run.push = run.pipeline.push_message
         found = [paired for _, paired in _pairs(bag, run, routes, None)]
-    assert [(paired.stamp_ns - START) // MS for paired in found] == [50, 150, 250, 350]
+    assert [(paired.rgb_stamp_ns - START) // MS for paired in found] == [50, 150, 250, 350]
     assert [len(paired.sample().x) for paired in found] == [50] * 4
 
 

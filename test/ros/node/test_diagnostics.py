@@ -17,7 +17,7 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
 from segrgbx_ros import load_model as loading  # noqa: E402
-from segrgbx_ros.config.node import DiagnosticsConfig  # noqa: E402
+from segrgbx_ros.config.node import DiagnosticsConfig, Stream  # noqa: E402
 from segrgbx_ros.load_model import MemoryFacts  # noqa: E402
 from segrgbx_ros.messages.images import fill_image  # noqa: E402
 from segrgbx_ros.node.diagnostics import (  # noqa: E402
@@ -132,7 +132,7 @@ def test_all_counts_begin_with_an_activation(rig):
     one.until(lambda: figures(one) == ["0"] * 4)
     ask(one, "depth", *depth_pair())
     one.until(lambda: figures(one) == ["1"] * 4)
-    kept = one.node._session._pipeline.info("depth", one.node._config.info_streams("depth")[0])
+    kept = one.node._session._pipeline["depth"].info(Stream.RGB_INFO)
     assert kept.width == WIDTH, "a calibration may come only once"
 
 

@@ -126,7 +126,7 @@ class Vehicle:
         else:
             pytest.fail(f"still complains: {self.rig.report()}")
         session = self.rig.node._session
-        aligner = session._pipeline._aligners["thermal"]
+        aligner = session._pipeline["thermal"]._aligner
         assert aligner.num_waiting <= 4
         assert aligner.num_unused_x <= aligner.config.queue_size
         assert len(session._worker._slots) <= 1
@@ -324,7 +324,7 @@ def test_an_unknown_encoding_is_named_with_what_is_allowed(drive):
 def test_exceptions_in_the_pass_and_in_a_callback(drive, monkeypatch):
     one = drive()
     session = one.rig.node._session
-    for target, name in ((session.segmenter, "predict"), (session._pipeline, "push")):
+    for target, name in ((session.segmenter, "predict"), (session._pipeline, "push_message")):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, lambda *_: 1 // 0)
             one.until_says("thermal input", "ZeroDivisionError")

@@ -178,7 +178,7 @@ def test_the_age_of_answers_is_published_on_demand(rig):
 
 
 def offered(number, pair="a"):
-    message = SimpleNamespace(pair=pair, number=number, arrived_ns=0)
+    message = SimpleNamespace(name=pair, number=number, arrival_ns=0)
     message.sample = lambda: message
     return message
 
@@ -198,7 +198,7 @@ def test_what_waits_while_the_model_is_busy(drop, answered, replaced):
     got, done = [], threading.Event()
 
     def deliver(paired, *_):
-        got.append((paired.pair, paired.number))
+        got.append((paired.name, paired.number))
         if len(got) == len(answered):
             done.set()
 

@@ -217,7 +217,7 @@ def test_events_that_find_no_room_are_warned_about(rig):
     masks = one.hear("thermal/mask")
     ask(one)
     one.until(lambda: masks)
-    one.node._session._pipeline.counts("thermal").lost_events = 5
+    one.node._session._pipeline["thermal"].counts.lost_events = 5
     text = "5 events found no room; raise sensor.event.max_buffer_mb"
     one.until(lambda: any(text in warning for warning in warnings(one)))
     one.until(lambda: one.report()["thermal sync"][2]["lost_events"] == "5")

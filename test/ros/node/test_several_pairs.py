@@ -75,7 +75,7 @@ class Gated:
 
     def predict(self, samples, streams):
         self.may.acquire()
-        self.served.append([sample.pair for sample in samples])
+        self.served.append([sample.name for sample in samples])
         self.done.release()
         return [SimpleNamespace(timings_ms={}) for _ in samples]
 
@@ -106,7 +106,7 @@ def test_a_fast_pair_does_not_starve_slow_ones(max_size):
 
 
 def offered(pair):
-    message = SimpleNamespace(pair=pair, arrived_ns=0)
+    message = SimpleNamespace(name=pair, arrival_ns=0)
     message.sample = lambda: message
     return message
 

@@ -28,7 +28,7 @@ def failing(error):
 
 
 def offered(pair, error=None):
-    message = SimpleNamespace(pair=pair, arrived_ns=time.time_ns())
+    message = SimpleNamespace(name=pair, arrival_ns=time.time_ns())
     message.sample = (lambda: message) if error is None else failing(error)
     return message
 
@@ -57,8 +57,8 @@ class Bench:
         self.passes.append("forget")
 
     def deliver(self, paired, *_):
-        self._on_delivery(paired.pair)
-        self.published.append(paired.pair)
+        self._on_delivery(paired.name)
+        self.published.append(paired.name)
 
     def complain(self, pair, cause, _text):
         self.complaints.append((pair, cause))
@@ -289,7 +289,7 @@ def test_debug_topics_may_be_switched_off_while_the_worker_publishes():
         destroy_publisher=lambda publisher: setattr(publisher, "is_alive", False),
     )
     debug = DebugOutputs(node, True)
-    paired = SimpleNamespace(arrived_ns=0, stamp_ns=0, dt_ns=None)
+    paired = SimpleNamespace(arrival_ns=0, rgb_stamp_ns=0, dt_ns=None)
     answer = Prediction(None, None, None, None, 0, "", {"encode": 1.0})
     done, survived = threading.Event(), threading.Event()
 

@@ -40,9 +40,9 @@ def pipeline_of(**values):
 
 def test_a_pair_becomes_a_sample_in_sensor_units():
     pipeline = pipeline_of()
-    assert pipeline.push("thermal", Stream.RGB, rgb(0), 5) == []
-    (paired,) = pipeline.push("thermal", Stream.X, thermal(3), 9)
-    assert (paired.stamp_ns, paired.dt_ns, paired.arrived_ns) == (START, 3 * MS, 5)
+    assert pipeline.push_message("thermal", Stream.RGB, rgb(0), 5) == []
+    (paired,) = pipeline.push_message("thermal", Stream.X, thermal(3), 9)
+    assert (paired.rgb_stamp_ns, paired.dt_ns, paired.arrival_ns) == (START, 3 * MS, 5)
     sample = paired.sample()
     assert sample.rgb.shape == (8, 10, 3)
     assert sample.x.dtype == np.uint16
@@ -53,32 +53,32 @@ def test_a_pair_becomes_a_sample_in_sensor_units():
         "camera",
     )
     assert sample.x_form is XForm.RAW
-    assert pipeline.counts("thermal").matched == 1
+    assert pipeline["thermal"].counts.matched == 1
 
 
 def test_the_pairs_offset_is_removed():
     pipeline = pipeline_of(**{"thermal.x_offset_ms": 80, "sync.max_dt_ms": 10})
-    pipeline.push("thermal", Stream.RGB, rgb(0), 0)
-    (paired,) = pipeline.push("thermal", Stream.X, thermal(85), 0)
+    pipeline.push_message("thermal", Stream.RGB, rgb(0), 0)
+    (paired,) = pipeline.push_message("thermal", Stream.X, thermal(85), 0)
     assert paired.dt_ns == 5 * MS
 
 
 def test_offset_and_limits_may_change_while_it_runs():
     pipeline = pipeline_of()
     pipeline.configure(node_config({"sync.max_dt_ms": 1}))
-    pipeline.push("thermal", Stream.RGB, rgb(0), 0)
-    assert pipeline.push("thermal", Stream.X, thermal(5), 0) == []
-    assert pipeline.counts("thermal").dropped == {"too_far": 1}
+    pipeline.push_message("thermal", Stream.RGB, rgb(0), 0)
+    assert pipeline.push_message("thermal", Stream.X, thermal(5), 0) == []
+    assert pipeline["thermal"].counts.dropped == {"too_far": 1}
 
 
 def test_missing_x_is_dropped_or_rgb_goes_alone():
     dropping = pipeline_of()
-    dropping.push("thermal", Stream.RGB, rgb(0), 0)
+    dropping.push_message("thermal", Stream.RGB, rgb(0), 0)
     assert dropping.next_deadline_ns() is not None
     assert dropping.poll(41 * MS) == []
-    assert dropping.counts("thermal").dropped == {"no_x": 1}
+    assert dropping["thermal"].counts.dropped == {"no_x": 1}
     alone = pipeline_of(**{"sync.on_missing_x": "rgb_only"})
-    alone.push("thermal", Stream.RGB, rgb(0), 0)
+    alone.push_message("thermal", Stream.RGB, rgb(0), 0)
     (paired,) = alone.poll(41 * MS)
     assert paired.x is None
     sample = paired.sample()
@@ -88,27 +88,27 @@ def test_missing_x_is_dropped_or_rgb_goes_alone():
 
 def test_zero_stamps_are_counted_and_pair_with_nothing():
     pipeline = pipeline_of()
-    assert pipeline.push("thermal", Stream.RGB, rgb(None), 0) == []
-    assert pipeline.push("thermal", Stream.X, thermal(None), 0) == []
-    assert pipeline.counts("thermal").dropped == {"zero_stamp": 1}
+    assert pipeline.push_message("thermal", Stream.RGB, rgb(None), 0) == []
+    assert pipeline.push_message("thermal", Stream.X, thermal(None), 0) == []
+    assert pipeline["thermal"].counts.dropped == {"zero_stamp": 1}
 
 
 def test_flush_resolves_what_waits_and_clear_forgets_it():
     pipeline = pipeline_of()
-    pipeline.push("thermal", Stream.X, thermal(-5), 0)
-    pipeline.push("thermal", Stream.RGB, rgb(0), 0)
+    pipeline.push_message("thermal", Stream.X, thermal(-5), 0)
+    pipeline.push_message("thermal", Stream.RGB, rgb(0), 0)
     assert len(pipeline.flush()) == 1
-    pipeline.push("thermal", Stream.RGB, rgb(100), 0)
+    pipeline.push_message("thermal", Stream.RGB, rgb(100), 0)
     pipeline.clear()
     assert pipeline.flush() == []
 
 
 def test_pairs_do_not_mix():
     pipeline = pipeline_of(pairs=["thermal", "front"], front={"modality": "depth"})
-    pipeline.push("thermal", Stream.RGB, rgb(0), 0)
-    assert pipeline.push("front", Stream.X, thermal(0), 0) == []
-    (paired,) = pipeline.push("front", Stream.RGB, rgb(0), 0)
-    assert paired.pair == "front"
+    pipeline.push_message("thermal", Stream.RGB, rgb(0), 0)
+    assert pipeline.push_message("front", Stream.X, thermal(0), 0) == []
+    (paired,) = pipeline.push_message("front", Stream.RGB, rgb(0), 0)
+    assert paired.name == "front"
     assert paired.sample().modality is Modality.DEPTH
 
 
@@ -134,9 +134,9 @@ def test_encodings_must_make_sense_for_the_modality(modality, encoding, works):
     dtype = {"3": np.float32, "1": np.uint16}.get(encoding[0], np.uint8)
     dtype = np.uint16 if encoding == "mono16" else dtype
     pipeline = pipeline_of(pairs=[modality])
-    pipeline.push(modality, Stream.RGB, rgb(0), 0)
+    pipeline.push_message(modality, Stream.RGB, rgb(0), 0)
     x = message(np.zeros(shapes.get(encoding, (4, 4)), dtype), encoding, 0)
-    (paired,) = pipeline.push(modality, Stream.X, x, 0)
+    (paired,) = pipeline.push_message(modality, Stream.X, x, 0)
     if works:
         is_mosaic = encoding.startswith("bayer")
         assert paired.sample().x.ndim == (2 if is_mosaic else len(shapes.get(encoding, (4, 4))))
@@ -150,17 +150,17 @@ def test_encodings_must_make_sense_for_the_modality(modality, encoding, works):
 
 def test_the_drivers_wrong_encoding_is_overruled_by_option():
     pipeline = pipeline_of(**{"thermal.x_encoding": "mono16"})
-    pipeline.push("thermal", Stream.RGB, rgb(0), 0)
+    pipeline.push_message("thermal", Stream.RGB, rgb(0), 0)
     wrong = message(np.full((4, 4), 30000, np.uint16), "16UC1", 0)
     wrong.encoding = "bayer_rggb16"
-    (paired,) = pipeline.push("thermal", Stream.X, wrong, 0)
+    (paired,) = pipeline.push_message("thermal", Stream.X, wrong, 0)
     assert (paired.sample().x == 30000).all()
 
 
 def test_drawn_pictures_go_through_the_other_door():
     pipeline = pipeline_of(pairs=["event"], event={"x_form": "image"})
-    pipeline.push("event", Stream.RGB, rgb(0), 0)
-    (paired,) = pipeline.push("event", Stream.X, rgb(0), 0)
+    pipeline.push_message("event", Stream.RGB, rgb(0), 0)
+    (paired,) = pipeline.push_message("event", Stream.X, rgb(0), 0)
     assert paired.sample().x_form is XForm.IMAGE
 
 
@@ -208,7 +208,7 @@ def bench():
         model,
         BatchConfig(max_size=4, max_wait_ms=20),
         num_pairs=2,
-        deliver=lambda paired, sample, answer: done.append((paired.pair, answer.stamp_ns)),
+        deliver=lambda paired, sample, answer: done.append((paired.name, answer.stamp_ns)),
         complain=lambda *what: complaints.append(what),
     )
     worker.start()
@@ -219,8 +219,8 @@ def bench():
 
 def pair(stamp_ms, name="thermal", bad=False):
     pipeline = pipeline_of(pairs=["thermal", "depth"])
-    pipeline.push(name, Stream.X, thermal(stamp_ms), 0)
-    (paired,) = pipeline.push(name, Stream.RGB, rgb(stamp_ms, height=8), time.time_ns())
+    pipeline.push_message(name, Stream.X, thermal(stamp_ms), 0)
+    (paired,) = pipeline.push_message(name, Stream.RGB, rgb(stamp_ms, height=8), time.time_ns())
     if bad:
         paired.rgb.data = array("B")
     return paired

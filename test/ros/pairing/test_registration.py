@@ -30,7 +30,8 @@ def info(fx=100.0, cx=40.0, cy=30.0, width=80, height=60):
 
 def registrar(modality, rgb_info=None, x_info=None, **options):
     config = node_config({"pairs": ["a"], "a": {"modality": modality, **options}})
-    return Registrar("a", config.pair("a"), EncodingConfig(), config.sensor, rgb_info, x_info)
+    made = Registrar("a", config.pair("a"), EncodingConfig(), config.sensor)
+    return SimpleNamespace(register=lambda sample: made.register(sample, rgb_info, x_info))
 
 
 def sample(modality, x, form=XForm.RAW, height=60, width=80):
@@ -159,9 +160,9 @@ def test_the_pipeline_hands_calibrations_on():
     assert config.info_streams("depth") == (Stream.RGB_INFO, Stream.X_INFO)
     pipeline = Pipeline(config, EncodingConfig())
     for stream in config.info_streams("depth"):
-        assert pipeline.push("depth", stream, info(), 0) == []
-    pipeline.push("depth", Stream.RGB, message(np.zeros((60, 80, 3), np.uint8), "rgb8"), 0)
-    (paired,) = pipeline.push(
+        assert pipeline.push_message("depth", stream, info(), 0) == []
+    pipeline.push_message("depth", Stream.RGB, message(np.zeros((60, 80, 3), np.uint8), "rgb8"), 0)
+    (paired,) = pipeline.push_message(
         "depth", Stream.X, message(np.full((60, 80), 700, np.uint16), "16UC1"), 0
     )
     found = paired.sample()
@@ -181,11 +182,13 @@ CHANNELS = {"sensor": {"polarization": {"layout": "channels4"}}}
 
 def test_four_topics_make_one_exposure():
     pipeline = Pipeline(node_config({**ANGLES, **CHANNELS}), EncodingConfig())
-    pipeline.push("polarization", Stream.RGB, message(np.zeros((6, 8, 3), np.uint8), "rgb8"), 0)
+    pipeline.push_message(
+        "polarization", Stream.RGB, message(np.zeros((6, 8, 3), np.uint8), "rgb8"), 0
+    )
     values = {Stream.I90: 90, Stream.I0: 10, Stream.I135: 135, Stream.I45: 45}
     for number, (stream, value) in enumerate(values.items()):
         image = message(np.full((3, 4), value, np.uint8), "mono8")
-        found = pipeline.push("polarization", stream, image, 0)
+        found = pipeline.push_message("polarization", stream, image, 0)
         assert bool(found) == (number == 3)
     x = found[0].sample().x
     assert x.shape == (3, 4, 4)
@@ -202,17 +205,19 @@ def test_incomplete_exposures_are_given_up_and_counted():
     for stamp in range(1, 31):
         for stream in (Stream.I0, Stream.I45, Stream.I90):
             image = message(np.zeros((3, 4), np.uint8), "mono8", stamp)
-            assert pipeline.push("polarization", stream, image, 0) == []
-    assert pipeline.num_lost("polarization") == 30 - 8
-    assert pipeline.counts("polarization").pushed_x == 0
+            assert pipeline.push_message("polarization", stream, image, 0) == []
+    assert pipeline["polarization"].num_lost == 30 - 8
+    assert pipeline["polarization"].counts.pushed_x == 0
 
 
 def test_angles_of_different_size_are_refused():
     pipeline = Pipeline(node_config({**ANGLES, **CHANNELS}), EncodingConfig())
-    pipeline.push("polarization", Stream.RGB, message(np.zeros((6, 8, 3), np.uint8), "rgb8"), 0)
+    pipeline.push_message(
+        "polarization", Stream.RGB, message(np.zeros((6, 8, 3), np.uint8), "rgb8"), 0
+    )
     for number, stream in enumerate((Stream.I0, Stream.I45, Stream.I90, Stream.I135)):
         image = message(np.zeros((3 + number, 4), np.uint8), "mono8")
-        found = pipeline.push("polarization", stream, image, 0)
+        found = pipeline.push_message("polarization", stream, image, 0)
     with pytest.raises(EncodingError, match="images of one exposure have shapes"):
         found[0].sample()
 
