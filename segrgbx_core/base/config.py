@@ -12,15 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.errors import ConfigError, did_you_mean, shortened
+from segrgbx_core.base.files import expand_home
+from segrgbx_core.base.yaml_text import MAX_BYTES, parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+PathText = Annotated[str, AfterValidator(expand_home)]
+"""Type of every option that is a path: `~` stands for the home folder."""
 
 
 class Config(BaseModel):
@@ -39,6 +43,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     dynamic: bool = False,
+    affects_result: bool = True,
 ) -> Any:
     """Declares one option.
 
@@ -49,14 +54,13 @@ def option(
         low: smallest allowed value, None for none.
         high: largest allowed value, None for none.
         dynamic: True where a running node may change it.
+        affects_result: False where it changes what is logged, stored or how fast, never what a
+            run computes; see `result_options`.
     """
-    return Field(
-        default,
-        description=doc,
-        ge=low,
-        le=high,
-        json_schema_extra={"unit": unit, "dynamic": dynamic},
-    )
+    extra: dict[str, Any] = {"unit": unit, "dynamic": dynamic}
+    if not affects_result:
+        extra["affects_result"] = False
+    return Field(default, description=doc, ge=low, le=high, json_schema_extra=extra)
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def read_yaml(cls: type[ConfigT], path: Path | str, section: Sequence[str] = ())
         section: keys to descend before the tree begins.
 
     Raises:
-        ConfigError: when the file is missing, is no YAML mapping, or holds a wrong option.
+        ConfigError: when the file is missing, is not a YAML mapping, or holds a wrong option.
     """
     return from_mapping(cls, read_mapping(path, section), where=str(path))
 
@@ -161,11 +165,12 @@ def read_yaml(cls: type[ConfigT], path: Path | str, section: Sequence[str] = ())
 def read_mapping(path: Path | str, section: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a YAML file as nested plain values; see `read_yaml`."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from None
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # a path may hold a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read ({reason}); check the path") from None
+    data = parse_yaml(text, str(path))
     for key in section:
         if not isinstance(data, Mapping) or key not in data:
             raise ConfigError(f"{path}: section '{'.'.join(section)}' is missing at '{key}'")
@@ -180,6 +185,26 @@ def read_mapping(path: Path | str, section: Sequence[str] = ()) -> dict[str, Any
 def to_plain(config: Config) -> dict[str, Any]:
     """The tree as nested plain values, which `from_mapping` reads back to an equal tree."""
     return config.model_dump(mode="json")
+
+
+def result_options(config: Config) -> dict[str, Any]:
+    """`to_plain` without the options that are declared with `affects_result=False`."""
+    return _result_options(config, to_plain(config))
+
+
+def _result_options(value: Any, plain: Any) -> Any:
+    if isinstance(value, Config):
+        kept = {}
+        for name, info in type(value).model_fields.items():
+            extra = info.json_schema_extra
+            if not isinstance(extra, dict) or extra.get("affects_result", True):
+                kept[name] = _result_options(getattr(value, name), plain[name])
+        return kept
+    if isinstance(value, Mapping):
+        return {key: _result_options(value[key], plain[key]) for key in plain}
+    if isinstance(value, (list, tuple)):
+        return [_result_options(*pair) for pair in zip(value, plain, strict=True)]
+    return plain
 
 
 def _plain(value: Any) -> Any:
@@ -218,11 +243,11 @@ def _message(cls: type[Config], error: ErrorDetails, where: str) -> str:
     if error["type"] == "finite_number":
         return f"{place}{name}: {value} is not a finite number"
     if leaf is not None and leaf.choices:
-        return f"{place}{name}: '{value}' is not one of {', '.join(leaf.choices)}"
+        return f"{place}{name}: '{shortened(str(value))}' is not one of {', '.join(leaf.choices)}"
     text = error["msg"].removeprefix("Value error, ")
     if isinstance(value, Mapping):  # a rule about several options; their values are many
         return f"{place}{name}: {text}"
-    return f"{place}{name}: {text}; got {value!r}" if name else f"{place}{text}"
+    return f"{place}{name}: {text}; got {shortened(repr(value))}" if name else f"{place}{text}"
 
 
 def _owner(cls: type[Config], path: list[str]) -> tuple[type[Config] | None, list[str]]:

@@ -48,6 +48,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (known: {', '.join(names)})" if names else ""
 
 
+def shortened(text: str, limit: int = 80) -> str:
+    """Text of unknown length for a message: control characters escaped, cut at `limit`."""
+    part = text[: limit + 1]
+    clean = part if part.isprintable() else repr(part)[1:-1]
+    return clean if len(clean) <= limit else f"{clean[: limit - 3]}..."
+
+
 def command(*also: type[Exception]) -> Callable[[Callable[_P, int]], Callable[_P, int]]:
     """Makes a function the `main` of a command line: a mistake of the user ends it in one line.
 

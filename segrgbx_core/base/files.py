@@ -1,0 +1,114 @@
+"""Files: paths as users write them, and writing that leaves either the old file or the new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError
+
+_PARTIAL = ".part"
+
+
+def expand_home(text: str) -> str:
+    """A path with a leading `~` or `~user` replaced by that home folder.
+
+    Raises:
+        ConfigError: when the home folder is not known.
+    """
+    if not text.startswith("~"):
+        return text
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - text stays text: "" is no path
+    if expanded.startswith("~"):
+        raise ConfigError(
+            f"{text}: the home folder of '{text.split('/', 1)[0]}' is not known; write the whole "
+            "path, or ./~ for a folder of that name"
+        )
+    return expanded
+
+
+def user_path(text: str) -> Path:
+    """A path of a command line, `type=` of every argument that is one; see `expand_home`."""
+    return Path(expand_home(text))
+
+
+@contextmanager
+def replacing(
+    path: Path | str,
+    error: type[SegrgbxError] = DataError,
+    failures: tuple[type[Exception], ...] = (OSError,),
+) -> Iterator[Path]:
+    """Writes a file whole or not at all.
+
+    The body writes to the name that it gets, which lies beside `path`. When it ends, the bytes are
+    flushed to the disk and the file takes its name; when it raises, an earlier file of that name
+    is as it was.
+
+    Args:
+        path: the file; its folder is made when missing.
+        error: what is raised when the disk is full or cannot be written to.
+        failures: exceptions of the body that mean this.
+
+    Yields:
+        the name to write to.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)
+    except failures as cause:
+        first = cause.__context__ if isinstance(cause.__context__, OSError) else cause
+        raise error(
+            f"{path}: cannot be written ({first}), {free_space(path)} free there; check space and "
+            "rights. An earlier file of that name is as it was"
+        ) from cause
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, data: bytes, error: type[SegrgbxError] = DataError) -> None:
+    """Writes a file whole or not at all; see `replacing`."""
+    with replacing(path, error) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str, error: type[SegrgbxError] = DataError) -> None:
+    """Writes a UTF-8 text file whole or not at all; see `replacing`."""
+    write_bytes(path, text.encode(), error)
+
+
+def remove_partials(folder: Path, depth: int = 1) -> None:
+    """Removes files that `replacing` began in processes that were killed.
+
+    Args:
+        folder: where to look.
+        depth: 1 for the folder alone, 2 for its folders, too.
+    """
+    for level in range(depth):
+        for part in folder.glob(f"{'*/' * level}.*{_PARTIAL}"):
+            part.unlink(missing_ok=True)
+
+
+def free_space(path: Path) -> str:
+    """What is left on the disk of a file, such as "3.1 GB"."""
+    try:
+        left = shutil.disk_usage(path.parent).free
+    except OSError:
+        return "an unknown amount"
+    return f"{left / 1e9:.1f} GB" if left >= 1e8 else f"{left / 1e6:.1f} MB"
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
