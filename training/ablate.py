@@ -25,16 +25,16 @@ from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.bench.cost import Cost, count_cost, total_cost
 from segrgbx_core.labels.label_space import synthetic_label_space
-from training.data.datasets import open_reader
 from training.data.datasets.synthetic import is_rendered
-from training.engine.config import SegmentationRun, read_run, scoring_options
+from training.engine.config import scoring_options
 from training.engine.loop import clock
 from training.engine.run_folder import git_commit, log_to_terminal
-from training.evaluate import evaluate
+from training.eval.scoring import evaluate
 from training.experiments.ablation_page import cost_table, write_page
 from training.experiments.ablation_results import COST_SIZE, DataSize, Page
 from training.experiments.ablation_tables import TABLES, Arm, Table, arm_model
-from training.train_segmentation import train
+from training.stage2.config import SegmentationRun, read_run
+from training.stage2.task import train
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _score(trial: Trial, checkpoint: Path) -> None:
     config = trial.config
     scores: list[dict[str, Any]] = []
     for data in config.data:
-        reader = open_reader(data.reader, data.root, data.val_split, data.modality, data.options)
+        reader = data.open(data.val_split)
         report = evaluate(checkpoint, reader, scoring_options(config.run), config.sensor)
         scores.append(
             {
@@ -250,10 +250,7 @@ def _results(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, Any]]:
 def _sizes(config: SegmentationRun) -> list[DataSize]:
     sizes = []
     for data in config.data:
-        train_set, val_set = (
-            open_reader(data.reader, data.root, split, data.modality, data.options)
-            for split in (data.train_split, data.val_split)
-        )
+        train_set, val_set = (data.open(split) for split in (data.train_split, data.val_split))
         name = f"{data.reader} {data.modality}"
         is_synthetic = is_rendered(val_set.native, Path(data.root))
         sizes.append(DataSize(name, len(train_set), len(val_set), is_synthetic))

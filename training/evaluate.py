@@ -19,48 +19,12 @@ from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.runtime.segmenter import InferenceConfig
-from segrgbx_core.sensors import SensorConfig
-from training.data.datasets import READERS, Reader, parse_options
-from training.engine.config import read_run
-from training.eval.eval_data import Source, open_sources, source_of, sources_of_run
+from training.data.datasets import READERS, parse_options
+from training.eval.eval_data import Source, open_sources, sources_of_run
 from training.eval.joint import JointReport
-from training.eval.report import Report
 from training.eval.scoring import Pace, evaluate_sources
 from training.eval.test_time_augmentation import Fit, ViewConfig
-
-__all__ = ["Report", "evaluate", "main"]
-
-
-def evaluate(
-    checkpoint: Path | str,
-    reader: Reader,
-    config: InferenceConfig | None = None,
-    sensors: SensorConfig | None = None,
-    space: str = "",
-    limit: int = 0,
-    batch_size: int = 4,
-    views: ViewConfig | None = None,
-) -> Report:
-    """Scores a checkpoint on a reader's samples.
-
-    Args:
-        checkpoint: file to load.
-        reader: what to score on.
-        config: device, precision and size.
-        sensors: facts about the data set's sensors, where its reader does not state them.
-        space: empty scores in the data set's own classes (argmax among them, as in the paper);
-            `unified` lets the model answer any class, and answers outside the data set are wrong.
-        limit: number of samples, evenly spread; 0 for all.
-        batch_size: samples per forward pass.
-        views: which views of a frame are averaged; None: the frame as it is, once.
-
-    Raises:
-        DataError: naming the file or sample that cannot be read or does not fit.
-        ConfigError: when the checkpoint does not know the data set's classes.
-        CheckpointError: when the checkpoint is broken or was not trained for the modality.
-    """
-    pace = Pace(limit, batch_size)
-    return evaluate_sources(checkpoint, [source_of(reader, sensors)], config, views, pace, space)
+from training.stage2.config import read_run
 
 
 @command()
@@ -131,7 +95,8 @@ def _pools(chosen: argparse.Namespace) -> list[list[Source]]:
     if chosen.run:
         if chosen.root:
             raise ConfigError("--root has no effect with --run; set data.0.root=DATA instead")
-        return sources_of_run(read_run(chosen.run, chosen.set), chosen.split)
+        run = read_run(chosen.run, chosen.set)
+        return sources_of_run(run.data, run.sensor, chosen.split)
     if not chosen.root:
         raise ConfigError("name the data set's folder with --root, or a run file with --run")
     options = parse_options(chosen.set)

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import MODALITIES, Modality
 from training.data.datasets.synthetic import XSource
-from training.engine.config import SegmentationRun
 from training.experiments.benchmark_page import Findings, write_page
 from training.experiments.benchmark_scores import Score, score
 from training.experiments.benchmark_variants import (
@@ -35,6 +34,7 @@ from training.experiments.benchmark_variants import (
     seeds_of,
 )
 from training.experiments.parallel_runs import train_arms
+from training.stage2.config import SegmentationRun
 from training.world.config import TEST_SEEDS, TRAIN_SEEDS, Corruption, WorldConfig
 from training.world.render import Job, claim_folder, frame_times, render_all
 

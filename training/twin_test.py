@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import MODALITIES, Modality
+from training.data.config import DataConfig
 from training.data.datasets import open_reader
 from training.data.datasets.synthetic import XSource
-from training.engine.config import DataConfig, SegmentationRun, read_run
-from training.evaluate import evaluate
+from training.eval.scoring import evaluate
 from training.experiments.parallel_runs import train_arms
+from training.stage2.config import SegmentationRun, read_run
 from training.world.records import save_record
 from training.world.twins import FIRST, SECOND, twin_record
 

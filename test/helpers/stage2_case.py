@@ -19,9 +19,9 @@ from training import train_segmentation
 from training.data import datasets
 from training.data.datasets.labelled_sample import Labelled
 from training.engine.batch_norm import set_training
-from training.engine.config import read_run
 from training.engine.loop import Loop
-from training.train_segmentation import SegmentationTask
+from training.stage2.config import read_run
+from training.stage2.task import SegmentationTask
 
 RUN = {
     "preset": "tiny",

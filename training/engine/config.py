@@ -1,4 +1,4 @@
-"""Run files: everything that decides the outcome of a training, in one tree.
+"""What the run files of both stages share: length and bookkeeping of a run, and how they are read.
 
 A run file names presets of model and tower and states what differs from them and the defaults.
 """
@@ -16,64 +16,13 @@ from pydantic import field_validator
 
 from segrgbx_core.base.config import Config, ConfigT, from_mapping, option, read_mapping, to_plain
 from segrgbx_core.base.errors import ConfigError, did_you_mean
-from segrgbx_core.base.modality import Modality
-from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
-from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from segrgbx_core.runtime.batch import InputConfig, ResizeMode
 from segrgbx_core.runtime.options import InferenceConfig
-from segrgbx_core.sensors import EncodingConfig, SensorConfig
-from training.data.augment import AugmentConfig
 from training.data.mixing import Sampling
-from training.data.reused_embeddings import StaleConfig
 from training.engine.batch_norm import BatchNormMode
-from training.engine.schedule import OptimizerConfig
-from training.stage2.losses import LossConfig
 
 DEVICES = ("auto", "cpu")
 PRECISIONS = ("no", "bf16", "fp16")
-
-
-class DataConfig(Config):
-    """One data set of a run."""
-
-    reader: str = option(doc="name of the data set, see training/datasets")
-    root: str = option(doc="its folder")
-    modality: Modality = option(doc="its X")
-    train_split: str = option("train", doc="what to learn from")
-    val_split: str = option("val", doc="what to score on while training")
-    options: dict[str, Any] = option({}, doc="the data set's own options, such as weather")
-    share: float = option(
-        0.0, doc="share of the draws; 0 means by the run's sampling", low=0, high=1
-    )
-
-
-class ClipConfig(Config):
-    """How the frozen MA-CLIP serves training."""
-
-    checkpoint: str = option(
-        "",
-        doc="checkpoint to take the whole MA-CLIP from; empty for none",
-    )
-    weights: str = option(
-        "",
-        doc="CLIP file for the frozen tower: open_clip's, timm's, or a stage 1 run's "
-        "tower.safetensors; empty for random weights, which carry no knowledge",
-    )
-    adapters: str = option(
-        "", doc="folder of LoRA adapters, such as best/ of a stage 1 run; empty for none"
-    )
-    embeddings: str = option(
-        "",
-        doc="folder of embeddings that stage 1 computed ahead for the same tower and adapters; "
-        "empty computes them here",
-    )
-    full_frame: bool = option(
-        True,
-        doc="embed whole frames once, as at run time, instead of every training crop",
-    )
-    stale: StaleConfig = option(
-        StaleConfig(), doc="embeddings of another moment, for vehicles that look at times only"
-    )
 
 
 class RunConfig(Config):
@@ -181,46 +130,6 @@ def require_stretch(size: InputConfig, where: str = "") -> None:
         )
 
 
-class SegmentationRun(Config):
-    """Stage 2: the segmentation model beside a frozen MA-CLIP."""
-
-    data: tuple[DataConfig, ...] = option(doc="data sets")
-    run: RunConfig = option(doc="length, place and bookkeeping")
-    model: AnyModelConfig = option(ModelConfig(), doc="the segmentation model")
-    init: str = option("", doc="checkpoint to start from (fine-tuning); empty for none")
-    encoder_weights: str = option(
-        "",
-        doc="file of ImageNet weights for the encoder, such as the published MiT; empty for none",
-    )
-    ma_clip: MaClipConfig = option(MaClipConfig(), doc="MA-CLIP's image tower")
-    clip: ClipConfig = option(ClipConfig(), doc="how MA-CLIP serves training")
-    encoding: EncodingConfig = option(EncodingConfig(), doc="how X images are made")
-    sensor: SensorConfig = option(SensorConfig(), doc="facts about the data sets' sensors")
-    input: InputConfig = option(InputConfig(), doc="size and fit of whole frames when scoring")
-    augment: AugmentConfig = option(AugmentConfig(), doc="training views")
-    loss: LossConfig = option(LossConfig(), doc="what is lowered")
-    optimizer: OptimizerConfig = option(OptimizerConfig(), doc="how it is lowered")
-
-
-def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun:
-    """Reads a run file.
-
-    Args:
-        path: YAML file. Its key `preset` names an entry of `ALL_PRESETS` that `model` then
-            changes, its key `tower` one of `CLIP_PRESETS` that `ma_clip` then changes.
-        overrides: `a.b=value` each, above the file; list entries by number (`data.0.root`).
-
-    Raises:
-        ConfigError: when the file or an override is wrong.
-    """
-    return read_tree(
-        SegmentationRun,
-        path,
-        overrides,
-        {"preset": ("model", ALL_PRESETS), "tower": ("ma_clip", CLIP_PRESETS)},
-    )
-
-
 def read_tree(
     kind: type[ConfigT],
     path: Path | str,
@@ -232,7 +141,7 @@ def read_tree(
     Args:
         kind: class of the run.
         path: YAML file.
-        overrides: as in `read_run`.
+        overrides: `a.b=value` each, above the file; list entries by number (`data.0.root`).
         presets: by the key that names one: the section it fills, and what there is to choose from.
 
     Raises:

@@ -10,8 +10,8 @@ from typing import Any
 from segrgbx_core.base.errors import ConfigError, did_you_mean
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.sensors import SensorConfig
+from training.data.config import DataConfig
 from training.data.datasets import READERS, Reader, open_reader
-from training.engine.config import DataConfig, SegmentationRun
 from training.eval.protocols import PROTOCOLS
 
 PUBLISHED = "published"
@@ -85,11 +85,14 @@ def open_sources(
     ]
 
 
-def sources_of_run(run: SegmentationRun, split: str) -> list[list[Source]]:
+def sources_of_run(
+    entries: Sequence[DataConfig], sensors: SensorConfig, split: str
+) -> list[list[Source]]:
     """Opens a split of every data set of a run; entries of one data set and modality are pooled.
 
     Args:
-        run: its data sets.
+        entries: the run's data sets.
+        sensors: facts about sensors, for readers that do not state them.
         split: `val` and `train` mean each entry's `val_split` and `train_split`; `PUBLISHED`; any
             other is the name of a split that every data set must have.
 
@@ -97,10 +100,10 @@ def sources_of_run(run: SegmentationRun, split: str) -> list[list[Source]]:
         as `open_sources`.
     """
     pools: dict[tuple[str, Modality], list[Source]] = {}
-    for data in run.data:
+    for data in entries:
         named = _split_of(data, split)
         [source] = open_sources(
-            data.reader, [data.root], named, data.modality, data.options, run.sensor
+            data.reader, [data.root], named, data.modality, data.options, sensors
         )
         pools.setdefault((source.reader.native, data.modality), []).append(source)
     return list(pools.values())

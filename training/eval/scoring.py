@@ -16,9 +16,10 @@ from segrgbx_core.base.errors import DataError, EncodingError
 from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+from segrgbx_core.sensors import SensorConfig
 from training.data.datasets import Labelled, Reader, sensor_of, spread
 from training.data.datasets.synthetic import is_rendered
-from training.eval.eval_data import Source
+from training.eval.eval_data import Source, source_of
 from training.eval.protocols import protocol_of
 from training.eval.report import Report, Subject
 from training.eval.test_time_augmentation import ViewConfig, Viewer
@@ -39,6 +40,38 @@ class Pace:
     batch_size: int = 4
     workers: int = 0
     progress: bool = False
+
+
+def evaluate(
+    checkpoint: Path | str,
+    reader: Reader,
+    config: InferenceConfig | None = None,
+    sensors: SensorConfig | None = None,
+    space: str = "",
+    limit: int = 0,
+    batch_size: int = 4,
+    views: ViewConfig | None = None,
+) -> Report:
+    """Scores a checkpoint on a reader's samples.
+
+    Args:
+        checkpoint: file to load.
+        reader: what to score on.
+        config: device, precision and size.
+        sensors: facts about the data set's sensors, where its reader does not state them.
+        space: empty scores in the data set's own classes (argmax among them, as in the paper);
+            `unified` lets the model answer any class, and answers outside the data set are wrong.
+        limit: number of samples, evenly spread; 0 for all.
+        batch_size: samples per forward pass.
+        views: which views of a frame are averaged; None: the frame as it is, once.
+
+    Raises:
+        DataError: naming the file or sample that cannot be read or does not fit.
+        ConfigError: when the checkpoint does not know the data set's classes.
+        CheckpointError: when the checkpoint is broken or was not trained for the modality.
+    """
+    pace = Pace(limit, batch_size)
+    return evaluate_sources(checkpoint, [source_of(reader, sensors)], config, views, pace, space)
 
 
 def evaluate_sources(

@@ -13,8 +13,8 @@ from typing import Any
 
 from segrgbx_core.bench.cost import Cost
 from segrgbx_core.model import PRESETS, ModelConfig
-from training.engine.config import SegmentationRun
 from training.experiments.ablation_tables import Arm, Table
+from training.stage2.config import SegmentationRun
 
 COST_SIZE = (512, 512)
 """Height and width at which costs are counted, the paper's."""

@@ -17,7 +17,7 @@ from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.data.datasets import Labelled, Reader, open_reader
 from training.data.datasets.synthetic import XSource
-from training.evaluate import evaluate
+from training.eval.scoring import evaluate
 
 _BETWEEN = "|"
 _RESAMPLES = 1000

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.runtime.batch import InputConfig
+from training.data.config import DataConfig
 from training.data.datasets.synthetic import XSource
-from training.engine.config import DataConfig, SegmentationRun, read_run
 from training.experiments.ablation_tables import TABLES, arm_model
+from training.stage2.config import SegmentationRun, read_run
 
 RUN_FILE = Path(__file__).resolve().parents[2] / "config" / "train" / "synthetic_benchmark.yaml"
 COMPONENTS = TABLES["components"]

@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from training.engine.config import SegmentationRun
-from training.train_segmentation import train
+from training.stage2.config import SegmentationRun
+from training.stage2.task import train
 
 _POLL_S = 2.0
 

@@ -19,11 +19,11 @@ from segrgbx_core.base.images import write_image
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from segrgbx_core.runtime.devices import choose_device
 from segrgbx_core.runtime.segmenter import InferenceConfig
-from training.engine.config import SegmentationRun, read_run
 from training.figures.embedding_map import draw_map, map_embeddings
 from training.figures.feature_maps import feature_sheet
 from training.figures.inputs import open_figure_sources
 from training.figures.panels import entries, panel_sheet, pick_failures, pick_frames
+from training.stage2.config import SegmentationRun, read_run
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

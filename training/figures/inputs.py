@@ -10,9 +10,9 @@ from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.runtime.checkpoint import Contract
 from segrgbx_core.sensors import SensorConfig
-from training.data.datasets import Reader, open_reader, sensor_of
+from training.data.datasets import Reader, sensor_of
 from training.data.datasets.synthetic import is_rendered
-from training.engine.config import SegmentationRun
+from training.stage2.config import SegmentationRun
 
 SYNTHETIC_NOTE = "Synthetic scenes, rendered, no real camera."
 MIXED_NOTE = "Data sets marked (synthetic) are rendered, without a real camera."
@@ -55,7 +55,7 @@ def open_figure_sources(config: SegmentationRun, split: str = "") -> list[Figure
     sources = []
     for data in config.data:
         chosen = split or data.val_split
-        reader = open_reader(data.reader, data.root, chosen, data.modality, data.options)
+        reader = data.open(chosen)
         if len(reader) == 0:
             raise DataError(f"{data.reader}: split {chosen} has no samples to show")
         is_synthetic = is_rendered(reader.native, Path(data.root))

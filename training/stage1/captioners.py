@@ -30,7 +30,7 @@ class Picture:
     """What there is to say something about.
 
     Attributes:
-        sample: `<data set>/<name>`, see `training.captions.sample_id`.
+        sample: `<data set>/<name>`, see `training.stage1.captions.sample_id`.
         rgb: uint8 (H, W, 3).
         labels: uint8 (H, W), ids of `class_names`, `VOID` unlabelled.
         class_names: the data set's own classes.

@@ -11,9 +11,9 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.sensors import EncodingConfig, SensorConfig
-from training.data.datasets import Reader, open_reader
+from training.data.config import DataConfig
 from training.data.mixing import Sampling
-from training.engine.config import DataConfig, RunConfig, read_tree, require_stretch
+from training.engine.config import RunConfig, read_tree, require_stretch
 from training.engine.schedule import Decay, OptimizerConfig
 from training.stage1.contrastive import ContrastiveConfig
 
@@ -135,8 +135,3 @@ def read_ma_clip_run(path: Path | str, overrides: Sequence[str] = ()) -> MaClipR
     if not run.ma_clip.lora_rank:
         raise ConfigError(f"{path}: ma_clip.lora_rank is 0; there is nothing to train")
     return run
-
-
-def open_split(data: DataConfig, split: str) -> Reader:
-    """One split of a data set of a run."""
-    return open_reader(data.reader, data.root, split, data.modality, data.options)

@@ -15,7 +15,7 @@ from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import read_weights
 from segrgbx_core.model.weights import load_encoder_weights
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.engine.config import SegmentationRun
+from training.stage2.config import SegmentationRun
 from training.stage2.released import Baseline, load_imagenet_weights
 
 log = logging.getLogger(__name__)

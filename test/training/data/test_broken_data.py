@@ -85,7 +85,7 @@ def test_frames_that_are_embedded_ahead_are_named_too(tmp_path, mfnet, capfd, wo
 def test_a_file_that_goes_away_stops_the_run_and_coming_back_lets_it_go_on(
     tmp_path, mfnet, capfd, monkeypatch
 ):
-    from training.train_segmentation import SegmentationTask
+    from training.stage2.task import SegmentationTask
 
     path = mfnet / "images" / "00002D.png"
     content, batches = path.read_bytes(), SegmentationTask.batches

@@ -4,10 +4,10 @@ from stage2_case import write_run
 
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training.data.datasets import open_reader
-from training.engine.config import read_run
-from training.evaluate import evaluate
+from training.eval.scoring import evaluate
 from training.evaluate import main as evaluate_main
-from training.train_segmentation import train
+from training.stage2.config import read_run
+from training.stage2.task import train
 
 
 def test_from_files_to_scores(tmp_path, write_world, capsys):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from segrgbx_core.base.modality import Modality
-from training import loader_bench
+from training.data import loader_bench
 from training.data.datasets import open_reader
 from training.data.datasets.export import export_mfnet
-from training.loader_bench import main, measure, profile
+from training.data.loader_bench import measure, profile
+from training.loader_bench import main
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 
 from segrgbx_core.base.images import read_image, write_image
 from segrgbx_core.base.modality import Modality
-from training.audit import audit, main
+from training.audit import main
+from training.data.audit import audit
 from training.data.datasets import READERS, open_reader, spread
 from training.data.datasets.export import export_mfnet, export_urbanlf
 

@@ -12,10 +12,10 @@ from segrgbx_core.base.samples import XForm
 from segrgbx_core.labels.label_space import VOID, unified_label_space
 from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from training.data.augment import AugmentConfig
+from training.data.config import DataConfig
 from training.data.datasets import READERS, open_reader, parse_options
 from training.data.datasets.file_reader import FileReader
 from training.data.mixing import Preparation, prepare
-from training.engine.config import DataConfig
 
 MODALITIES = {
     "deliver": Modality.EVENT,

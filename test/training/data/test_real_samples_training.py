@@ -14,7 +14,7 @@ from segrgbx_core.labels.tables import DELIVER
 from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from segrgbx_core.sensors.depth import DepthEncoding
 from segrgbx_core.sensors.polarization import PolarizationSensor
-from training.audit import audit, sheet
+from training.data.audit import audit, sheet
 from training.data.augment import AugmentConfig
 from training.data.datasets import open_reader
 from training.data.datasets.export import Frame, NyuLayout, export_deliver, export_nyu, export_zju

@@ -112,8 +112,8 @@ def test_images_of_a_draw_do_not_depend_on_staleness():
 
 
 def test_crops_have_no_other_moment():
-    from training.engine.config import read_run
-    from training.train_segmentation import _check
+    from training.stage2.config import read_run
+    from training.stage2.task import _check
 
     run = read_run(
         "config/train/demo_thermal.yaml",

@@ -9,8 +9,9 @@ import pytest
 from stage2_case import assert_same_run, write_run
 
 from segrgbx_core.base.errors import CheckpointError
-from training.engine.config import read_run
-from training.train_segmentation import SegmentationTask, main, train
+from training.stage2.config import read_run
+from training.stage2.task import SegmentationTask, train
+from training.train_segmentation import main
 
 CHANCE = {
     "model": {"backbone": {"drop_path": 0.3}, "head": {"dropout": 0.1}},

@@ -15,7 +15,7 @@ import pytest
 import torch
 from stage2_case import assert_close, curve_of, one_step, read_case, register, statistics
 
-from training.train_segmentation import train
+from training.stage2.task import train
 
 pytestmark = pytest.mark.usefixtures("made_readers")
 

@@ -18,9 +18,9 @@ from training.data.datasets import Labelled, open_reader
 from training.data.datasets.export import UrbanLfLayout, export_urbanlf
 from training.data.datasets.synthetic import is_rendered, mark_rendered
 from training.eval.eval_data import open_sources
-from training.eval.scoring import Pace, evaluate_sources
+from training.eval.scoring import Pace, evaluate, evaluate_sources
 from training.eval.test_time_augmentation import Fit, ViewConfig
-from training.evaluate import evaluate, main
+from training.evaluate import main
 
 CPU = InferenceConfig(device="cpu")
 NAMES = ("deliver", "mfnet", "nyu", "zju_rgbp", "urbanlf")

@@ -15,9 +15,9 @@ from segrgbx_core.model import ALL_PRESETS, PRESETS, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import ablate
-from training.engine.config import read_run
 from training.experiments.ablation_results import summary
 from training.experiments.ablation_tables import TABLES, Arm, Table, arm_model
+from training.stage2.config import read_run
 
 
 @pytest.fixture

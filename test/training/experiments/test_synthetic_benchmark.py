@@ -14,7 +14,6 @@ from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from training import twin_test, worth_of_x
 from training.data.datasets import open_reader
 from training.data.datasets.synthetic import XSource
-from training.engine.config import read_run
 from training.experiments.benchmark_page import Findings, write_page
 from training.experiments.benchmark_scores import Score, difference, mean_difference, score
 from training.experiments.benchmark_variants import (
@@ -27,6 +26,7 @@ from training.experiments.benchmark_variants import (
     run_of,
 )
 from training.experiments.parallel_runs import has_ended, steps_done, train_arms
+from training.stage2.config import read_run
 from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
 from training.twin_test import ARMS as TWIN_ARMS
 from training.twin_test import Verdict, twin_runs

@@ -14,12 +14,12 @@ from segrgbx_core.runtime.batch import InputConfig, Placement
 from segrgbx_core.runtime.checkpoint import load_checkpoint, random_checkpoint
 from training.data import datasets
 from training.data.datasets.labelled_sample import Labelled
-from training.engine.config import read_run
 from training.figures import __main__ as figures
 from training.figures.embedding_map import caption, map_embeddings, without_adapters
 from training.figures.feature_maps import caught, feature_sheet, heat, stage_maps
 from training.figures.inputs import open_figure_sources, origin_note
 from training.figures.panels import entries, panel_sheet, pick_failures, pick_frames
+from training.stage2.config import read_run
 
 ROAD, PERSON, SKY = 0, 9, 3
 SIZE = (48, 64)

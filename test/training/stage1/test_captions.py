@@ -9,18 +9,7 @@ import yaml
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import VOID
-from training.captions import (
-    CONTEXT,
-    Caption,
-    WordList,
-    caption_id,
-    count_tokens,
-    examine,
-    main,
-    normalised,
-    read_captions,
-    write_captions,
-)
+from training.captions import main
 from training.data import datasets
 from training.data.datasets.labelled_sample import Labelled
 from training.stage1.captioners import (
@@ -29,6 +18,17 @@ from training.stage1.captioners import (
     LabelCaptioner,
     Picture,
     build_captioner,
+)
+from training.stage1.captions import (
+    CONTEXT,
+    Caption,
+    WordList,
+    caption_id,
+    count_tokens,
+    examine,
+    normalised,
+    read_captions,
+    write_captions,
 )
 
 pytestmark = pytest.mark.clip

@@ -21,13 +21,16 @@ from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import read_tensors
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training import captions, train_segmentation
-from training.engine.config import read_run
+from training import captions
 from training.engine.loop import Loop
 from training.stage1.config import Batching, read_ma_clip_run
 from training.stage1.pairs import plan_pairs
 from training.stage1.retrieval import recall_at, separation
-from training.train_ma_clip import BEST, MaClipTask, main, train
+from training.stage1.task import BEST, MaClipTask, train
+from training.stage2.config import read_run
+from training.stage2.task import SegmentationTask
+from training.stage2.task import train as train_stage_2
+from training.train_ma_clip import main
 from training.world.records import Record, save_record
 
 pytestmark = pytest.mark.clip
@@ -315,7 +318,7 @@ def segmentation(data, trained, out, *overrides):
 
 def test_adapters_reach_the_checkpoint_of_stage_2(data, trained, tmp_path):
     config = segmentation(data, trained, tmp_path)
-    loaded = load_checkpoint(train_segmentation.train(config))
+    loaded = load_checkpoint(train_stage_2(config))
     expected = load_pool(trained)
     for modality, tensors in expected.items():
         stored = adapter_tensors(loaded.ma_clip.tower, modality)
@@ -334,26 +337,22 @@ def load_base(config, trained):
 
 def test_stage_2_reads_precomputed_embeddings(data, trained, tmp_path):
     ahead = f"clip.embeddings={trained / 'embeddings'}"
-    one = train_segmentation.SegmentationTask(segmentation(data, trained, tmp_path / "a"))
-    two = train_segmentation.SegmentationTask(segmentation(data, trained, tmp_path / "b", ahead))
+    one = SegmentationTask(segmentation(data, trained, tmp_path / "a"))
+    two = SegmentationTask(segmentation(data, trained, tmp_path / "b", ahead))
     for ours, theirs in zip(one.dataset.sources, two.dataset.sources, strict=True):
         assert theirs.embeddings.shape == (12, 4, 2, 24)
         torch.testing.assert_close(ours.embeddings, theirs.embeddings, atol=1e-5, rtol=1e-4)
     assert not list((tmp_path / "b").glob("embeddings_0*"))
     other = segmentation(data, trained, tmp_path / "c", ahead, "input.height=40")
     with pytest.raises(CheckpointError, match="was made with another"):
-        train_segmentation.SegmentationTask(other)
+        SegmentationTask(other)
 
 
 def test_adapters_of_another_tower_are_refused(data, trained, tmp_path):
     with pytest.raises(CheckpointError, match="base_hash"):
-        train_segmentation.SegmentationTask(
-            segmentation(data, trained, tmp_path, "clip.weights=''", "run.seed=5")
-        )
+        SegmentationTask(segmentation(data, trained, tmp_path, "clip.weights=''", "run.seed=5"))
     with pytest.raises(ConfigError, match="must be empty beside it"):
-        train_segmentation.SegmentationTask(
-            segmentation(data, trained, tmp_path, "clip.checkpoint=x")
-        )
+        SegmentationTask(segmentation(data, trained, tmp_path, "clip.checkpoint=x"))
 
 
 def test_training_goes_on_from_adapters(run_file, trained, tmp_path):

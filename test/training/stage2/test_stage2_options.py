@@ -18,14 +18,15 @@ from segrgbx_core.model import ModelConfig
 from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.baselines.geminifusion import GeminifusionConfig
 from segrgbx_core.runtime.segmenter import Segmenter
-from training import train_segmentation
 from training.data.embeddings import embed_frames
 from training.engine.batch_norm import BatchNormMode, set_training
 from training.engine.config import in_steps
 from training.engine.loop import Loop
 from training.engine.run_state import fingerprint
 from training.stage1.config import read_ma_clip_run
-from training.train_segmentation import SegmentationTask, train
+from training.stage2 import task as stage2_task
+from training.stage2.objective import SegmentationObjective
+from training.stage2.task import SegmentationTask, train
 
 pytestmark = pytest.mark.usefixtures("made_readers")
 
@@ -58,11 +59,9 @@ def test_parts_of_a_step_give_the_gradient_of_the_whole(read, loss):
 
 def test_parts_without_their_shares_would_not(read, monkeypatch):
     """The labelled share differs between samples, so the mean of means is another gradient."""
-    from training import train_segmentation
-
     whole, _ = gradients(read("run.batch_norm=frozen"))
     even = lambda self, batch: torch.ones(2, dtype=torch.float64)  # noqa: E731
-    monkeypatch.setattr(train_segmentation.SegmentationObjective, "weigh", even)
+    monkeypatch.setattr(SegmentationObjective, "weigh", even)
     parts, _ = gradients(read("run.batch_norm=frozen", "run.accumulate=2", out="b"))
     with pytest.raises(AssertionError):
         assert_close(parts, whole)
@@ -220,7 +219,7 @@ def test_embeddings_of_another_ma_clip_or_data_set_are_made_anew(read, monkeypat
         made.append(embed_frames(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(train_segmentation, "embed_frames", embed)
+    monkeypatch.setattr(stage2_task, "embed_frames", embed)
     same = ["ma_clip.depth=1", "ma_clip.depth=1", "ma_clip.depth=2", "data.0.root=.."]
     found = [SegmentationTask(read(option)).dataset.sources[0].embeddings for option in same]
     assert len(made) == 3
@@ -261,8 +260,8 @@ def test_the_first_process_embeds_for_all(read, monkeypatch):
         shutil.copy(path, folder)
 
     monkeypatch.setattr(OtherProcess, "before", staticmethod(before))
-    monkeypatch.setattr(train_segmentation, "PartialState", OtherProcess)
-    monkeypatch.setattr(train_segmentation, "embed_frames", None)
+    monkeypatch.setattr(stage2_task, "PartialState", OtherProcess)
+    monkeypatch.setattr(stage2_task, "embed_frames", None)
     second = SegmentationTask(read(out="b")).dataset.sources[0].embeddings
     assert torch.equal(first, second)
 
@@ -274,8 +273,8 @@ def test_every_process_embeds_on_its_own_device(read, monkeypatch):
         devices.append(next(ma_clip.parameters()).device.type)
         return torch.zeros(len(frames), 4, 2, ma_clip.embed_dim)
 
-    monkeypatch.setattr(train_segmentation, "PartialState", OtherProcess)
-    monkeypatch.setattr(train_segmentation, "embed_frames", embed)
+    monkeypatch.setattr(stage2_task, "PartialState", OtherProcess)
+    monkeypatch.setattr(stage2_task, "embed_frames", embed)
     SegmentationTask(read())
     assert devices == ["meta"]
 

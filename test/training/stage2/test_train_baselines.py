@@ -6,9 +6,9 @@ from stage2_case import SQUARES, Squares, write_run
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.engine.config import read_run
-from training.evaluate import evaluate
-from training.train_segmentation import SegmentationTask, train
+from training.eval.scoring import evaluate
+from training.stage2.config import read_run
+from training.stage2.task import SegmentationTask, train
 
 
 @pytest.mark.parametrize("name", ["cmx", "cmnext", "geminifusion", "stitchfusion"])

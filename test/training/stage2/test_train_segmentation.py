@@ -10,10 +10,11 @@ from stage2_case import SQUARES, Squares, write_run
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.engine.config import read_run
 from training.engine.loop import Loop
-from training.evaluate import evaluate
-from training.train_segmentation import SegmentationTask, main, train
+from training.eval.scoring import evaluate
+from training.stage2.config import read_run
+from training.stage2.task import SegmentationTask, train
+from training.train_segmentation import main
 
 CHANCE = {
     "model": {"backbone": {"drop_path": 0.1}, "head": {"dropout": 0.1}},

@@ -1,0 +1,268 @@
+"""Stage 1: the LoRA pool of MA-CLIP trained by contrast with captions (paper, III-B)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import synthetic_label_space
+from segrgbx_core.model.adapter_files import load_adapters, save_adapter
+from segrgbx_core.model.ma_clip import ModalityAwareClip
+from training.data.augment import AugmentConfig, Variant
+from training.data.datasets import spread
+from training.data.embeddings import (
+    WholeFrames,
+    embed_frames,
+    embeddings_path,
+    fingerprint,
+    write_embeddings,
+)
+from training.data.mixing import Preparation, StepSampler, read_steps
+from training.engine.loop import Batch, Loop
+from training.engine.run_folder import git_commit, run_folder, without_places
+from training.stage1.captions import read_captions
+from training.stage1.config import MaClipRun
+from training.stage1.contrastive import ContrastiveLoss
+from training.stage1.lora import TrainingPool
+from training.stage1.objective import ContrastiveObjective
+from training.stage1.pairs import (
+    CaptionedSplit,
+    PairDataset,
+    captioned,
+    modalities_of,
+    plan_pairs,
+    require_divisible,
+)
+from training.stage1.retrieval import recall_at, separation
+from training.stage1.text_tower import frozen_parts
+
+log = logging.getLogger(__name__)
+
+BEST = "best"
+EMBEDDINGS = "embeddings"
+_RANKS = (1, 5)
+_FRAMES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A validation split with what scoring needs, read once.
+
+    Attributes:
+        name: `<data set>_<modality>`, numbered where a run has it twice.
+        split: frames and captions.
+        frames: the frames that are scored.
+        captions: their caption ids.
+    """
+
+    name: str
+    split: CaptionedSplit
+    frames: WholeFrames
+    captions: Tensor
+
+
+class MaClipTask:
+    """Data, adapters and scores of stage 1; see `training.engine.loop.Task`."""
+
+    def __init__(self, config: MaClipRun) -> None:
+        self.config = config
+        self._commit = git_commit()  # now: the checkout may change while the run goes on
+        captions = read_captions(config.captions)
+        train, val = (
+            [captioned(data.open(split), captions, config.captions) for data, split in group]
+            for group in (
+                [(data, data.train_split) for data in config.data],
+                [(data, data.val_split) for data in config.data],
+            )
+        )
+        self.preparation = preparation_of(config)
+        self.modalities = modalities_of([split.reader for split in train])
+        state = PartialState(cpu=config.run.device == "cpu")
+        self.device: torch.device = state.device
+        texts = {key: text for split in (*train, *val) for key, text in split.texts.items()}
+        with state.main_process_first():
+            self.table, self.ma_clip = frozen_parts(config, texts, self.device)
+        if config.adapters:
+            load_adapters(config.adapters, self.ma_clip)
+        pool = TrainingPool(self.ma_clip, self.modalities, config.lora_dropout)
+        pool.set_grad_checkpointing(config.grad_checkpointing)
+        self.pool = pool
+        loss = ContrastiveLoss(config.loss, self.table.scale, self.table.bias)
+        self.objective: nn.Module = ContrastiveObjective(pool, loss)
+        plan = plan_pairs([split.reader for split in train], config)
+        rows = [self.table.embeddings[self.table.rows(split.captions)] for split in train]
+        self.dataset = PairDataset(train, rows, plan, self.preparation, config)
+        names = [f"{split.reader.native}_{split.reader.modality}" for split in val]
+        self.trials = [
+            self._trial(split, name if names.count(name) == 1 else f"{name}_{position}")
+            for position, (split, name) in enumerate(zip(val, names, strict=True))
+        ]
+
+    def batches(self, first_step: int, rank: int, world: int) -> Iterator[Batch]:
+        """Batches of this rank from a step on."""
+        run = self.config.run
+        require_divisible(run.batch_size, world)
+        sampler = StepSampler(self.dataset.plan, first_step, run.batch_size, rank, world)
+        return read_steps(self.dataset, sampler, run.workers)
+
+    def save(self, path: Path, step: int, scores: Mapping[str, float]) -> None:
+        """Writes adapters into the folder `path` without its suffix.
+
+        Into `best` go the adapters of those modalities that are at their best in this step.
+        """
+        folder = path.with_suffix("")
+        self.pool.write_to(self.ma_clip)
+        for modality in self.modalities:
+            own = own_score(scores, modality)
+            if folder.name == BEST and own < float(self._best()[modality.index]):
+                continue
+            facts = {
+                "run": without_places(to_plain(self.config)),
+                "commit": self._commit,
+                "step": step,
+                "scores": dict(scores),
+            }
+            save_adapter(folder / f"{modality}{path.suffix}", self.ma_clip, modality, facts)
+
+    def score(self, path: Path) -> dict[str, float]:
+        """Retrieval and separation on the val splits, by the adapters of a folder.
+
+        `score` is the mean over modalities of each one's best `<modality>_r1` so far, so that it
+        rises whenever one of them gets better: adapters are independent, each keeps its own best.
+        """
+        load_adapters(path.with_suffix(""), self.ma_clip)
+        scores = self.judge()
+        best = self._best()
+        for modality in self.modalities:
+            own = torch.tensor(own_score(scores, modality), device=best.device)
+            best[modality.index] = torch.maximum(best[modality.index], own)
+        chosen = best[[modality.index for modality in self.modalities]]
+        return {**scores, "score": float(chosen.double().mean())}
+
+    def judge(self) -> dict[str, float]:
+        """Retrieval and separation on the val splits as MA-CLIP is now.
+
+        `<set>_<modality>_x_r1` is the share of X images whose own caption is the nearest of the
+        split's different captions, `rgb_r1` the same for RGB, `r5` among the nearest five;
+        `<modality>_r1` the mean of `x_r1` over the modality's data sets. Separation is that of X
+        embeddings by modality, or of RGB from X where there is one modality.
+        """
+        ma_clip = self.ma_clip.to(self.device)
+        scores: dict[str, float] = {}
+        groups: dict[str, list[Tensor]] = {}
+        for trial in self.trials:
+            workers = self.config.run.workers
+            pairs = embed_frames(trial.frames, ma_clip, workers, _FRAMES_AT_ONCE)[:, 0]
+            gallery = torch.tensor(sorted(set(trial.captions.tolist())))
+            texts = self.table.embeddings[self.table.rows(gallery)]
+            for stream, embeddings in zip(("rgb", "x"), pairs.unbind(dim=1), strict=True):
+                found = recall_at(embeddings, trial.captions, texts, gallery, _RANKS)
+                for rank, share in found.items():
+                    scores[f"{trial.name}_{stream}_r{rank}"] = share
+                groups.setdefault(stream, []).append(embeddings)
+        for modality in self.modalities:
+            names = [t.name for t in self.trials if t.split.reader.modality is modality]
+            scores[f"{modality}_r1"] = sum(scores[f"{name}_x_r1"] for name in names) / len(names)
+        return {**scores, **separation(self._separated(groups))}
+
+    def _separated(self, groups: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+        if len(self.modalities) == 1:
+            return {stream: torch.cat(parts) for stream, parts in groups.items()}
+        owners = [trial.split.reader.modality for trial in self.trials]
+        return {
+            modality.value: torch.cat(
+                [
+                    part
+                    for part, owner in zip(groups["x"], owners, strict=True)
+                    if owner is modality
+                ]
+            )
+            for modality in self.modalities
+        }
+
+    def _best(self) -> Tensor:
+        best: Tensor = self.objective.get_buffer("best")
+        return best
+
+    def _trial(self, split: CaptionedSplit, name: str) -> Trial:
+        chosen = spread(len(split.reader), self.config.run.score_samples)
+        frames = WholeFrames(
+            split.reader, self.preparation, self.config.input, (Variant.PLAIN,), chosen
+        )
+        return Trial(name, split, frames, split.captions[chosen])
+
+
+def own_score(scores: Mapping[str, float], modality: Modality) -> float:
+    """What a modality's adapter is judged by; 0 where nothing was scored."""
+    return scores.get(f"{modality}_r1", 0.0)
+
+
+def preparation_of(config: MaClipRun) -> Preparation:
+    """How the run's pairs are made from samples."""
+    return Preparation(
+        synthetic_label_space(),
+        config.encoding,
+        config.sensor,
+        AugmentConfig(),
+        config.run.keep_frames,
+    )
+
+
+def precompute(config: MaClipRun, ma_clip: ModalityAwareClip) -> list[Path]:
+    """Embeds both splits of every data set in all variants, for stage 2's `clip.embeddings`."""
+    preparation, paths = preparation_of(config), []
+    for data in config.data:
+        for split in dict.fromkeys((data.train_split, data.val_split)):
+            reader = data.open(split)
+            path = embeddings_path(Path(config.run.out) / EMBEDDINGS, reader, split)
+            variants, indices = tuple(Variant), range(len(reader))
+            frames = WholeFrames(reader, preparation, config.input, variants, indices)
+            embeddings = embed_frames(frames, ma_clip, config.run.workers, 4)
+            mark = fingerprint(ma_clip, reader, preparation, config.input)
+            write_embeddings(path, embeddings, mark)
+            log.info("%s: %d frames", path, len(embeddings))
+            paths.append(path)
+    return paths
+
+
+def train(config: MaClipRun, precomputes: bool = False) -> Path:
+    """Trains to the end of the run; returns the folder of the best adapters."""
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    out = Path(config.run.out)
+    with run_folder(out, config):
+        _warn(config)
+        task = MaClipTask(config)
+        count = sum(value.numel() for value in task.pool.adapter_parameters())
+        log.info(
+            "MA-CLIP with %.2f M parameters in %d adapters (%s), %d pairs, %d captions, %d steps "
+            "of %d",
+            count / 1e6, len(task.modalities), ", ".join(map(str, task.modalities)),
+            sum(len(split.reader) for split in task.dataset.splits), len(task.table.captions),
+            config.run.steps, config.run.batch_size,
+        )  # fmt: skip
+        state = PartialState()
+        if state.is_main_process and not (out / "state.pt").exists():
+            found = "  ".join(f"{name} {value:.4f}" for name, value in task.judge().items())
+            log.info("before training: %s", found)
+        Loop(task, config.run, config.optimizer, config, rests=True).train()
+        if precomputes and state.is_main_process:
+            load_adapters(out / BEST, task.ma_clip)
+            precompute(config, task.ma_clip.to(task.device))
+    return out / BEST
+
+
+def _warn(config: MaClipRun) -> None:
+    if not (config.text.weights or config.text.pretrained):
+        log.warning("text: random weights; captions and adapters carry no knowledge")
+    for name in ("half_checkpoints", "channels_last"):
+        if getattr(config.run, name):
+            log.warning("run.%s has no effect on stage 1", name)

@@ -1,0 +1,69 @@
+"""What stage 2 minimises: Eq. 8 on the logits of the model, with MA-CLIP frozen beside it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segrgbx_core.model import RgbxNetwork
+from segrgbx_core.model.ma_clip import ModalityAwareClip
+from training.engine.loop import Batch
+from training.stage2.losses import SegmentationLoss, sample_points
+
+
+class SegmentationObjective(nn.Module):
+    """The model with its loss; MA-CLIP stands beside it, neither trained nor part of the state.
+
+    Args:
+        model: what is trained.
+        ma_clip: frozen; used for batches that bring no embeddings.
+        loss: Eq. 8.
+        channels_last: image layout.
+    """
+
+    def __init__(
+        self,
+        model: RgbxNetwork,
+        ma_clip: ModalityAwareClip,
+        loss: SegmentationLoss,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model
+        for weight in model.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=self.layout)
+        self.loss = loss
+        self._beside = (ma_clip,)
+
+    @property
+    def ma_clip(self) -> ModalityAwareClip:
+        """The frozen tower."""
+        return self._beside[0]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms of one batch of `JointDataset` items."""
+        rgb = batch["rgb"].contiguous(memory_format=self.layout)
+        x = batch["x"].contiguous(memory_format=self.layout)
+        modality = batch["modality"]
+        if "rgb_embedding" in batch:
+            embeddings = batch["rgb_embedding"], batch["x_embedding"]
+        elif self.model.needs_embeddings:
+            embeddings = self.ma_clip.to(rgb.device)(rgb, x, modality)
+        else:
+            unused = rgb.new_zeros(len(rgb), self.model.embed_dim)
+            embeddings = unused, unused
+        points = self.loss.config.points
+        if points == 0:
+            logits, labels = self.model(rgb, x, *embeddings, modality), batch["labels"]
+        else:
+            scene = self.model.encode_scene(*embeddings, modality)
+            coarse = self.model.coarse_logits(rgb, x, scene)
+            logits, labels = sample_points(coarse, batch["labels"], points)
+        terms: dict[str, Tensor] = self.loss(logits, labels, batch["native"], batch.get("share"))
+        return terms
+
+    def weigh(self, batch: Batch) -> Tensor:
+        """See `training.engine.loop.DivisibleObjective`."""
+        return self.loss.weigh(batch["labels"], batch["native"])
