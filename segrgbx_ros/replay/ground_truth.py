@@ -10,12 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.bags.message_types import COMPRESSED_IMAGE, IMAGE
 from segrgbx_core.base.errors import DataError, EncodingError
 from segrgbx_core.base.images import read_labels
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace
 from segrgbx_ros.messages import images as messages
-from segrgbx_ros.replay.bags import COMPRESSED_IMAGE, IMAGE, Bag
+from segrgbx_ros.replay.bags import Bag
 
 Labels = NDArray[np.uint8]
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
+from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.errors import ConfigError, DataError, command, did_you_mean
 from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_ros.config.node import NodeConfig, Stream, read_node_yaml
+from segrgbx_ros.messages.images import stamp_ns
 from segrgbx_ros.pairing.published_labels import pair_labels
-from segrgbx_ros.replay.bag_writer import BagWriter
-from segrgbx_ros.replay.bags import Bag, header_stamp_ns
+from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import TruthSource, evaluate
 from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, Truth
 from segrgbx_ros.replay.report import Report
@@ -171,7 +172,7 @@ def _truth(bag: Bag, routes: Routes, pair: str, options: argparse.Namespace) -> 
     """The pair's truth: as told, else the label topic beside its images, else none."""
     if options.truth_folder:
         topic = routes.topic(pair, Stream.RGB)
-        stamps = [header_stamp_ns(message.raw) for message in bag.messages({topic})]
+        stamps = [stamp_ns(message.raw) for message in bag.messages({topic})]
         return FolderTruth(options.truth_folder, stamps)
     if options.truth_topic is not None:
         name = options.truth_topic

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from segrgbx_core.bags.message_types import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET, IMAGE
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.config.node import ANGLES, NodeConfig, Registration, Stream
 from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
-from segrgbx_ros.replay.bags import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, Bag
+from segrgbx_ros.replay.bags import Bag
 
 EVENT_TYPES = (EVENT_PACKET, *ARRAY_TYPES)
 _TRANSPORTS = {

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.samples import Array, Prediction, RgbxSample
 from segrgbx_core.labels import overlay
@@ -18,7 +19,6 @@ from segrgbx_ros.config.node import ConfidenceEncoding, MaskEncoding, NodeConfig
 from segrgbx_ros.messages.geometry import fitted
 from segrgbx_ros.messages.labels import label_map_text
 from segrgbx_ros.pairing.published_labels import published_ids
-from segrgbx_ros.replay.bag_writer import BagWriter
 
 SHEET_ROWS = 6
 """Rows of the contact sheet, shared by the pairs."""

@@ -18,7 +18,7 @@ from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.config.node import Stream, read_node_yaml
 from segrgbx_ros.messages import images as messages
-from segrgbx_ros.replay.bags import Bag, header_stamp_ns
+from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import TruthSource, evaluate
 from segrgbx_ros.replay.ground_truth import Labels, TopicTruth
 from segrgbx_ros.replay.report import Scores, Spread
@@ -162,7 +162,7 @@ def pictures_of(bag: Bag, routes: Routes, pair: str, answers: Answers) -> dict[i
     return {
         stamp: messages.rgb_array(bag.decode(message))
         for message in bag.messages({topic})
-        if (stamp := header_stamp_ns(message.raw)) in chosen
+        if (stamp := messages.stamp_ns(message.raw)) in chosen
     }
 
 

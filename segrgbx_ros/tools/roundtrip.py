@@ -20,7 +20,7 @@ from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_ros.config.node import Stream
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.labels import parse_label_map
-from segrgbx_ros.replay.bags import Bag, Recorded, header_stamp_ns
+from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.topic_routes import Routes
 from segrgbx_ros.tools.node_process import Listener, LiveError, NodeProcess, own_domain
 from segrgbx_ros.tools.player import BagPlayer
@@ -147,7 +147,7 @@ def play_through_node(
 
         def sent(message: Recorded, now_s: float) -> None:
             if message.topic == rgb:
-                answers.sent_s[header_stamp_ns(message.raw)] = now_s
+                answers.sent_s[messages.stamp_ns(message.raw)] = now_s
                 bar.update()
 
         with bar:

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from segrgbx_core.bags.message_types import EVENT_PACKET, new_typestore
 from segrgbx_core.base.samples import Events
 from segrgbx_core.sensors.event_words import encode_evt3, encode_libcaer_cmp
 from segrgbx_ros.messages.events.arrays import TYPES
 from segrgbx_ros.messages.images import fill_image
-from segrgbx_ros.replay.bags import EVENT_PACKET, new_typestore
 
 STORE = new_typestore()
 _TYPE = STORE.types

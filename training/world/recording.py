@@ -31,14 +31,10 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import (
-    Stores,
-    get_types_from_msg,
-    get_typestore,
-)
 from tqdm import tqdm
 
+from segrgbx_core.bags.bag_writer import BagWriter
+from segrgbx_core.bags.message_types import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET
 from segrgbx_core.base.errors import DataError, command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
@@ -63,18 +59,6 @@ X_JITTER_MS = 3.0
 JPEG_QUALITY = 88
 THERMAL_STEP = 4
 """Counts of 0.01 K that thermal images are rounded to: below the noise, and it packs well."""
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
-EVENT_PACKET_FIELDS = """std_msgs/Header header
-uint32 height
-uint32 width
-uint64 seq
-uint64 time_base
-string encoding
-bool is_bigendian
-uint8[] events
-"""
 
 
 @dataclass(frozen=True)
@@ -167,12 +151,12 @@ def _of_record(
     frame, x_frame = f"{pair}_rgb_optical_frame", f"{pair}_x_optical_frame"
     rgb, label = _compressed(JPEG_FORM, _jpeg(record.rgb)), _compressed("mono8", _png(unified))
     made = [
-        Packet(rgb_at, f"/{pair}/rgb/image/compressed", frame, stamp, COMPRESSED, rgb),
-        Packet(rgb_at + 1, f"/{pair}/label/compressed", frame, stamp, COMPRESSED, label),
+        Packet(rgb_at, f"/{pair}/rgb/image/compressed", frame, stamp, COMPRESSED_IMAGE, rgb),
+        Packet(rgb_at + 1, f"/{pair}/label/compressed", frame, stamp, COMPRESSED_IMAGE, label),
     ]
     fields = _compressed(*x_image(record, modality))
     topic = f"/{pair}/x/image/compressed"
-    made.append(Packet(x_at, topic, x_frame, x_stamp, COMPRESSED, fields))
+    made.append(Packet(x_at, topic, x_frame, x_stamp, COMPRESSED_IMAGE, fields))
     if record.events is not None and modality is Modality.EVENT:
         made += _event_packets(record.events, x_stamp, x_frame, index)
     return made
@@ -288,30 +272,12 @@ def write_recording(
     Raises:
         DataError: when the folder exists already.
     """
-    path = Path(path)
-    if path.exists():
-        raise DataError(f"{path}: exists already; choose another folder or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = get_typestore(Stores.ROS2_JAZZY)
-    store.register(get_types_from_msg(EVENT_PACKET_FIELDS, EVENT_PACKET))
-    kinds: dict[str, Any] = dict(store.types)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        writer.set_custom_data("origin", f"synthetic scene, seed {world.seed}")
-        connections: dict[str, Any] = {}
+    with BagWriter(path, origin=f"synthetic scene, seed {world.seed}") as bag:
         for packet in tqdm(packets(world, modalities, seconds, rate_hz), unit="message"):
-            topic, kind = packet.topic, packet.kind
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=store)
-            sec, nanosec = divmod(packet.stamp_ns, 1_000_000_000)
-            stamp = kinds["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
-            header = kinds["std_msgs/msg/Header"](stamp=stamp, frame_id=packet.frame_id)
-            fields = packet.fields
-            if kind == CAMERA_INFO:
-                region = kinds["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-                fields = {**fields, "roi": region}
-            raw = store.serialize_cdr(kinds[kind](header=header, **fields), kind)
-            writer.write(connections[topic], packet.receive_ns, raw)
+            message = bag.message(packet.kind, packet.stamp_ns, packet.frame_id, **packet.fields)
+            bag.write(packet.topic, message, packet.receive_ns)
             count += 1
     return count
 

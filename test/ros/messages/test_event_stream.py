@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from made_messages import event_array, event_packet, image
 
+from segrgbx_core.bags.bag_writer import BagWriter
+from segrgbx_core.bags.message_types import EVENT_PACKET
 from segrgbx_core.base.errors import DataError, EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
@@ -18,8 +20,7 @@ from segrgbx_ros.messages.events.arrays import TYPES, read_event_array
 from segrgbx_ros.messages.events.stream import EventStream
 from segrgbx_ros.messages.images import stamp_ns
 from segrgbx_ros.pairing.pipeline import Pipeline
-from segrgbx_ros.replay.bag_writer import BagWriter
-from segrgbx_ros.replay.bags import EVENT_PACKET, Bag
+from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.topic_routes import find_routes
 
 MS = 1_000_000

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from made_messages import STORE, event_packet
 
+from segrgbx_core.bags.message_types import EVENT_PACKET
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import Events
 from segrgbx_core.sensors.event import EventEncoding
 from segrgbx_ros.node.event_frames import EventFrames, EventFramesConfig
-from segrgbx_ros.replay.bags import EVENT_PACKET
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS

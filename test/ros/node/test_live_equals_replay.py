@@ -12,8 +12,8 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.images import encode_image
-from segrgbx_ros.replay.bag_writer import BagWriter
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.replay import main
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain

@@ -21,11 +21,12 @@ from made_messages import event_packet  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
+from segrgbx_core.bags.bag_writer import BagWriter  # noqa: E402
+from segrgbx_core.bags.message_types import EVENT_PACKET  # noqa: E402
 from segrgbx_core.base.images import encode_image  # noqa: E402
 from segrgbx_core.base.modality import MODALITIES  # noqa: E402
 from segrgbx_core.base.samples import Events  # noqa: E402
-from segrgbx_ros.replay.bag_writer import BagWriter  # noqa: E402
-from segrgbx_ros.replay.bags import EVENT_PACKET, Bag  # noqa: E402
+from segrgbx_ros.replay.bags import Bag  # noqa: E402
 from segrgbx_ros.replay.replay import main  # noqa: E402
 from segrgbx_ros.tools import player  # noqa: E402
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain  # noqa: E402

@@ -5,16 +5,11 @@ import pytest
 import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from segrgbx_core.bags.bag_writer import BagWriter
+from segrgbx_core.bags.message_types import COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, new_typestore
 from segrgbx_core.base.errors import DataError
-from segrgbx_ros.replay.bag_writer import BagWriter
-from segrgbx_ros.replay.bags import (
-    COMPRESSED_IMAGE,
-    EVENT_PACKET,
-    IMAGE,
-    Bag,
-    header_stamp_ns,
-    new_typestore,
-)
+from segrgbx_ros.messages.images import stamp_ns
+from segrgbx_ros.replay.bags import Bag
 
 SECOND = 1_000_000_000
 
@@ -61,7 +56,7 @@ def test_messages_come_back_in_receive_order(tmp_path, picture, storage):
         assert (first.encoding, first.step, first.header.frame_id) == ("16UC1", 10, "optical")
         np.testing.assert_array_equal(first.data.view("<u2").reshape(4, 5), picture)
         assert bag.decode(messages[1]).format == "jpeg"
-        assert header_stamp_ns(messages[2].raw) == 5 * SECOND + 100
+        assert stamp_ns(messages[2].raw) == 5 * SECOND + 100
         assert bag.start_ns == 5 * SECOND + 7
         assert bag.duration_s == pytest.approx(202e-9)
         assert bag.topics["/a/image"].count == 3

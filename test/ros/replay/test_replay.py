@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.images import encode_image, read_image, write_image
 from segrgbx_core.labels.label_space import UNIFIED, VOID, synthetic_label_space
 from segrgbx_ros.config.node import Stream, node_config
-from segrgbx_ros.replay.bag_writer import BagWriter
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import RANDOM
 from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, to_ids, translator

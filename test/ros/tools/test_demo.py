@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
+from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.images import encode_image, read_image, read_labels
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_ros.config.node import read_node_yaml
-from segrgbx_ros.replay.bag_writer import BagWriter
 from segrgbx_ros.tools import demo_files
 from segrgbx_ros.tools.demo import PROFILE, complaint, main
 from segrgbx_ros.tools.demo_files import demo_recording

@@ -11,8 +11,8 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
+from segrgbx_core.bags.bag_writer import BagWriter  # noqa: E402
 from segrgbx_core.base.errors import ConfigError, DataError  # noqa: E402
-from segrgbx_ros.replay.bag_writer import BagWriter  # noqa: E402
 from segrgbx_ros.replay.bags import Bag  # noqa: E402
 from segrgbx_ros.replay.topic_routes import parse_remaps  # noqa: E402
 from segrgbx_ros.tools.player import BagPlayer, main  # noqa: E402

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
+from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.images import read_image
-from segrgbx_ros.replay.bag_writer import BagWriter
 from segrgbx_ros.replay.replay import main
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,8 +8,8 @@ pytest.importorskip("embreex", reason="rendering needs embreex")
 pytest.importorskip("rosbags", reason="recordings need rosbags")
 
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from segrgbx_core.bags.message_types import new_typestore
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import synthetic_label_space
@@ -28,9 +28,7 @@ def bag(tmp_path_factory):
 
 
 def messages(path):
-    store = get_typestore(Stores.ROS2_JAZZY)
-    definition = recording.EVENT_PACKET_FIELDS, recording.EVENT_PACKET
-    store.register(get_types_from_msg(*definition))
+    store = new_typestore()
     with Reader(path) as reader:
         for connection, receive_ns, raw in reader.messages():
             message = store.deserialize_cdr(raw, connection.msgtype)
