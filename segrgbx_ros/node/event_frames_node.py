@@ -26,7 +26,7 @@ from segrgbx_ros.config.node import nested
 from segrgbx_ros.messages.images import NS_PER_S, fill_image
 from segrgbx_ros.node import parameters as params
 from segrgbx_ros.node.event_frames import EventFrames, EventFramesConfig
-from segrgbx_ros.node.inputs import EVENT_DEPTH, event_message_type
+from segrgbx_ros.node.inputs import EVENT_DEPTH, message_class
 from segrgbx_ros.node.qos import IMAGE_QOS
 
 
@@ -53,7 +53,7 @@ class EventFramesNode(Node):
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.create_subscription(
-            event_message_type(config.sensor.message_type),
+            message_class(config.sensor.message_type.value),
             "events",
             self._on_events,
             QoSProfile(depth=EVENT_DEPTH, reliability=QoSReliabilityPolicy.BEST_EFFORT),

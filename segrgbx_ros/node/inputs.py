@@ -163,7 +163,7 @@ class Inputs:
 
     def _message_type(self, pair: str, stream: Stream) -> Any:
         if stream is Stream.EVENTS:
-            return event_message_type(self._config.sensor.event.message_type)
+            return message_class(self._config.sensor.event.message_type.value)
         is_raw = self._config.topic(pair, stream) == f"{pair}/{stream.value}"
         return Image if is_raw else CompressedImage
 
@@ -202,20 +202,19 @@ def check_message_types(config: NodeConfig) -> None:
     for pair in config.pairs:
         if Stream.EVENTS in config.streams(pair).values():
             try:
-                event_message_type(config.sensor.event.message_type)
+                message_class(config.sensor.event.message_type.value)
             except ConfigError as error:
                 raise ConfigError(
                     f"pair '{pair}': {error}, or set {pair}.x_form: image for drawn pictures"
                 ) from None
 
 
-def event_message_type(message: EventMessage) -> Any:
-    """The message class of event streams.
+def message_class(name: str) -> Any:
+    """The class of a message type such as `sensor_msgs/msg/Image`.
 
     Raises:
         ConfigError: when its package is not installed.
     """
-    name = message.value
     package, folder, kind = name.split("/")
     try:
         return getattr(importlib.import_module(f"{package}.{folder}"), kind)

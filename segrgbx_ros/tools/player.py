@@ -7,7 +7,6 @@ It needs rclpy and the message packages but not rosbag2:
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +17,8 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.errors import ConfigError, DataError, command
+from segrgbx_ros.node.inputs import message_class
 from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.topic_routes import parse_remaps
 
@@ -50,7 +50,7 @@ class BagPlayer:
         clock: True to publish `/clock` with the recorded receive times.
 
     Raises:
-        DataError: when a topic that is asked for is not recorded or its package is missing.
+        SegrgbxError: when a topic that is asked for is not recorded or its package is missing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class BagPlayer:
             self._add(node, name, is_optional=topics is None)
         self._clock: Any = None
         if clock:
-            kind = _message_class("rosgraph_msgs/msg/Clock")
+            kind = message_class("rosgraph_msgs/msg/Clock")
             self._clock = (node.create_publisher(kind, "/clock", 10), kind)
 
     @property
@@ -147,8 +147,8 @@ class BagPlayer:
     def _add(self, node: Any, name: str, *, is_optional: bool) -> None:
         topic = self._bag.require(name)
         try:
-            kind = _message_class(topic.type)
-        except DataError as error:
+            kind = message_class(topic.type)
+        except ConfigError as error:
             if not is_optional:
                 raise
             self.skipped[name] = str(error)
@@ -221,16 +221,6 @@ def _play(bag: Bag, options: argparse.Namespace, remaps: Mapping[str, str]) -> i
         print(f"played {items}; at most {played.late_ms:.1f} ms late")
     node.destroy_node()
     return 0
-
-
-def _message_class(name: str) -> Any:
-    package, folder, kind = name.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.{folder}"), kind)
-    except (ImportError, AttributeError):
-        raise DataError(
-            f"message type {name} is not installed; install the ROS package '{package}'"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_the_node_publishes_pictures_that_somebody_wants(monkeypatch):
     from segrgbx_ros.node import event_frames, event_frames_node
 
     # A type that lends its topic; its bytes are those of the packet.
-    monkeypatch.setattr(event_frames_node, "event_message_type", lambda kind: CompressedImage)
+    monkeypatch.setattr(event_frames_node, "message_class", lambda kind: CompressedImage)
     take = event_frames.EventStream.take
     monkeypatch.setattr(
         event_frames.EventStream,

@@ -61,10 +61,10 @@ import sys
 from sensor_msgs.msg import CompressedImage
 from segrgbx_ros.node import inputs
 from segrgbx_ros.node import node
-from segrgbx_ros.replay.bags import EVENT_PACKET, new_typestore
+from segrgbx_core.bags.message_types import EVENT_PACKET, new_typestore
 from segrgbx_ros.messages.events.stream import EventStream
 store, take = new_typestore(), EventStream.take
-inputs.event_message_type = lambda config: CompressedImage
+inputs.message_class = lambda config: CompressedImage
 EventStream.take = lambda self, raw: take(self, store.deserialize_cdr(raw, EVENT_PACKET))
 sys.exit(node.main(["segrgbx-node", *sys.argv[1:]]))
 """

@@ -31,7 +31,7 @@ def rgb(stamp_ns):
 
 
 def test_a_stream_of_events_gives_masks(rig, monkeypatch, capfd):
-    monkeypatch.setattr(inputs, "event_message_type", lambda config: CompressedImage)
+    monkeypatch.setattr(inputs, "message_class", lambda config: CompressedImage)
     one = rig(wait=False, pairs=["event"], **{"sensor.event.message_type": TYPES[0]})
     one.until(lambda: one.tester.count_subscribers("event/x/events") == 1, seconds=20)
     (found,) = one.tester.get_subscriptions_info_by_topic(

@@ -138,7 +138,7 @@ def test_unknown_message_packages_are_skipped_unless_asked_for(recording, contex
         if "/cam/odd" in player.topics:
             pytest.skip("vision_msgs is installed here")
         assert "vision_msgs" in player.skipped["/cam/odd"]
-        with pytest.raises(DataError, match="install the ROS package 'vision_msgs'"):
+        with pytest.raises(ConfigError, match="install the ROS package 'vision_msgs'"):
             BagPlayer(node, bag, topics=["/cam/odd"])
         with pytest.raises(DataError, match="no topic '/cam/none'"):
             BagPlayer(node, bag, topics=["/cam/none"])
