@@ -149,11 +149,9 @@ def play_live(bag_path, config, log, monkeypatch):
     masks, described = {pair: [] for pair in PAIRS}, {}
     domain, program = own_domain(), ("-m", "segrgbx_ros.node.node")
     if not HAS_PACKETS:
-        program, known = ("-c", CARRIER), player._message_class
+        program, known = ("-c", CARRIER), player.message_class
         carrier = {EVENT_PACKET: CompressedImage}
-        monkeypatch.setattr(
-            player, "_message_class", lambda name: carrier.get(name) or known(name)
-        )
+        monkeypatch.setattr(player, "message_class", lambda name: carrier.get(name) or known(name))
     process = NodeProcess(config, log, {}, domain, program=program)
     with process, Listener(domain) as listener:
         for pair in PAIRS:
