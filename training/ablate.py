@@ -9,7 +9,6 @@ prints parameters and multiply-adds and trains nothing.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from typing import Any
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from segrgbx_core.bench.cost import Cost, count_cost, total_cost
 from segrgbx_core.labels.label_space import synthetic_label_space
 from training.data.datasets.synthetic import is_rendered
@@ -286,15 +286,13 @@ def _seeds(text: str, config: SegmentationRun) -> list[int]:
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("table", choices=list(TABLES), help="which of the paper's ablations")
     parser.add_argument("run", help="run file that the arms change")
     parser.add_argument("--out", default="", help="folder of pages and trainings")
     parser.add_argument("--seeds", default="", help="such as 0,1,2; the run file's when left out")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="arms to run")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="changes the run file"
-    )
+    add_set_option(parser, "changes the run file")
     parser.add_argument(
         "--count-only", action="store_true", help="print parameters and multiply-adds, no training"
     )

@@ -8,26 +8,24 @@ draws a sheet of samples. Exits with 1 when the data is wrong, with 2 when the q
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from training.data.audit import audit, open_splits, shared_ids, write_audits
-from training.data.datasets import READERS, parse_options
+from training.data.datasets import READERS
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def _parser() -> CommandParser:
+    parser = CommandParser(description=(__doc__ or "").splitlines()[0])
     in_files = [name for name, opens in READERS.items() if hasattr(opens, "splits")]
     parser.add_argument("data_set", choices=in_files)
     parser.add_argument("root", type=Path)
     parser.add_argument("--split", nargs="+", default=[], help="splits; all that are published")
     parser.add_argument("--modality", default="", choices=["", *(m.value for m in Modality)])
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of the data set"
-    )
+    add_set_option(parser, "options of the data set")
     parser.add_argument("--samples", type=int, default=100, help="read per split; 0 for all")
     parser.add_argument(
         "--out", type=Path, default=None, help="folder for pictures and the report"
@@ -39,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
-    chosen = parse_options(options.set)
+    chosen = apply_overrides({}, options.set)
     readers, problems = open_splits(
         options.data_set, options.root, options.split, options.modality, chosen
     )

@@ -14,17 +14,16 @@ from collections.abc import Sequence
 
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.stage1.captioners import CAPTIONERS, PAPER_PROMPT, CaptionerConfig
 from training.stage1.captions import WordList, caption_run, examine, read_captions
 from training.stage1.config import read_ma_clip_run
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("config", help="run file of stage 1, such as config/train/ma_clip.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="changes one run option"
-    )
+    add_set_option(parser, "changes one run option")
     parser.add_argument("--backend", default="labels", help=", ".join(CAPTIONERS))
     parser.add_argument("--model", default="", help="folder or hub name; file: a JSONL file")
     parser.add_argument("--revision", default="", help="hub revision of the model")

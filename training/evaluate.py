@@ -18,8 +18,9 @@ from typing import Any
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.base.images import image_size
+from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from segrgbx_core.runtime.segmenter import InferenceConfig
-from training.data.datasets import READERS, parse_options
+from training.data.datasets import READERS
 from training.eval.eval_data import Source, open_sources, sources_of_run
 from training.eval.joint import JointReport
 from training.eval.scoring import Pace, evaluate_sources
@@ -45,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint")
@@ -63,10 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         "published: what papers report on",
     )
     data.add_argument("--modality", default="", help="X; empty for the data set's usual one")
-    data.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE",
-        help="options of the data set; with --run options of the run, such as data.0.root=DATA",
-    )  # fmt: skip
+    add_set_option(
+        data, "options of the data set; with --run options of the run, such as data.0.root=DATA"
+    )
     data.add_argument("--limit", type=int, default=0, help="samples per root, 0 for all")
     views = parser.add_argument_group("views")
     views.add_argument(
@@ -99,7 +99,7 @@ def _pools(chosen: argparse.Namespace) -> list[list[Source]]:
         return sources_of_run(run.data, run.sensor, chosen.split)
     if not chosen.root:
         raise ConfigError("name the data set's folder with --root, or a run file with --run")
-    options = parse_options(chosen.set)
+    options = apply_overrides({}, chosen.set)
     return [open_sources(chosen.reader, chosen.root, chosen.split, chosen.modality, options)]
 
 

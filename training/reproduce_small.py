@@ -21,6 +21,7 @@ from pathlib import Path
 
 from segrgbx_core.base.errors import SegrgbxError, command
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.overrides import FLAG
 from training.engine.run_folder import git_commit, log_to_terminal
 from training.world.config import TRAIN_SEEDS, VALIDATION_SEEDS, Family
 
@@ -96,6 +97,7 @@ def stages(out: Path, workers: int) -> list[Stage]:
     first, second = _places(out)
     best = str(joint / "best.safetensors")
     run = str(JOINT_RUN)
+    set_second = _set(second)
     found = [stage for one in DATA_SETS for stage in _data_stages(one, out, workers)]
     found += [
         Stage("captions", "training.captions", (str(MA_CLIP_RUN), *_set(first))),
@@ -104,12 +106,20 @@ def stages(out: Path, workers: int) -> list[Stage]:
             "training.train_ma_clip",
             (str(MA_CLIP_RUN), *_set(first), "--precompute"),
         ),
-        Stage("joint training", "training.train_segmentation", (run, *_set(second))),
+        Stage("joint training", "training.train_segmentation", (run, *set_second)),
         Stage(
             "evaluation",
             "training.evaluate",
-            (best, "--run", run, "--split", "val", "--out", str(results / "evaluation"))
-            + (("--set", *second) if second else ()),
+            (
+                best,
+                "--run",
+                run,
+                "--split",
+                "val",
+                "--out",
+                str(results / "evaluation"),
+                *set_second,
+            ),
         ),
     ]
     for job, number in (("embeddings", 5), ("panels", 7), ("features", 8)):
@@ -118,7 +128,7 @@ def stages(out: Path, workers: int) -> list[Stage]:
             Stage(
                 f"figure {number}",
                 "training.figures",
-                (job, best, run, "--out", picture, *_set(second)),
+                (job, best, run, "--out", picture, *set_second),
             )
         )
     report = str(results / "evaluation" / "report.json")
@@ -167,7 +177,7 @@ def _data_stages(one: DataSet, out: Path, workers: int) -> list[Stage]:
 
 
 def _set(options: Sequence[str]) -> list[str]:
-    return [word for option in options for word in ("--set", option)]
+    return [word for option in options for word in (FLAG, option)]
 
 
 def run_stages(todo: Sequence[Stage], out: Path) -> dict[str, float]:

@@ -10,7 +10,6 @@ Consecutive frames matter for `scene.refresh_every`; render such with
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -23,12 +22,13 @@ import numpy as np
 
 from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError, command
 from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from segrgbx_core.base.samples import Array
 from segrgbx_core.bench.harness import with_changes
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.runtime.checkpoint import read_contract
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
-from training.data.datasets import READERS, Labelled, Reader, open_reader, parse_options, sensor_of
+from training.data.datasets import READERS, Labelled, Reader, open_reader, sensor_of
 from training.experiments.accuracy_vs_latency_report import (
     below_limit,
     draw,
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 1 when `--check` finds too many other labels, 2 for a mistake of the user."""
     chosen = _parser().parse_args(arguments)
     modality = Modality(chosen.modality)
-    options = parse_options(chosen.set)
+    options = apply_overrides({}, chosen.set)
     reader = open_reader(chosen.reader, chosen.root, chosen.split, modality, options)
     subject = Subject(
         chosen.checkpoint, chosen.exported, reader, chosen.device, chosen.scenes, chosen.frames
@@ -287,16 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if chosen.check and below_limit(report) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+def _parser() -> CommandParser:
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--reader", default="synthetic_street", choices=sorted(READERS))
     parser.add_argument("--root", required=True, help="folder of the data set")
     parser.add_argument("--split", default="val")
     parser.add_argument("--modality", default="thermal", choices=[m.value for m in MODALITIES])
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of the data set"
-    )
+    add_set_option(parser, "options of the data set")
     parser.add_argument(
         "--exported", default="", help="folder of segrgbx-export --modality, for its backends"
     )

@@ -9,7 +9,6 @@ command goes on where it stopped. Synthetic scenes only: nothing here speaks of 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.data.datasets.synthetic import XSource
 from training.experiments.benchmark_page import Findings, write_page
 from training.experiments.benchmark_scores import Score, score
@@ -125,14 +125,14 @@ def runs_of(
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     add = parser.add_argument
     add("--scale", choices=list(SCALES), default="reduced")
     add("--out", type=Path, default=Path("runs/synthetic_benchmark"))
     add("--data", type=Path, help="folder of rendered scenes (default: OUT/data)")
     add("--workers", type=int, default=2, help="processes that render and train")
     add("--device", default="auto", help="auto or cpu")
-    add("--set", action="append", default=[], metavar="a.b=VALUE", help="changes every run")
+    add_set_option(parser, "changes every run")
     options = parser.parse_args(argv)
     scale, out = SCALES[options.scale], options.out / options.scale
     data = options.data or out / "data"

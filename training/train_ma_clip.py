@@ -10,10 +10,10 @@ run's folder gets `best/<modality>.safetensors` (adapters), `tower.safetensors` 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.engine.run_folder import log_to_terminal
 from training.stage1.config import read_ma_clip_run
 from training.stage1.task import train
@@ -22,11 +22,9 @@ from training.stage1.task import train
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("config", help="run file, such as config/train/ma_clip.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="changes one option"
-    )
+    add_set_option(parser, "changes one option")
     parser.add_argument(
         "--precompute", action="store_true", help="embed all frames for stage 2 at the end"
     )

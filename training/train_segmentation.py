@@ -8,10 +8,10 @@ training.train_segmentation ...`) or a CPU.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.engine.run_folder import log_to_terminal
 from training.stage2.config import read_run
 from training.stage2.task import train
@@ -20,11 +20,9 @@ from training.stage2.task import train
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("config", help="run file, such as config/train/demo_thermal.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="changes one option"
-    )
+    add_set_option(parser, "changes one option")
     chosen = parser.parse_args(arguments)
     log_to_terminal()
     train(read_run(chosen.config, chosen.set))

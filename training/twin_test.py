@@ -9,7 +9,6 @@ X, guessed without: then X reaches the answer, and nothing of the class leaks in
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.data.config import DataConfig
 from training.data.datasets import open_reader
 from training.data.datasets.synthetic import XSource
@@ -170,14 +170,12 @@ def to_markdown(verdicts: Mapping[str, Verdict]) -> str:
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 1 when a modality fails, 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, default=Path("runs/twins"))
     parser.add_argument("--train", type=int, default=300, help="pictures per modality to learn")
     parser.add_argument("--val", type=int, default=150, help="pictures per modality to score")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=VALUE", help="changes the run"
-    )
+    add_set_option(parser, "changes the run")
     options = parser.parse_args(argv)
     counts = {"train": options.train, "val": options.val}
     roots = render_twins(options.out / "data", counts, options.workers)

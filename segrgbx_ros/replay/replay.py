@@ -14,13 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from tqdm import tqdm
 
 from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.errors import ConfigError, DataError, command, did_you_mean
+from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from segrgbx_core.labels.label_space import UNIFIED
-from segrgbx_ros.config.node import NodeConfig, Stream, read_node_yaml
+from segrgbx_ros.config.node import NodeConfig, Stream, flatten, read_node_yaml
 from segrgbx_ros.messages.images import stamp_ns
 from segrgbx_ros.pairing.published_labels import pair_labels
 from segrgbx_ros.replay.bags import Bag
@@ -96,8 +96,8 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
     return report
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="segrgbx-replay",
         description="Segments a recording as the node would, and scores it where truth is given.",
     )
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FROM:=TO",
         help="recorded topic of an input",
     )
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="overrides an option")
+    add_set_option(parser, "overrides an option")
     add("--label-space", help="labels to publish and score: unified or a data set's own")
     truth = parser.add_mutually_exclusive_group()
     truth.add_argument(
@@ -143,15 +143,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Options of the command line by dotted name; the later ones win."""
     if options.overlays != "all" and not options.overlays.isdigit():
         raise ConfigError(f"--overlays: '{options.overlays}' is neither a number nor 'all'")
-    chosen: dict[str, Any] = {}
-    for text in options.set:
-        name, mark, value = text.partition("=")
-        if not (name and mark):
-            raise ConfigError(f"--set: '{text}' has not the form name=value")
-        try:
-            chosen[name] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError:
-            chosen[name] = value
+    chosen = flatten(apply_overrides({}, options.set))
     if options.checkpoint:
         chosen["model.checkpoint"] = options.checkpoint
     if options.label_space:

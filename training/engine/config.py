@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import field_validator
 
 from segrgbx_core.base.config import Config, ConfigT, from_mapping, option, read_mapping, to_plain
 from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.overrides import apply_overrides
 from segrgbx_core.runtime.batch import InputConfig, ResizeMode
 from segrgbx_core.runtime.options import InferenceConfig
 from training.data.mixing import Sampling
@@ -141,15 +141,13 @@ def read_tree(
     Args:
         kind: class of the run.
         path: YAML file.
-        overrides: `a.b=value` each, above the file; list entries by number (`data.0.root`).
+        overrides: `a.b=value` each, above the file; see `apply_overrides`.
         presets: by the key that names one: the section it fills, and what there is to choose from.
 
     Raises:
         ConfigError: when the file or an override is wrong.
     """
-    data = read_mapping(path)
-    for text in overrides:
-        _override(data, text)
+    data = apply_overrides(read_mapping(path), overrides)
     for key, (section, known) in presets.items():
         name = data.pop(key, None)
         if name is None:
@@ -168,28 +166,3 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
             _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
         )
     return merged
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: expected name=value, such as run.steps=100")
-    *path, last = name.split(".")
-    place: Any = data
-    for part in path:
-        if isinstance(place, list):
-            place = place[_entry(place, part, text)]
-        else:
-            place = place.setdefault(part, {})
-        if not isinstance(place, (dict, list)):
-            raise ConfigError(f"--set {text}: '{part}' holds a value, no options")
-    if isinstance(place, list):
-        place[_entry(place, last, text)] = yaml.safe_load(value)
-    else:
-        place[last] = yaml.safe_load(value)
-
-
-def _entry(place: list[Any], part: str, text: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
-        raise ConfigError(f"--set {text}: '{part}' is no entry; the list has {len(place)}")
-    return int(part)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.base.images import write_image
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from segrgbx_core.runtime.devices import choose_device
 from segrgbx_core.runtime.segmenter import InferenceConfig
@@ -27,7 +28,7 @@ from training.stage2.config import SegmentationRun, read_run
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     jobs = parser.add_subparsers(dest="job", required=True)
     embeddings = jobs.add_parser("embeddings", help="t-SNE of MA-CLIP's embeddings (Fig. 5)")
     embeddings.add_argument("checkpoint")
@@ -51,9 +52,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         job.add_argument("--out", required=True, help="picture to write")
         job.add_argument("--split", default="", help="instead of each data set's val split")
         job.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-        job.add_argument(
-            "--set", action="append", default=[], metavar="a.b=VALUE", help="changes the run file"
-        )
+        add_set_option(job, "changes the run file")
     return parser.parse_args(arguments)
 
 

@@ -19,7 +19,6 @@ bag's custom data says so.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,6 +37,7 @@ from segrgbx_core.bags.message_types import CAMERA_INFO, COMPRESSED_IMAGE, EVENT
 from segrgbx_core.base.errors import DataError, command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.overrides import CommandParser, add_set_option
 from segrgbx_core.base.samples import Events
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.labels.overlay import preview
@@ -321,8 +321,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Write a synthetic scene as a rosbag2 recording.")
+def _parser() -> CommandParser:
+    parser = CommandParser(description="Write a synthetic scene as a rosbag2 recording.")
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder to make")
     add("--demo", choices=[m.value for m in MODALITIES], help="the demo's scene of this modality")
@@ -331,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=RATE_HZ, help="images per second")
     add("--modality", default="thermal", help="comma list of modalities, or 'all'")
     add("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other world option")
+    add_set_option(parser, "any other world option")
     return parser
 
 

@@ -26,6 +26,7 @@ from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import DataError, command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from training.world.config import WorldConfig
 from training.world.records import save_record
 from training.world.world import World
@@ -73,9 +74,7 @@ def _path(folder: Path, seed: int, frame: int) -> Path:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Render synthetic scenes for all five X modalities."
-    )
+    parser = CommandParser(description="Render synthetic scenes for all five X modalities.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--seeds", default="0:100", help="first:last+1, or a comma list")
     parser.add_argument("--frames-per-scene", type=int, default=2)
@@ -92,9 +91,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT of RGB")
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other world option"
-    )
+    add_set_option(parser, "any other world option")
     return parser.parse_args(argv)
 
 
@@ -134,14 +131,8 @@ def world_config(
     Raises:
         ConfigError: for an unknown name or a value out of range.
     """
-    values: dict[str, Any] = {"height": size[0], "width": size[1], **(defaults or {})}
-    for item in changes:
-        name, _, value = item.partition("=")
-        try:
-            values[name] = json.loads(value)
-        except json.JSONDecodeError:
-            values[name] = value
-    return from_mapping(WorldConfig, values, "--set")
+    values = {"height": size[0], "width": size[1], **(defaults or {})}
+    return from_mapping(WorldConfig, apply_overrides(values, changes), "--set")
 
 
 def claim_folder(

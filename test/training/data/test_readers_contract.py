@@ -13,7 +13,7 @@ from segrgbx_core.labels.label_space import VOID, unified_label_space
 from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from training.data.augment import AugmentConfig
 from training.data.config import DataConfig
-from training.data.datasets import READERS, open_reader, parse_options
+from training.data.datasets import READERS, open_reader
 from training.data.datasets.file_reader import FileReader
 from training.data.mixing import Preparation, prepare
 
@@ -196,14 +196,6 @@ def test_options_of_a_run_reach_the_reader():
     stated = from_mapping(DataConfig, {**data, "options": {"weather": ["rain"]}})
     assert stated.options == {"weather": ["rain"]}
     assert from_mapping(DataConfig, data).options == {}
-
-
-def test_options_of_a_command_line():
-    texts = ["weather=[rain, night]", "x=hha", "flips=true"]
-    expected = {"weather": ["rain", "night"], "x": "hha", "flips": True}
-    assert parse_options(texts) == expected
-    with pytest.raises(ConfigError, match="--set flips: expected name=value"):
-        parse_options(["flips"])
 
 
 def test_data_sets_without_options_say_so(tmp_path, monkeypatch):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, did_you_mean
@@ -19,7 +17,7 @@ from training.data.datasets.synthetic import SyntheticReader
 from training.data.datasets.urbanlf import UrbanLfReader
 from training.data.datasets.zju_rgbp import ZjuReader
 
-__all__ = ["READERS", "Labelled", "Reader", "open_reader", "parse_options", "sensor_of", "spread"]
+__all__ = ["READERS", "Labelled", "Reader", "open_reader", "sensor_of", "spread"]
 
 READERS: dict[str, Callable[..., Reader]] = {
     "deliver": DeliverReader,
@@ -61,18 +59,3 @@ def open_reader(
     if known is None:
         raise ConfigError(f"data set '{name}' has no options; got {', '.join(options)}")
     return opens(Path(root), split, modality, from_mapping(known, options, f"data set '{name}'"))
-
-
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Options of a data set from a command line: `name=value` each, values in YAML.
-
-    Raises:
-        ConfigError: for a text without a value.
-    """
-    options = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: expected name=value, such as weather=[rain]")
-        options[name] = yaml.safe_load(value)
-    return options
