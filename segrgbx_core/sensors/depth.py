@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from segrgbx_core.base.camera import Pinhole, depth_metres
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
-from segrgbx_core.sensors.hha import Intrinsics, hha_image
+from segrgbx_core.sensors.hha import hha_image
 from segrgbx_core.sensors.picture import Array, XImage, from_picture, grey, require_plane
 
 _FIRST_LEVEL = np.float32(1 / 255)
@@ -106,13 +107,13 @@ def from_raw(x: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XImage:
     hint = "publish 16UC1 (mm) or 32FC1 (m), or set x_form to image for a rendered picture"
     plane = require_plane(x, "depth", (np.uint16, np.float32, np.float64), hint)
     if encoding.representation is DepthRepresentation.HHA:
-        scale = sensor.unit_16u if plane.dtype == np.uint16 else 1.0
-        depth_m = plane.astype(np.float64) * scale
+        depth_m = depth_metres(plane, sensor.unit_16u, np.float64)
         lowest = encoding.ground_percentile
-        return from_image(hha_image(depth_m, _intrinsics(sensor), lowest))
+        return from_image(hha_image(depth_m, _camera(sensor), lowest))
     if plane.dtype == np.uint16:
-        counts = np.arange(65536, dtype=np.float64) * sensor.unit_16u
-        return grey(np.take(_grade(counts.astype(np.float32), encoding), plane))
+        counts = np.arange(65536, dtype=np.uint16)
+        depth_m = depth_metres(counts, sensor.unit_16u, np.float64).astype(np.float32)
+        return grey(np.take(_grade(depth_m, encoding), plane))
     return grey(_grade(plane.astype(np.float32, copy=False), encoding))
 
 
@@ -144,10 +145,10 @@ def _grade(depth_m: NDArray[np.float32], encoding: DepthEncoding) -> NDArray[np.
     return level
 
 
-def _intrinsics(sensor: DepthSensor) -> Intrinsics:
+def _camera(sensor: DepthSensor) -> Pinhole:
     if sensor.fx <= 0 or sensor.fy <= 0:
         raise EncodingError(
             f"depth x: HHA needs intrinsics, and fx, fy are {sensor.fx:g}, {sensor.fy:g} px; "
             "set sensor.depth.fx, fy, cx and cy from the camera's camera_info"
         )
-    return Intrinsics(fx=sensor.fx, fy=sensor.fy, cx=sensor.cx, cy=sensor.cy)
+    return Pinhole(fx=sensor.fx, fy=sensor.fy, cx=sensor.cx, cy=sensor.cy)

@@ -21,12 +21,11 @@ On the NYUDepthV2 frame of the tests the picture equals the data set's own in ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.base.camera import Pinhole
 from segrgbx_core.sensors.picture import Array
 
 _Plane = NDArray[np.float64]
@@ -43,29 +42,16 @@ _UNKNOWN_ANGLE = 180.0
 _BAND_PIXELS = 16384
 
 
-@dataclass(frozen=True)
-class Intrinsics:
-    """Pinhole intrinsics of a depth image in pixels, as in camera_info.
-
-    The centre of the first pixel is (0, 0). NYUDepthV2 counts from (1, 1): subtract 1 from the cx
-    and cy that it publishes.
-    """
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-
-
 def hha_image(
-    depth_m: Array, intrinsics: Intrinsics, ground_percentile: float = 0.0
+    depth_m: Array, camera: Pinhole, ground_percentile: float = 0.0
 ) -> NDArray[np.uint8]:
     """The HHA picture of a depth image.
 
     Args:
         depth_m: float (h, w), metres along the optical axis; NaN, infinite and <= 0 are no
             measurement.
-        intrinsics: of the depth image.
+        camera: of the depth image. NYUDepthV2 counts pixels from (1, 1): subtract 1 from the cx
+            and cy that it publishes.
         ground_percentile: percentile of all heights that counts as the ground. 0, the lowest
             point, is what data sets have; one false point below the floor then lifts everything.
 
@@ -77,15 +63,16 @@ def hha_image(
     if not is_valid.any():
         return np.zeros((*depth_cm.shape, 3), np.uint8)
     depth_cm = np.where(is_valid, depth_cm, np.inf)
-    x, y = _rays(depth_cm.shape, intrinsics)
+    height, width = depth_cm.shape
+    x, y = np.meshgrid(camera.columns(width), camera.rows(height))
     products = _plane_products(depth_cm, x, y)
     right, down, ahead = search_gravity(_normals(products, _COARSE_RADIUS))
 
-    height = np.where(is_valid, depth_cm, 0) * -(right * x + down * y + ahead)
-    lowest = float(np.percentile(height[is_valid], ground_percentile))
+    rise = np.where(is_valid, depth_cm, 0) * -(right * x + down * y + ahead)
+    lowest = float(np.percentile(rise[is_valid], ground_percentile))
     if lowest > -_GROUND_IN_VIEW_CM:
         lowest = -_CAMERA_HEIGHT_CM  # no ground in view: take the height a camera is carried at
-    height -= lowest
+    rise -= lowest
 
     normals = _normals(products, _FINE_RADIUS)
     cosine = right * normals[0] + down * normals[1] + ahead * normals[2]
@@ -93,7 +80,7 @@ def hha_image(
     np.copyto(angle, _UNKNOWN_ANGLE, where=np.isnan(angle))
     angle += _ANGLE_OFFSET
 
-    hha = cv2.merge([_DISPARITY / np.maximum(depth_cm, _NEAREST_CM), height, angle])
+    hha = cv2.merge([_DISPARITY / np.maximum(depth_cm, _NEAREST_CM), rise, angle])
     np.copyto(hha, 0, where=~is_valid[..., None])
     return np.asarray(np.rint(np.clip(hha, 0, 255, out=hha)).astype(np.uint8))
 
@@ -124,12 +111,6 @@ def search_gravity(normals: _Plane) -> NDArray[np.float64]:
         _, directions = np.linalg.eigh(moments - no_wall @ no_wall.T - floor @ floor.T)
         gravity = directions[:, 0] * (1.0 if directions[:, 0] @ gravity >= 0 else -1.0)
     return gravity
-
-
-def _rays(shape: tuple[int, ...], k: Intrinsics) -> tuple[_Plane, _Plane]:
-    """x/z and y/z of every pixel, (h, w) each."""
-    x, y = np.meshgrid((np.arange(shape[1]) - k.cx) / k.fx, (np.arange(shape[0]) - k.cy) / k.fy)
-    return x, y
 
 
 def _plane_products(depth: _Plane, x: _Plane, y: _Plane) -> list[_Plane]:

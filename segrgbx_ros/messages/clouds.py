@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.base.camera import Pinhole, depth_metres
 from segrgbx_core.base.samples import Array
-from segrgbx_ros.messages.geometry import Pinhole
 
 POINT = np.dtype(
     [("x", "f4"), ("y", "f4"), ("z", "f4"), ("rgb", "f4"), ("label", "u2"), ("confidence", "u1")]
@@ -32,8 +32,7 @@ def metres(depth: Array, unit_16u: float) -> NDArray[np.float32]:
         unit_16u: metres per count.
     """
     plane = depth.reshape(depth.shape[:2])
-    scale = unit_16u if plane.dtype == np.uint16 else 1.0
-    found = plane.astype(np.float32) * np.float32(scale)
+    found = depth_metres(plane, unit_16u)
     found[~(np.isfinite(found) & (found > 0))] = np.nan
     return found
 
@@ -61,10 +60,8 @@ def labelled_points(
     if depth_m.shape != labels.shape:
         depth_m = cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     points = np.empty((height, width), POINT)
-    columns = ((np.arange(width) - camera.cx) / camera.fx).astype(np.float32)
-    rows = ((np.arange(height) - camera.cy) / camera.fy).astype(np.float32)
-    points["x"] = depth_m * columns
-    points["y"] = depth_m * rows[:, None]
+    points["x"] = depth_m * camera.columns(width).astype(np.float32)
+    points["y"] = depth_m * camera.rows(height).astype(np.float32)[:, None]
     points["z"] = depth_m
     # The old convention of point clouds: 0x00RRGGBB, its bits read as a float.
     channels = rgb.astype(np.uint32)

@@ -6,47 +6,19 @@ Images are rectified: lens distortion is not modelled. Pixel (0, 0) is the centr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.base.camera import Pinhole
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import Array, Events
 
 Matrix = NDArray[np.float64]
 _NEAREST_M = 1e-3
-
-
-@dataclass(frozen=True)
-class Pinhole:
-    """A rectified camera.
-
-    Attributes:
-        fx: focal length in px.
-        fy: focal length in px.
-        cx: column of the optical axis.
-        cy: row of the optical axis.
-    """
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-
-    @property
-    def matrix(self) -> Matrix:
-        """Camera matrix (3, 3)."""
-        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
-
-    def scaled(self, sx: float, sy: float) -> Pinhole:
-        """The camera of an image resized by these factors, without a half-pixel term.
-
-        As image_proc does it, so that consumers agree.
-        """
-        return Pinhole(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy)
 
 
 def pinhole(info: Any, height: int, width: int) -> Pinhole:

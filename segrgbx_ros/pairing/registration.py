@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from segrgbx_core.base.camera import Pinhole, depth_metres
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
@@ -93,8 +94,7 @@ class Registrar:
     def _registered_depth(self, sample: RgbxSample, infos: Infos) -> RgbxSample:
         assert not isinstance(sample.x, Events)
         depth: Array = sample.x[..., 0] if sample.x.ndim == 3 else sample.x
-        scale = self._sensor.depth.unit_16u if depth.dtype == np.uint16 else 1.0
-        depth_m = depth.astype(np.float32) * np.float32(scale)
+        depth_m = depth_metres(depth, self._sensor.depth.unit_16u)
         rgb, x = self._cameras(sample, depth.shape, infos)
         rotation, translation = geometry.pose(self._options.extrinsics)
         moved = geometry.register_depth(
@@ -104,7 +104,7 @@ class Registrar:
 
     def _cameras(
         self, sample: RgbxSample, shape: tuple[int, ...], infos: Infos
-    ) -> tuple[geometry.Pinhole, geometry.Pinhole]:
+    ) -> tuple[Pinhole, Pinhole]:
         cameras = []
         sizes = (sample.rgb.shape, shape)
         for name, info, (height, width, *_) in zip(("rgb", "x"), infos, sizes, strict=True):

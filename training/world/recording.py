@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.bags.message_types import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET
+from segrgbx_core.base.camera import depth_counts
 from segrgbx_core.base.errors import DataError, command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
@@ -47,7 +48,6 @@ from training.world.config import TEST_SEEDS, Corruption, Light, WorldConfig
 from training.world.rays.cameras import Camera
 from training.world.records import Record, record_sample
 from training.world.render import parse_sensors, world_config
-from training.world.sensors.depth import to_counts
 from training.world.sensors.polarization import mosaic
 from training.world.world import World
 
@@ -242,7 +242,7 @@ def x_image(record: Record, modality: Modality) -> tuple[str, bytes]:
     if modality is Modality.THERMAL and record.thermal is not None:
         return "mono16", _png(record.thermal // THERMAL_STEP * THERMAL_STEP)
     if modality is Modality.DEPTH and record.depth is not None:
-        return "16UC1", _png(to_counts(record.depth))
+        return "16UC1", _png(depth_counts(record.depth))
     if modality is Modality.POLARIZATION and record.polarization is not None:
         return "mono16", _png(mosaic(record.polarization) << 4)
     if modality is Modality.LIGHT_FIELD and record.light_field is not None:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from segrgbx_core.base.camera import Pinhole
 from segrgbx_core.base.images import read_image
 from segrgbx_core.sensors.depth import DepthEncoding, DepthSensor, from_image, from_raw
-from segrgbx_core.sensors.hha import Intrinsics, hha_image, search_gravity
+from segrgbx_core.sensors.hha import hha_image, search_gravity
 
-NYU = Intrinsics(518.85790117450188, 519.46961112127485, 324.58244941119034, 252.73616633400465)
-SMALL = Intrinsics(200.0, 200.0, 160.0, 120.0)
+NYU = Pinhole(518.85790117450188, 519.46961112127485, 324.58244941119034, 252.73616633400465)
+SMALL = Pinhole(200.0, 200.0, 160.0, 120.0)
 
 
 def room(pitch, roll=0.0, camera_height=1.5, wall=4.0):

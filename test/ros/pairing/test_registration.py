@@ -7,13 +7,13 @@ import made_messages
 import numpy as np
 import pytest
 
+from segrgbx_core.base.camera import Pinhole
 from segrgbx_core.base.errors import ConfigError, EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Events, RgbxSample, XForm
 from segrgbx_core.sensors import EncodingConfig, encode
 from segrgbx_ros.config.node import Stream, node_config
 from segrgbx_ros.messages import geometry
-from segrgbx_ros.messages.geometry import Pinhole
 from segrgbx_ros.pairing.pipeline import Pipeline
 from segrgbx_ros.pairing.registration import Registrar
 

@@ -123,13 +123,6 @@ def test_a_pixel_sleeps_after_an_event_that_it_told():
     assert sorted(kept) == [0, 2, 4, 5]
 
 
-def test_depth_beyond_16_bits_is_no_measurement():
-    metres = np.array([0, 0.0004, 2.5, 65.535, 65.536, 70, np.inf, np.nan], np.float32)
-    counts = depth.to_counts(metres)
-    assert counts.dtype == np.uint16
-    assert list(counts) == [0, 0, 2500, 65535, 0, 0, 0, 0]
-
-
 def test_events_fall_when_it_darkens_and_rest_when_nothing_moves(rng):
     still = np.ones((3, 5, 6), np.float32)
     stamps = np.array([0, 10_000_000, 20_000_000])

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from segrgbx_core.base.camera import Pinhole, depth_counts
 from segrgbx_core.base.errors import DataError, command
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import VOID, synthetic_label_space
 from segrgbx_core.labels.overlay import preview
 from segrgbx_core.sensors import encode
-from segrgbx_core.sensors.hha import Intrinsics, hha_image
+from segrgbx_core.sensors.hha import hha_image
 from training.data.datasets.export import (
     Frame,
     export_deliver,
@@ -35,7 +36,6 @@ from training.data.datasets.export import (
 from training.data.datasets.synthetic import mark_rendered
 from training.world.config import WorldConfig
 from training.world.records import Record, load_record, record_sample
-from training.world.sensors.depth import to_counts
 
 EXPORTS: dict[str, Callable[..., list[str]]] = {
     "deliver": export_deliver,
@@ -114,7 +114,7 @@ def _thermal(record: Record) -> dict[str, Array]:
 def _depth(record: Record) -> dict[str, Array]:
     depth_m = record_sample(record, Modality.DEPTH).x
     assert isinstance(depth_m, np.ndarray)
-    return {"depth": to_counts(depth_m), "hha": _hha(depth_m)}
+    return {"depth": depth_counts(depth_m), "hha": _hha(depth_m)}
 
 
 def _angles(record: Record) -> dict[str, Array]:
@@ -150,7 +150,7 @@ def _hha(depth_m: NDArray[np.float32]) -> Array:
     height, width = depth_m.shape
     angle = np.radians(WorldConfig.model_fields["field_of_view_deg"].default)
     focal = width / 2 / float(np.tan(angle / 2))
-    camera = Intrinsics(fx=focal, fy=focal, cx=width / 2, cy=height / 2)
+    camera = Pinhole(fx=focal, fy=focal, cx=width / 2, cy=height / 2)
     return hha_image(depth_m.astype(np.float64), camera, 1.0)
 
 

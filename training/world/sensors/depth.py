@@ -47,15 +47,6 @@ class StereoRig:
 RIG = StereoRig()
 
 
-def to_counts(depth_m: Floats) -> NDArray[np.uint16]:
-    """Metres as millimetres of a 16UC1 image (REP 118).
-
-    0 is no measurement, and stands for what is not finite or beyond 65.535 m, too.
-    """
-    counts = np.rint(np.nan_to_num(depth_m, nan=0, posinf=0, neginf=0) * 1000)
-    return np.where(counts <= np.iinfo(np.uint16).max, counts, 0).astype(np.uint16)
-
-
 def true_depth(view: View) -> Floats:
     """Exact distance along the optical axis (H, W); inf for the sky."""
     along = view.seen.directions @ view.camera.axes[2]
