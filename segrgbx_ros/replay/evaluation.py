@@ -29,7 +29,7 @@ from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.ground_truth import Truth, translator
 from segrgbx_ros.replay.report import PairReport, Report, Scores, Spread
 from segrgbx_ros.replay.topic_routes import Routes
-from segrgbx_ros.replay.writers import Frame, Sink
+from segrgbx_ros.replay.writers import FrameWriter, SegmentedFrame
 
 if TYPE_CHECKING:
     from segrgbx_core.runtime.segmenter import Segmenter
@@ -75,7 +75,7 @@ def evaluate(
     segmenter: Segmenter,
     routes: Routes,
     truths: Mapping[str, TruthSource] | None = None,
-    sinks: Sequence[Sink] = (),
+    writers: Sequence[FrameWriter] = (),
     progress: Callable[[], object] | None = None,
 ) -> Report:
     """Segments every pair of a recording.
@@ -86,14 +86,14 @@ def evaluate(
         segmenter: the model.
         routes: which topic feeds which input.
         truths: by pair.
-        sinks: get every frame.
+        writers: get every frame.
         progress: called after every message read.
 
     Raises:
         DataError: when nothing could be segmented, or truth does not fit; says why.
     """
     began = time.monotonic()
-    run = _Run(config, segmenter, truths or {}, sinks)
+    run = _Run(config, segmenter, truths or {}, writers)
     for received_ns, paired in _pairs(bag, run, routes, progress):
         run.segment(paired, received_ns)
     report = run.report(bag, routes, time.monotonic() - began)
@@ -127,7 +127,7 @@ class _Run:
         config: NodeConfig,
         segmenter: Segmenter,
         truths: Mapping[str, TruthSource],
-        sinks: Sequence[Sink],
+        writers: Sequence[FrameWriter],
     ) -> None:
         self.config = config
         self.segmenter = segmenter
@@ -139,7 +139,7 @@ class _Run:
             pair: translator(segmenter.label_space, source.space, self.labels[pair].space)
             for pair, source in truths.items()
         }
-        self._sinks = sinks
+        self._writers = writers
         self._tallies: dict[str, _Tally] = defaultdict(_Tally)
         self._stages: dict[str, list[float]] = defaultdict(list)
         self._is_warm = False
@@ -177,10 +177,10 @@ class _Run:
         tally.held += paired.held
         tally.rgb_only += paired.x is None
         truth = self._score(paired, sample.rgb.shape[:2], prediction.labels, tally)
-        frame = Frame(paired.name, tally.paired, sample, prediction, truth, received_ns)
+        frame = SegmentedFrame(paired.name, tally.paired, sample, prediction, truth, received_ns)
         tally.paired += 1
-        for sink in self._sinks:
-            sink.take(frame)
+        for writer in self._writers:
+            writer.on_frame(frame)
 
     def report(self, bag: Bag, routes: Routes, wall_s: float) -> Report:
         """What has been found."""

@@ -28,7 +28,7 @@ from segrgbx_ros.replay.evaluation import TruthSource, evaluate
 from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, Truth
 from segrgbx_ros.replay.report import Report
 from segrgbx_ros.replay.topic_routes import Routes, find_routes, parse_remaps
-from segrgbx_ros.replay.writers import Pictures, Predictions, Sink
+from segrgbx_ros.replay.writers import FrameWriter, PictureWriter, PredictionWriter
 
 if TYPE_CHECKING:
     from segrgbx_core.runtime.segmenter import Segmenter
@@ -75,21 +75,21 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         segmenter = _load(config)
         classes = {pair: one.classes for pair, one in pair_labels(config, segmenter).items()}
         counts = {pair: bag.topics[routes.topic(pair, Stream.RGB)].count for pair in pairs}
-        pictures = Pictures(
+        pictures = PictureWriter(
             folder,
             classes,
             counts,
             None if options.overlays == "all" else int(options.overlays),
             config.output.overlay_alpha,
         )
-        sinks: list[Sink] = [pictures]
+        writers: list[FrameWriter] = [pictures]
         if writer is not None:
-            sinks.append(Predictions(writer, classes, routes.namespace, config))
+            writers.append(PredictionWriter(writer, classes, routes.namespace, config))
         total = sum(bag.topics[topic].count for topic in routes.inputs)
         bar = stack.enter_context(
             tqdm(total=total, unit="msg", file=sys.stderr, disable=options.quiet, leave=False)
         )
-        report = evaluate(bag, config, segmenter, routes, truths, sinks, bar.update)
+        report = evaluate(bag, config, segmenter, routes, truths, writers, bar.update)
         name = Path(options.bag).resolve().name
         weights = report.checkpoint["hash"][:12] or "random weights"
         pictures.save_sheets(f"Replay of {name}", f"checkpoint {weights}, {report.device}")

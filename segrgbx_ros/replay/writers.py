@@ -25,7 +25,7 @@ SHEET_ROWS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class SegmentedFrame:
     """One segmented frame.
 
     Attributes:
@@ -62,15 +62,15 @@ class SheetRow:
     truth: NDArray[np.uint8] | None = None
 
 
-class Sink(Protocol):
+class FrameWriter(Protocol):
     """Takes every frame of a replay in order."""
 
-    def take(self, frame: Frame) -> None:
+    def on_frame(self, frame: SegmentedFrame) -> None:
         """Keeps what it wants of a frame."""
         ...
 
 
-class Pictures:
+class PictureWriter:
     """Overlays of some frames, and a contact sheet of a few of them.
 
     Args:
@@ -94,16 +94,16 @@ class Pictures:
         self._palettes = {pair: palette_array(one.palette) for pair, one in labels.items()}
         self._alpha = alpha
         self._overlays = {
-            pair: spread(count, count if overlays is None else overlays)
+            pair: evenly_spaced(count, count if overlays is None else overlays)
             for pair, count in counts.items()
         }
         self._rows_of = {
-            pair: spread(count, max(1, SHEET_ROWS // len(counts)))
+            pair: evenly_spaced(count, max(1, SHEET_ROWS // len(counts)))
             for pair, count in counts.items()
         }
         self._rows: list[tuple[str, str, SheetRow]] = []
 
-    def take(self, frame: Frame) -> None:
+    def on_frame(self, frame: SegmentedFrame) -> None:
         """Writes the overlay of a chosen frame; keeps a small row of others for the sheet."""
         if frame.number in self._overlays[frame.pair]:
             name = f"overlay_{frame.pair}_{frame.prediction.stamp_ns}.png"
@@ -137,13 +137,13 @@ class Pictures:
             write_image(paths[-1], sheet(rows, captions, labels, heading, note))
         return paths
 
-    def _blend(self, frame: Frame) -> Array:
+    def _blend(self, frame: SegmentedFrame) -> Array:
         labels = frame.prediction.labels
         rgb = fitted(frame.sample.rgb, labels.shape)
         return overlay.blend(rgb, labels, self._palettes[frame.pair], self._alpha)
 
 
-class Predictions:
+class PredictionWriter:
     """Records what the node would have published: masks and confidences with the RGB header.
 
     Args:
@@ -166,7 +166,7 @@ class Predictions:
         self._config = config
         self._described: set[str] = set()
 
-    def take(self, frame: Frame) -> None:
+    def on_frame(self, frame: SegmentedFrame) -> None:
         """Writes the messages of one frame."""
         writer, answer = self._writer, frame.prediction
         base, labels = f"{self._namespace}/{frame.pair}", self._labels[frame.pair]
@@ -223,7 +223,7 @@ def sheet(
     )
 
 
-def spread(count: int, wanted: int) -> set[int]:
+def evenly_spaced(count: int, wanted: int) -> set[int]:
     """At most `wanted` of the numbers below `count`, at equal distances, both ends included."""
     if count <= 0 or wanted <= 0:
         return set()

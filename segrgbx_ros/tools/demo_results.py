@@ -23,7 +23,7 @@ from segrgbx_ros.replay.evaluation import TruthSource, evaluate
 from segrgbx_ros.replay.ground_truth import Labels, TopicTruth
 from segrgbx_ros.replay.report import Scores, Spread
 from segrgbx_ros.replay.topic_routes import Routes
-from segrgbx_ros.replay.writers import SheetRow, sheet, spread
+from segrgbx_ros.replay.writers import SheetRow, evenly_spaced, sheet
 from segrgbx_ros.tools.demo_files import NOTE, DemoFiles
 from segrgbx_ros.tools.roundtrip import Answers
 
@@ -157,7 +157,7 @@ def _agreement(scores: Scores | None, pair: Modality) -> dict[str, Any]:
 def pictures_of(bag: Bag, routes: Routes, pair: str, answers: Answers) -> dict[int, Any]:
     """RGB pictures of the frames that are shown, by stamp."""
     stamps = sorted(answers.masks)
-    chosen = {stamps[index] for index in spread(len(stamps), PICTURES)}
+    chosen = {stamps[index] for index in evenly_spaced(len(stamps), PICTURES)}
     topic = routes.topic(pair, Stream.RGB)
     return {
         stamp: messages.rgb_array(bag.decode(message))

@@ -18,7 +18,7 @@ from segrgbx_ros.replay.evaluation import RANDOM
 from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, to_ids, translator
 from segrgbx_ros.replay.replay import main
 from segrgbx_ros.replay.topic_routes import find_routes
-from segrgbx_ros.replay.writers import spread
+from segrgbx_ros.replay.writers import evenly_spaced
 
 START = 1_700_000_000_000_000_000
 STEP = 100_000_000
@@ -366,6 +366,6 @@ def test_needs_neither_ros_nor_torch_to_start():
 
 
 def test_spread_covers_both_ends():
-    assert spread(10, 3) == {0, 4, 9} or spread(10, 3) == {0, 5, 9}
-    assert spread(3, 10) == {0, 1, 2}
-    assert spread(0, 5) == spread(5, 0) == set()
+    assert evenly_spaced(10, 3) == {0, 4, 9} or evenly_spaced(10, 3) == {0, 5, 9}
+    assert evenly_spaced(3, 10) == {0, 1, 2}
+    assert evenly_spaced(0, 5) == evenly_spaced(5, 0) == set()
