@@ -25,11 +25,11 @@ from segrgbx_core.labels.overlay import blend, preview
 from segrgbx_ros.config.node import read_node_yaml
 from segrgbx_ros.load_model import load_segmenter
 from segrgbx_ros.replay.bags import Bag
-from segrgbx_ros.replay.evaluation import TruthSource, evaluate
+from segrgbx_ros.replay.evaluation import evaluate
+from segrgbx_ros.replay.ground_truth import recorded_ground_truth
 from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
 from segrgbx_ros.replay.writers import Frame, SheetRow, sheet
 from segrgbx_ros.tools.demo_files import CHECKPOINT, NOTE, ROOT, demo_recording
-from segrgbx_ros.tools.demo_results import truth_of
 
 IMAGES = ROOT / "docs" / "images"
 SHOWN = {
@@ -61,10 +61,10 @@ def replayed(modality: Modality) -> tuple[list[Frame], Any]:
         changes: dict[str, Any] = recorded_transports(bag, read_node_yaml(file), modality)
         config = read_node_yaml(file, {**changes, "model.checkpoint": str(CHECKPOINT)})
         routes = find_routes(bag, config, [modality])
-        truth = truth_of(bag, routes, modality)
+        truth = recorded_ground_truth(bag, routes, modality)
         assert truth is not None
         segmenter = load_segmenter(config)
-        truths = {modality.value: TruthSource(truth)}
+        truths = {modality.value: truth}
         evaluate(bag, config, segmenter, routes, truths, [kept])
     return kept.frames, segmenter.classes
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import DataError, EncodingError
-from segrgbx_core.labels.label_space import UNIFIED
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import NodeConfig, Stream
@@ -26,8 +26,8 @@ from segrgbx_ros.messages.geometry import resized_ids
 from segrgbx_ros.pairing.pipeline import Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor, pair_labels
 from segrgbx_ros.replay.bags import Bag
-from segrgbx_ros.replay.ground_truth import Truth, translator
-from segrgbx_ros.replay.report import PairReport, Report, Scores, Spread
+from segrgbx_ros.replay.ground_truth import GroundTruth, translator
+from segrgbx_ros.replay.report import PairReport, Report, Scores
 from segrgbx_ros.replay.topic_routes import Routes
 from segrgbx_ros.replay.writers import FrameWriter, SegmentedFrame
 
@@ -37,14 +37,6 @@ if TYPE_CHECKING:
 RANDOM = "the weights are random: labels and scores mean nothing"
 UNREADABLE = "unreadable"
 """Cause under which messages are counted that cannot be decoded."""
-
-
-@dataclass(frozen=True)
-class TruthSource:
-    """Truth of one pair and the label space that its ids belong to."""
-
-    truth: Truth
-    space: str = UNIFIED
 
 
 @dataclass
@@ -74,7 +66,7 @@ def evaluate(
     config: NodeConfig,
     segmenter: Segmenter,
     routes: Routes,
-    truths: Mapping[str, TruthSource] | None = None,
+    truths: Mapping[str, GroundTruth] | None = None,
     writers: Sequence[FrameWriter] = (),
     progress: Callable[[], object] | None = None,
 ) -> Report:
@@ -126,7 +118,7 @@ class _Run:
         self,
         config: NodeConfig,
         segmenter: Segmenter,
-        truths: Mapping[str, TruthSource],
+        truths: Mapping[str, GroundTruth],
         writers: Sequence[FrameWriter],
     ) -> None:
         self.config = config
@@ -136,8 +128,8 @@ class _Run:
         self._predictor = PairPredictor(segmenter, self.labels, config.label.min_confidence)
         self._truths = truths
         self._translate = {
-            pair: translator(segmenter.label_space, source.space, self.labels[pair].space)
-            for pair, source in truths.items()
+            pair: translator(segmenter.label_space, truth.space, self.labels[pair].space)
+            for pair, truth in truths.items()
         }
         self._writers = writers
         self._tallies: dict[str, _Tally] = defaultdict(_Tally)
@@ -203,7 +195,7 @@ class _Run:
             config=to_plain(self.config),
             pairs={pair: self._pair_report(pair, routes) for pair in _pair_names(routes)},
             notes=(*routes.notes, *([RANDOM] if segmenter.contract.is_random else [])),
-            stages_ms={name: Spread.of(values) for name, values in self._stages.items()},
+            stages_ms={name: Summary.of(values) for name, values in self._stages.items()},
             wall_s=wall_s,
         )
 
@@ -228,13 +220,13 @@ class _Run:
             rgb_only=tally.rgb_only,
             dropped=dropped,
             dropped_x={cause: count for cause, count in counts.dropped_x.items() if count},
-            skew_ms=Spread.of([abs(value) for value in tally.skews_ms]),
+            skew_ms=Summary.of([abs(value) for value in tally.skews_ms]),
             mean_offset_ms=float(np.mean(tally.skews_ms)) if tally.skews_ms else 0.0,
             jumps=counts.jumps,
             lost_events=counts.lost_events,
             first_fault=tally.first_fault,
             scores=scores,
-            stages_ms={name: Spread.of(values) for name, values in tally.stages_ms.items()},
+            stages_ms={name: Summary.of(values) for name, values in tally.stages_ms.items()},
         )
 
     def _score(
@@ -245,12 +237,12 @@ class _Run:
         tally: _Tally,
     ) -> NDArray[np.uint8] | None:
         """Truth of a frame in the published label space, after it was counted on RGB's grid."""
-        source = self._truths.get(paired.name)
-        if source is None:
+        ground_truth = self._truths.get(paired.name)
+        if ground_truth is None:
             return None
         if tally.confusion is None:
             tally.confusion = ConfusionMatrix(len(self.labels[paired.name].classes.names))
-        truth = source.truth.labels(paired.rgb_stamp_ns)
+        truth = ground_truth.labels(paired.rgb_stamp_ns)
         if truth is None:
             tally.unlabeled += 1
             return None

@@ -17,6 +17,7 @@ from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.topic_routes import Routes
 
 Labels = NDArray[np.uint8]
 
@@ -25,26 +26,33 @@ _UNLABELED = (-1, 65535)
 """What drivers of wider encodings write for pixels without a label, besides 255."""
 
 
-class Truth(Protocol):
-    """Label images by stamp."""
+class GroundTruth(Protocol):
+    """Label images by stamp, and the label space that their ids belong to."""
+
+    @property
+    def space(self) -> str:
+        """`unified` or a data set's name."""
+        ...
 
     def labels(self, stamp_ns: int) -> Labels | None:
         """Ids of the image with this stamp, 255 where unlabeled; None when there is none."""
         ...
 
 
-class TopicTruth:
+class TopicGroundTruth:
     """Label images of a recorded topic, matched by equal header stamps.
 
     Args:
         bag: open recording.
         topic: recorded name; Image (mono8, 16UC1, 32SC1) or CompressedImage (PNG) of ids.
+        space: label space of the ids.
 
     Raises:
         DataError: when the topic is missing or an image holds no ids.
     """
 
-    def __init__(self, bag: Bag, topic: str) -> None:
+    def __init__(self, bag: Bag, topic: str, space: str = UNIFIED) -> None:
+        self.space = space
         bag.require(topic, [IMAGE, COMPRESSED_IMAGE])
         # Label images shrink to a few kB, so that a long recording fits into memory.
         self._packed: dict[int, tuple[tuple[int, ...], bytes]] = {}
@@ -72,19 +80,21 @@ class TopicTruth:
         return np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape)
 
 
-class FolderTruth:
+class FolderGroundTruth:
     """Label files: `<stamp in ns>.png`, or one file per RGB image in the order of names.
 
     Args:
         folder: PNG files of ids.
         stamps: stamps of the recording's RGB images in receive order.
+        space: label space of the ids.
 
     Raises:
         DataError: when the folder is empty, or names are no stamps and there is not one file per
             image.
     """
 
-    def __init__(self, folder: Path | str, stamps: Sequence[int]) -> None:
+    def __init__(self, folder: Path | str, stamps: Sequence[int], space: str = UNIFIED) -> None:
+        self.space = space
         self._folder = Path(folder)
         files = sorted(self._folder.glob("*.png"))
         if not files:
@@ -115,6 +125,15 @@ class FolderTruth:
         except DataError as error:
             text = str(error)
             raise DataError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+
+
+def recorded_ground_truth(
+    bag: Bag, routes: Routes, pair: str, space: str = UNIFIED
+) -> TopicGroundTruth | None:
+    """The labels that are recorded beside a pair's images; None where there are none."""
+    base = f"{routes.namespace}/{pair}/label"
+    name = next((name for name in (base, f"{base}/compressed") if name in bag.topics), None)
+    return TopicGroundTruth(bag, name, space) if name else None
 
 
 def to_ids(pixels: Array) -> Labels:

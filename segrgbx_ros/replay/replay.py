@@ -24,8 +24,13 @@ from segrgbx_ros.config.node import NodeConfig, Stream, flatten, read_node_yaml
 from segrgbx_ros.messages.images import stamp_ns
 from segrgbx_ros.pairing.published_labels import pair_labels
 from segrgbx_ros.replay.bags import Bag
-from segrgbx_ros.replay.evaluation import TruthSource, evaluate
-from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, Truth
+from segrgbx_ros.replay.evaluation import evaluate
+from segrgbx_ros.replay.ground_truth import (
+    FolderGroundTruth,
+    GroundTruth,
+    TopicGroundTruth,
+    recorded_ground_truth,
+)
 from segrgbx_ros.replay.report import Report
 from segrgbx_ros.replay.topic_routes import Routes, find_routes, parse_remaps
 from segrgbx_ros.replay.writers import FrameWriter, PictureWriter, PredictionWriter
@@ -67,9 +72,9 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         bag = stack.enter_context(Bag(options.bag))
         routes = find_routes(bag, config, pairs, options.namespace, parse_remaps(options.remap))
         truths = {
-            pair: TruthSource(truth, options.truth_space)
+            pair: truth
             for pair in pairs
-            if (truth := _truth(bag, routes, pair, options)) is not None
+            if (truth := _ground_truth(bag, routes, pair, options)) is not None
         }
         writer = stack.enter_context(BagWriter(options.write_bag)) if options.write_bag else None
         segmenter = _load(config)
@@ -160,20 +165,22 @@ def _chosen_pairs(config: NodeConfig, names: Sequence[str] | None) -> list[str]:
     return list(names or config.pairs)
 
 
-def _truth(bag: Bag, routes: Routes, pair: str, options: argparse.Namespace) -> Truth | None:
-    """The pair's truth: as told, else the label topic beside its images, else none."""
+def _ground_truth(
+    bag: Bag, routes: Routes, pair: str, options: argparse.Namespace
+) -> GroundTruth | None:
+    """As the command line says, else the label topic beside the pair's images, else none."""
+    space = options.truth_space
     if options.truth_folder:
         topic = routes.topic(pair, Stream.RGB)
         stamps = [stamp_ns(message.raw) for message in bag.messages({topic})]
-        return FolderTruth(options.truth_folder, stamps)
+        return FolderGroundTruth(options.truth_folder, stamps, space)
     if options.truth_topic is not None:
         name = options.truth_topic
         if not name:
             return None
-        return TopicTruth(bag, name if name.startswith("/") else f"{routes.namespace}/{name}")
-    base = f"{routes.namespace}/{pair}/label"
-    beside = next((name for name in (base, f"{base}/compressed") if name in bag.topics), None)
-    return TopicTruth(bag, beside) if beside else None
+        full = name if name.startswith("/") else f"{routes.namespace}/{name}"
+        return TopicGroundTruth(bag, full, space)
+    return recorded_ground_truth(bag, routes, pair, space)
 
 
 def _load(config: NodeConfig) -> Segmenter:

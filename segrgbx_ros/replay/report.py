@@ -15,35 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segrgbx_core.base.tables import Summary, markdown_table, percent, rounded
 from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 
 MATRIX_LIMIT = 24
 """Largest number of classes for which Markdown shows the confusion matrix; JSON always has it."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Statistics of a list of numbers; all 0 when it is empty."""
-
-    count: int
-    mean: float
-    p50: float
-    p95: float
-    max: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Statistics of `values`."""
-        if not len(values):
-            return cls(0, 0.0, 0.0, 0.0, 0.0)
-        data = np.asarray(values, np.float64)
-        low, high = np.percentile(data, (50, 95))
-        return cls(len(data), float(data.mean()), float(low), float(high), float(data.max()))
-
-    def to_dict(self, digits: int = 3) -> dict[str, Any]:
-        """Plain values, rounded."""
-        names = ("mean", "p50", "p95", "max")
-        return {"count": self.count} | {name: round(getattr(self, name), digits) for name in names}
 
 
 @dataclass(frozen=True)
@@ -79,13 +55,13 @@ class Scores:
         return {
             "frames": self.frames,
             "frames_without_truth": self.unlabeled_frames,
-            "miou": _number(self.confusion.miou(AbsentClass.SKIP)),
-            "miou_absent_as_zero": _number(self.confusion.miou(AbsentClass.ZERO)),
-            "miou_true_classes": _number(self.confusion.miou(classes=self.true_classes)),
-            "pixel_accuracy": _number(self.confusion.pixel_accuracy()),
+            "miou": rounded(self.confusion.miou(AbsentClass.SKIP)),
+            "miou_absent_as_zero": rounded(self.confusion.miou(AbsentClass.ZERO)),
+            "miou_true_classes": rounded(self.confusion.miou(classes=self.true_classes)),
+            "pixel_accuracy": rounded(self.confusion.pixel_accuracy()),
             "classes_present": len(present),
             "classes": len(self.names),
-            "per_class_iou": {self.names[index]: _number(iou[index]) for index in present},
+            "per_class_iou": {self.names[index]: rounded(iou[index]) for index in present},
             "confusion": {
                 "rows": "truth",
                 "columns": [*(self.names[index] for index in present), "void"],
@@ -127,14 +103,14 @@ class PairReport:
     rgb_only: int
     dropped: dict[str, int]
     dropped_x: dict[str, int]
-    skew_ms: Spread
+    skew_ms: Summary
     mean_offset_ms: float = 0.0
     jumps: int = 0
     lost_events: int = 0
     first_fault: str = ""
     scores: Scores | None = None
     label_space: str = ""
-    stages_ms: Mapping[str, Spread] = field(default_factory=dict)
+    stages_ms: Mapping[str, Summary] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, all but the durations: those differ from run to run."""
@@ -183,7 +159,7 @@ class Report:
     config: dict[str, Any]
     pairs: dict[str, PairReport]
     notes: tuple[str, ...] = ()
-    stages_ms: Mapping[str, Spread] = field(default_factory=dict)
+    stages_ms: Mapping[str, Summary] = field(default_factory=dict)
     wall_s: float = 0.0
 
     @property
@@ -211,7 +187,7 @@ class Report:
     def to_markdown(self) -> str:
         """A page with tables."""
         lines = [f"# Replay of {Path(self.recording).name}", ""]
-        lines += _table(
+        lines += _table_lines(
             ("", ""),
             [
                 ("recording", f"`{self.recording}`, {self.recording_s:.1f} s"),
@@ -267,13 +243,13 @@ def _headline(scores: Scores) -> str:
     skip = scores.confusion.miou(AbsentClass.SKIP)
     zero = scores.confusion.miou(AbsentClass.ZERO)
     text = (
-        f"mIoU {_percent(skip)} over the {len(scores.present)} classes that occur in truth or "
-        f"prediction, pixel accuracy {_percent(scores.confusion.pixel_accuracy())}, "
+        f"mIoU {percent(skip, 1)} % over the {len(scores.present)} classes that occur in truth or "
+        f"prediction, pixel accuracy {percent(scores.confusion.pixel_accuracy(), 1)} %, "
         f"{scores.frames} frames with truth"
     )
     if not np.isclose(skip, zero, equal_nan=True):
         absent = len(scores.names) - len(scores.present)
-        text += f" (mIoU {_percent(zero)} with the {absent} absent classes counted as 0)"
+        text += f" (mIoU {percent(zero, 1)} % with the {absent} absent classes counted as 0)"
     return text
 
 
@@ -281,7 +257,7 @@ def _score_lines(scores: Scores) -> list[str]:
     true = scores.confusion.miou(classes=scores.true_classes)
     lines = [f"{_headline(scores)}.", ""]
     lines += [
-        f"Over the {len(scores.true_classes)} classes of the truth: mIoU {_percent(true)}.",
+        f"Over the {len(scores.true_classes)} classes of the truth: mIoU {percent(true, 1)} %.",
         "",
     ]
     if scores.unlabeled_frames:
@@ -292,12 +268,14 @@ def _score_lines(scores: Scores) -> list[str]:
         wrong = matrix[index].copy()
         wrong[index] = 0
         worst, total = int(wrong.argmax()), int(matrix[index].sum())
-        taken = ""
+        mistaken_for = ""
         if wrong[worst]:
             name = scores.names[worst] if worst < len(scores.names) else "void"
-            taken = f"{name} ({_percent(wrong[worst] / total)})"
-        rows.append((index, scores.names[index], _percent(iou[index]), total, taken))
-    lines += _table(("id", "class", "IoU", "true pixels", "most often taken for"), rows)
+            mistaken_for = f"{name} ({percent(wrong[worst] / total, 1)} %)"
+        rows.append(
+            (index, scores.names[index], f"{percent(iou[index], 1)} %", total, mistaken_for)
+        )
+    lines += _table_lines(("id", "class", "IoU", "true pixels", "most often taken for"), rows)
     if len(scores.true_classes) <= MATRIX_LIMIT:
         lines += ["", "Confusion, percent of the true pixels of each row:", ""]
         lines += _matrix_lines(scores)
@@ -314,15 +292,15 @@ def _matrix_lines(scores: Scores) -> list[str]:
         shares = [100.0 * count / total for count in counts]
         rows.append((scores.names[index], *(f"{share:.0f}" if share else "" for share in shares)))
     names = [scores.names[index] for index in true]
-    return _table(("truth \\ labels", *names, "other classes", "void"), rows)
+    return _table_lines(("truth \\ labels", *names, "other classes", "void"), rows)
 
 
-def _durations(stages_ms: Mapping[str, Spread]) -> dict[str, Any]:
+def _durations(stages_ms: Mapping[str, Summary]) -> dict[str, Any]:
     return {name: item.to_dict() for name, item in stages_ms.items()}
 
 
-def _latency_lines(stages_ms: Mapping[str, Spread]) -> list[str]:
-    return _table(
+def _latency_lines(stages_ms: Mapping[str, Summary]) -> list[str]:
+    return _table_lines(
         ("stage", "p50 ms", "p95 ms", "max ms", "frames"),
         [
             (name, f"{item.p50:.1f}", f"{item.p95:.1f}", f"{item.max:.1f}", item.count)
@@ -353,17 +331,8 @@ def _pairing_lines(pair: PairReport) -> list[str]:
         rows.append(("events lost, see sensor.event.max_buffer_mb", pair.lost_events))
     if pair.first_fault:
         rows.append(("first message that could not be read", pair.first_fault))
-    return ["", *_table(("pairing", ""), rows)]
+    return ["", *_table_lines(("pairing", ""), rows)]
 
 
-def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines] + [""]
-
-
-def _percent(value: float) -> str:
-    return "n/a" if np.isnan(value) else f"{100 * value:.1f} %"
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 6)
+def _table_lines(header: Sequence[object], rows: Sequence[Sequence[object]]) -> list[str]:
+    return [*markdown_table(header, rows, "l").splitlines(), ""]

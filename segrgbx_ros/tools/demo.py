@@ -22,6 +22,7 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_ros.config.node import read_node_yaml
 from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.ground_truth import recorded_ground_truth
 from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
 from segrgbx_ros.tools.demo_files import (
     CHECKPOINT,
@@ -39,7 +40,6 @@ from segrgbx_ros.tools.demo_results import (
     score_answers,
     score_rgb_only,
     summary,
-    truth_of,
     write_metrics,
     write_pictures,
 )
@@ -88,7 +88,7 @@ def run_demo(files: DemoFiles, pair: Modality, rate: float = 1.0) -> dict[str, A
             "sync.wait_ms": wait_ms,
         }
         routes = find_routes(bag, config, [pair])
-        truth = truth_of(bag, routes, pair)
+        truth = recorded_ground_truth(bag, routes, pair)
         print(f"the node starts and loads {files.checkpoint.name}; its log is {log}", flush=True)
         answers = play_through_node(bag, routes, pair, files.config, log, parameters, rate)
         scores = score_answers(answers, truth) if truth else None

@@ -13,15 +13,16 @@ from PIL import Image
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.label_space import UNIFIED, palette_array
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.config.node import Stream, read_node_yaml
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.replay.bags import Bag
-from segrgbx_ros.replay.evaluation import TruthSource, evaluate
-from segrgbx_ros.replay.ground_truth import Labels, TopicTruth
-from segrgbx_ros.replay.report import Scores, Spread
+from segrgbx_ros.replay.evaluation import evaluate
+from segrgbx_ros.replay.ground_truth import Labels, TopicGroundTruth
+from segrgbx_ros.replay.report import Scores
 from segrgbx_ros.replay.topic_routes import Routes
 from segrgbx_ros.replay.writers import SheetRow, evenly_spaced, sheet
 from segrgbx_ros.tools.demo_files import NOTE, DemoFiles
@@ -30,14 +31,7 @@ from segrgbx_ros.tools.roundtrip import Answers
 PICTURES = 6
 
 
-def truth_of(bag: Bag, routes: Routes, pair: str) -> TopicTruth | None:
-    """The labels that are recorded beside a pair's images; None where there are none."""
-    base = f"{routes.namespace}/{pair}/label"
-    name = next((name for name in (base, f"{base}/compressed") if name in bag.topics), None)
-    return TopicTruth(bag, name) if name else None
-
-
-def score_answers(answers: Answers, truth: TopicTruth) -> Scores:
+def score_answers(answers: Answers, truth: TopicGroundTruth) -> Scores:
     """Agreement of the live masks with the truth of equal stamps."""
     assert answers.labels is not None
     if answers.labels.space != UNIFIED:
@@ -57,8 +51,9 @@ def score_answers(answers: Answers, truth: TopicTruth) -> Scores:
 class _Answered:
     """The truth of those frames alone that the live node has answered."""
 
-    truth: TopicTruth
+    truth: TopicGroundTruth
     stamps: Collection[int]
+    space: str = UNIFIED
 
     def labels(self, stamp_ns: int) -> Labels | None:
         """Ids of the image with this stamp; None where the node gave no answer."""
@@ -70,7 +65,7 @@ def score_rgb_only(
     files: DemoFiles,
     parameters: Mapping[str, Any],
     routes: Routes,
-    truth: TopicTruth,
+    truth: TopicGroundTruth,
     answered: Collection[int],
 ) -> Scores | None:
     """The comparison: the RGB-only checkpoint on the same frames, as a replay without X.
@@ -97,8 +92,8 @@ def score_rgb_only(
     }
     alone = Routes(routes.namespace, {name: uses for name, uses in rgb.items() if uses})
     pair = next(iter(alone.inputs.values()))[0][0]
-    source = TruthSource(_Answered(truth, answered))
-    report = evaluate(bag, config, load_segmenter(config), alone, {pair: source})
+    truths = {pair: _Answered(truth, answered)}
+    report = evaluate(bag, config, load_segmenter(config), alone, truths)
     return report.pairs[pair].scores
 
 
@@ -119,7 +114,7 @@ def metrics_of(
         beside: of the RGB-only checkpoint.
     """
     assert answers.labels is not None
-    latency = Spread.of(list(answers.latency_ms.values()))
+    latency = Summary.of(list(answers.latency_ms.values()))
     return {
         "frames_sent": len(answers.sent_s),
         "masks_received": len(answers.masks),
@@ -167,7 +162,11 @@ def pictures_of(bag: Bag, routes: Routes, pair: str, answers: Answers) -> dict[i
 
 
 def write_pictures(
-    files: DemoFiles, pair: str, answers: Answers, truth: TopicTruth | None, rgb: dict[int, Any]
+    files: DemoFiles,
+    pair: str,
+    answers: Answers,
+    truth: TopicGroundTruth | None,
+    rgb: dict[int, Any],
 ) -> None:
     """Writes every label image, a few overlays and the contact sheet."""
     labels, out = answers.labels, files.out

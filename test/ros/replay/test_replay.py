@@ -15,7 +15,7 @@ from segrgbx_core.labels.label_space import UNIFIED, VOID, synthetic_label_space
 from segrgbx_ros.config.node import Stream, node_config
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import RANDOM
-from segrgbx_ros.replay.ground_truth import FolderTruth, TopicTruth, to_ids, translator
+from segrgbx_ros.replay.ground_truth import FolderGroundTruth, TopicGroundTruth, to_ids, translator
 from segrgbx_ros.replay.replay import main
 from segrgbx_ros.replay.topic_routes import find_routes
 from segrgbx_ros.replay.writers import evenly_spaced
@@ -308,7 +308,7 @@ def test_topic_truth_reads_every_integer_encoding(tmp_path):
         bag.write("/t", bag.image(labels.astype(np.uint16), "16UC1", 2), 2)
         bag.write("/t", bag.image(wide.astype(np.int32), "32SC1", 3), 3)
     with Bag(tmp_path / "bag") as bag:
-        truth = TopicTruth(bag, "/t")
+        truth = TopicGroundTruth(bag, "/t")
     assert truth.stamps == {1, 2, 3}
     for stamp in (1, 2, 3):
         np.testing.assert_array_equal(truth.labels(stamp), labels)
@@ -322,7 +322,7 @@ def test_pictures_are_no_truth(tmp_path):
         Bag(tmp_path / "bag") as bag,
         pytest.raises(DataError, match="topic '/t': encoding 'rgb8'"),
     ):
-        TopicTruth(bag, "/t")
+        TopicGroundTruth(bag, "/t")
     with pytest.raises(DataError, match="no label ids"):
         to_ids(np.zeros((2, 2), np.float32))
     with pytest.raises(DataError, match="id 300 is outside"):
@@ -332,13 +332,13 @@ def test_pictures_are_no_truth(tmp_path):
 def test_folder_truth_by_stamp_or_by_order(tmp_path):
     for name in ("100", "300"):
         write_image(tmp_path / f"{name}.png", np.full((2, 2), int(name) // 100, np.uint8))
-    by_stamp = FolderTruth(tmp_path, [100, 200, 300])
+    by_stamp = FolderGroundTruth(tmp_path, [100, 200, 300])
     assert by_stamp.labels(200) is None
     assert by_stamp.labels(300).max() == 3
-    by_order = FolderTruth(tmp_path, [7, 8])
+    by_order = FolderGroundTruth(tmp_path, [7, 8])
     assert by_order.labels(8).max() == 3
     with pytest.raises(DataError, match="2 files do not stand for 3 images"):
-        FolderTruth(tmp_path, [7, 8, 9])
+        FolderGroundTruth(tmp_path, [7, 8, 9])
 
 
 def test_translator_goes_between_all_spaces():

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.metrics import ConfusionMatrix
-from segrgbx_ros.replay.report import PairReport, Report, Scores, Spread
+from segrgbx_ros.replay.report import PairReport, Report, Scores
 
 NAMES = ("road", "person", "car", "sky")
 
@@ -28,7 +29,7 @@ def report(pair_scores=None, **more):
         rgb_only=0,
         dropped={"too_far": 2, "no_x": 1},
         dropped_x={"unused": 2},
-        skew_ms=Spread.of([1.0, 3.0]),
+        skew_ms=Summary.of([1.0, 3.0]),
         mean_offset_ms=-1.0,
         scores=pair_scores,
         **more,
@@ -41,7 +42,7 @@ def report(pair_scores=None, **more):
         device="cpu, fp32",
         config={"pairs": ["thermal"]},
         pairs={"thermal": pair},
-        stages_ms={"total": Spread.of([10.0, 20.0])},
+        stages_ms={"total": Summary.of([10.0, 20.0])},
         wall_s=0.5,
     )
 
@@ -88,7 +89,7 @@ def test_void_truth_alone_gives_no_number():
     data = scores([255, 255], [0, 1]).to_dict()
     assert data["miou"] is None
     assert data["pixel_accuracy"] is None
-    assert "mIoU n/a" in report(scores([255], [0])).summary()
+    assert "mIoU - %" in report(scores([255], [0])).summary()
 
 
 def test_pairing_is_told(tmp_path):
@@ -102,7 +103,3 @@ def test_pairing_is_told(tmp_path):
     ):
         assert part in text
     assert "9 of 12 RGB images segmented (dropped: no_x 1, too_far 2)" in report().summary()
-
-
-def test_spread_of_nothing_is_zero():
-    assert Spread.of([]).to_dict() == {"count": 0, "mean": 0.0, "p50": 0.0, "p95": 0.0, "max": 0.0}

@@ -6,10 +6,11 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_ros.config.node import read_node_yaml
 from segrgbx_ros.load_model import load_segmenter
 from segrgbx_ros.replay.bags import Bag
-from segrgbx_ros.replay.evaluation import TruthSource, evaluate
+from segrgbx_ros.replay.evaluation import evaluate
+from segrgbx_ros.replay.ground_truth import recorded_ground_truth
 from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
 from segrgbx_ros.tools.demo_files import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles
-from segrgbx_ros.tools.demo_results import score_rgb_only, truth_of
+from segrgbx_ros.tools.demo_results import score_rgb_only
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +28,8 @@ def test_thermal_pays_by_ten_points_on_its_classes(tmp_path):
         }
         config = read_node_yaml(CONFIG, changes)
         routes = find_routes(bag, config, [PAIR])
-        truth = truth_of(bag, routes, PAIR)
-        report = evaluate(bag, config, load_segmenter(config), routes, {PAIR: TruthSource(truth)})
+        truth = recorded_ground_truth(bag, routes, PAIR)
+        report = evaluate(bag, config, load_segmenter(config), routes, {PAIR: truth})
         alone = score_rgb_only(bag, files, changes, routes, truth, truth.stamps)
     both = report.pairs[PAIR].scores
     assert both.frames == alone.frames == len(truth.stamps)
