@@ -29,7 +29,7 @@ from segrgbx_ros.replay.evaluation import evaluate
 from segrgbx_ros.replay.ground_truth import recorded_ground_truth
 from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
 from segrgbx_ros.replay.writers import Frame, SheetRow, sheet
-from segrgbx_ros.tools.demo_files import CHECKPOINT, NOTE, ROOT, demo_recording
+from segrgbx_ros.tools.demo import CHECKPOINT, NOTE, ROOT, demo_recording
 
 IMAGES = ROOT / "docs" / "images"
 SHOWN = {

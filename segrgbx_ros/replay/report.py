@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segrgbx_core.base.files import write_text
 from segrgbx_core.base.tables import Summary, markdown_table, percent, rounded
 from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 
@@ -218,8 +219,8 @@ class Report:
     def save(self, folder: Path) -> None:
         """Writes `report.json` and `report.md` into a folder that exists."""
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
+        write_text(folder / "report.json", text + "\n")
+        write_text(folder / "report.md", self.to_markdown())
 
     def summary(self) -> str:
         """A few lines for the terminal."""

@@ -16,10 +16,8 @@ from segrgbx_core.base.images import encode_image, read_image, read_labels
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_ros.config.node import read_node_yaml
-from segrgbx_ros.tools import demo_files
-from segrgbx_ros.tools.demo import PROFILE, complaint, main
-from segrgbx_ros.tools.demo_files import demo_recording
-from segrgbx_ros.tools.demo_results import summary
+from segrgbx_ros.tools import demo
+from segrgbx_ros.tools.demo import PROFILE, complaint, demo_recording, main, summary
 
 pytestmark = pytest.mark.ros
 
@@ -132,7 +130,7 @@ def test_shipped_files_fit_the_demo():
 
 
 def test_recordings_are_shipped_or_rendered_once(tmp_path, monkeypatch):
-    assert demo_recording(Modality.THERMAL, tmp_path) == demo_files.SHIPPED / "thermal"
+    assert demo_recording(Modality.THERMAL, tmp_path) == demo.SHIPPED / "thermal"
     calls = []
 
     def run(command, **_):
@@ -142,14 +140,14 @@ def test_recordings_are_shipped_or_rendered_once(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return subprocess.CompletedProcess(command, 0, stderr="")
 
-    monkeypatch.setattr(demo_files.subprocess, "run", run)
+    monkeypatch.setattr(demo.subprocess, "run", run)
     with pytest.raises(KeyboardInterrupt):
         demo_recording(Modality.EVENT, tmp_path)
     first, second = (demo_recording(Modality.EVENT, tmp_path) for _ in range(2))
     assert first == second
     assert len(calls) == 2, "half a recording is not taken for one"
     assert calls[0][-4:-1] == ["--demo", "event", "--out"]
-    monkeypatch.setattr(demo_files, "_renderer", lambda: "another")
+    monkeypatch.setattr(demo, "_renderer", lambda: "another")
     newer = demo_recording(Modality.EVENT, tmp_path)
     assert len(calls) == 3
     assert list((tmp_path / "recordings").iterdir()) == [newer]
@@ -157,7 +155,7 @@ def test_recordings_are_shipped_or_rendered_once(tmp_path, monkeypatch):
 
 def test_machine_that_cannot_render_is_told_why(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 2, stderr="a\nembreex has no wheel here\n")
-    monkeypatch.setattr(demo_files.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(demo.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(DataError, match=r"embreex has no wheel here; MODALITY=thermal plays"):
         demo_recording(Modality.DEPTH, tmp_path)
 

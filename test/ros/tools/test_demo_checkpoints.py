@@ -9,8 +9,7 @@ from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import evaluate
 from segrgbx_ros.replay.ground_truth import recorded_ground_truth
 from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
-from segrgbx_ros.tools.demo_files import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles
-from segrgbx_ros.tools.demo_results import score_rgb_only
+from segrgbx_ros.tools.demo import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles, score_rgb_only
 
 pytestmark = pytest.mark.slow
 
