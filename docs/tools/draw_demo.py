@@ -28,7 +28,7 @@ from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import evaluate
 from segrgbx_ros.replay.ground_truth import recorded_ground_truth
 from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
-from segrgbx_ros.replay.writers import Frame, SheetRow, sheet
+from segrgbx_ros.replay.writers import SegmentedFrame, SheetRow, sheet
 from segrgbx_ros.tools.demo import CHECKPOINT, NOTE, ROOT, demo_recording
 
 IMAGES = ROOT / "docs" / "images"
@@ -47,14 +47,14 @@ CLIP, CLIP_WIDTH, CLIP_MS = Modality.THERMAL, 640, 100
 class _Frames:
     """Keeps the frames of a replay."""
 
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[SegmentedFrame] = field(default_factory=list)
 
-    def take(self, frame: Frame) -> None:
+    def on_frame(self, frame: SegmentedFrame) -> None:
         """Keeps it."""
         self.frames.append(frame)
 
 
-def replayed(modality: Modality) -> tuple[list[Frame], Any]:
+def replayed(modality: Modality) -> tuple[list[SegmentedFrame], Any]:
     """All frames of a modality's recording as segmented, and the published classes."""
     file, kept = ROOT / "config" / f"{modality}.yaml", _Frames()
     with Bag(demo_recording(modality, ROOT / "demo_out")) as bag:
@@ -69,7 +69,9 @@ def replayed(modality: Modality) -> tuple[list[Frame], Any]:
     return kept.frames, segmenter.classes
 
 
-def draw_sensors(replays: Mapping[Modality, list[Frame]], classes: Any, path: Path) -> None:
+def draw_sensors(
+    replays: Mapping[Modality, list[SegmentedFrame]], classes: Any, path: Path
+) -> None:
     """One row per sensor: RGB, X, truth, prediction."""
     rows = []
     for modality, frames in replays.items():
@@ -81,7 +83,7 @@ def draw_sensors(replays: Mapping[Modality, list[Frame]], classes: Any, path: Pa
     write_image(path, picture, quality=82)
 
 
-def draw_clip(frames: list[Frame], classes: Any, path: Path) -> None:
+def draw_clip(frames: list[SegmentedFrame], classes: Any, path: Path) -> None:
     """RGB, X and the overlay side by side, as an animation."""
     palette = palette_array(classes.palette)
     shots = []
