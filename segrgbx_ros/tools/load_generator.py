@@ -22,7 +22,7 @@ _QOS = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
 @dataclass(frozen=True)
-class Heard:
+class ReceivedMask:
     """A mask that came back.
 
     Attributes:
@@ -40,7 +40,7 @@ class Heard:
 
 
 @dataclass
-class Returned:
+class Received:
     """What came back.
 
     Attributes:
@@ -49,7 +49,7 @@ class Returned:
         messages: level and sentence of the same.
     """
 
-    masks: list[Heard] = field(default_factory=list)
+    masks: list[ReceivedMask] = field(default_factory=list)
     status: dict[str, dict[str, str]] = field(default_factory=dict)
     messages: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class Returned:
         }
 
 
-class Feeder:
+class LoadGenerator:
     """Two cameras beside a node. Frames are stamped with the wall clock.
 
     Args:
@@ -76,7 +76,7 @@ class Feeder:
         height: of RGB.
 
     Attributes:
-        returned: what came back; another thread adds to it.
+        received: what came back; another thread adds to it.
         sent_ns: stamps of the frames sent, ascending.
     """
 
@@ -97,7 +97,7 @@ class Feeder:
         self._publishers = [
             node.create_publisher(Image, f"/{PAIR}/{name}/image", _QOS) for name in ("x", "rgb")
         ]
-        self.returned = Returned()
+        self.received = Received()
         self.sent_ns: list[int] = []
         listener.subscribe(Image, f"/{PAIR}/mask", self._on_mask)
         listener.subscribe(DiagnosticArray, "/diagnostics", self._on_report)
@@ -112,7 +112,7 @@ class Feeder:
         """True once the node has subscribed."""
         return all(publisher.get_subscription_count() for publisher in self._publishers)
 
-    def feed(self, seconds: float, rate_hz: float) -> None:
+    def send(self, seconds: float, rate_hz: float) -> None:
         """Sends frames for a while; falls behind rather than sending late ones at once."""
         end = time.monotonic() + seconds
         due = time.monotonic()
@@ -132,13 +132,13 @@ class Feeder:
     def _on_mask(self, mask: Any) -> None:
         stamp = mask.header.stamp
         stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-        self.returned.masks.append(Heard(stamp_ns, time.time_ns()))
+        self.received.masks.append(ReceivedMask(stamp_ns, time.time_ns()))
 
     def _on_report(self, report: Any) -> None:
         for status in report.status:
             name = status.name.split(": ", 1)[1]
-            self.returned.status[name] = {pair.key: pair.value for pair in status.values}
-            self.returned.messages[name] = (status.level[0], status.message)
+            self.received.status[name] = {pair.key: pair.value for pair in status.values}
+            self.received.messages[name] = (status.level[0], status.message)
 
 
 def _enlarged(coarse: Any, height: int, width: int) -> Any:

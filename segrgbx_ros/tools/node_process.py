@@ -29,7 +29,7 @@ LOG_LINES = 12
 """Lines of the node's log that an error repeats."""
 
 
-class LiveError(SegrgbxError):
+class NodeProcessError(SegrgbxError):
     """The node did not start, ended, or did not answer."""
 
 
@@ -98,9 +98,9 @@ class NodeProcess:
         return self._process.poll() if self._process else None
 
     def check(self) -> None:
-        """Raises `LiveError` with the end of the log when the process has ended."""
+        """Raises `NodeProcessError` with the end of the log when the process has ended."""
         if self.exit_code is not None:
-            raise LiveError(f"the node ended with status {self.exit_code}; {self.tail()}")
+            raise NodeProcessError(f"the node ended with status {self.exit_code}; {self.tail()}")
 
     def memory_mb(self) -> float:
         """Resident memory of the process; 0 when it has ended."""
@@ -123,7 +123,7 @@ class NodeProcess:
         return f"its log {self.log} ends:\n" + "\n".join(lines[-LOG_LINES:])
 
     def stop(self) -> None:
-        """Ends the process: asks first, then insists."""
+        """Ends the process: SIGINT, then SIGTERM, then SIGKILL."""
         if self._process is None:
             return
         for number in _SIGNALS:
@@ -196,7 +196,7 @@ class Listener:
             how long it took in s.
 
         Raises:
-            LiveError: when it ends or is too slow; with the end of its log.
+            NodeProcessError: when it ends or is too slow; with the end of its log.
         """
         client = self.node.create_client(GetState, f"/{NODE_NAME}/get_state")
         began = time.monotonic()
@@ -212,7 +212,7 @@ class Listener:
             if future is None and client.service_is_ready():
                 future = client.call_async(GetState.Request())
             time.sleep(_POLL_S)
-        raise LiveError(f"the node is not active after {timeout_s:g} s; {process.tail()}")
+        raise NodeProcessError(f"the node is not active after {timeout_s:g} s; {process.tail()}")
 
     def _spin(self) -> None:
         try:

@@ -26,10 +26,11 @@ from std_msgs.msg import Float64
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.samples import Prediction, RgbxSample
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_core.sensors import EncodingConfig
 from segrgbx_ros.node import node
-from segrgbx_ros.tools.load_generator import Feeder
+from segrgbx_ros.tools.load_generator import LoadGenerator
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,42 +110,41 @@ def measure(
     )
     durations: dict[str, list[float]] = {stage: [] for stage in ("total", *MODEL_STAGES)}
     with process, Listener(domain) as listener:
-        feeder = Feeder(listener, *size)
+        load = LoadGenerator(listener, *size)
         for stage, values in durations.items():
             topic = f"/segrgbx/debug/{stage}_ms"
             listener.subscribe(Float64, topic, partial(_keep, values))
         listener.wait_active(process, START_S)
-        while not feeder.is_heard:
+        while not load.is_heard:
             time.sleep(0.1)
         time.sleep(2.0)
         before_s = process.cpu_s()
-        feeder.feed(frames / rate_hz, rate_hz)
+        load.send(frames / rate_hz, rate_hz)
         time.sleep(1.0)
         cpu_s = process.cpu_s() - before_s
     # Unlike the durations, the processor's time hardly depends on what else runs.
-    per_frame = round(1e3 * cpu_s / max(1, feeder.sent), 2)
-    return {**_summary(durations, feeder), "cpu_ms_per_frame": per_frame}
+    per_frame = round(1e3 * cpu_s / max(1, load.sent), 2)
+    return {**_summary(durations, load), "cpu_ms_per_frame": per_frame}
 
 
 def _keep(values: list[float], message: Any) -> None:
     values.append(message.data)
 
 
-def _summary(durations: dict[str, list[float]], feeder: Feeder) -> dict[str, Any]:
+def _summary(durations: dict[str, list[float]], load: LoadGenerator) -> dict[str, Any]:
     total = np.array(durations["total"])
     stages = [np.array(durations[stage]) for stage in MODEL_STAGES]
     number = min(len(total), *(len(values) or len(total) for values in stages))
     model = sum((values[:number] for values in stages if len(values)), np.zeros(number))
     kept = slice(number // 10, number)  # the first ones fill caches
-    found: dict[str, Any] = {"frames": feeder.sent, "answers": len(total)}
+    found: dict[str, Any] = {"frames": load.sent, "answers": len(total)}
     for name, values in (
         ("node_ms", (total[:number] - model)[kept]),
         ("model_ms", np.asarray(model)[kept]),
-        ("stamp_to_heard_ms", np.array([mask.age_ms for mask in feeder.returned.masks])),
+        ("stamp_to_heard_ms", np.array([mask.age_ms for mask in load.received.masks])),
     ):
         if len(values):
-            low, high = np.percentile(values, [50, 95])
-            found[name] = {"p50": round(float(low), 2), "p95": round(float(high), 2)}
+            found[name] = Summary.of(list(values)).to_dict(2, ("p50", "p95"))
     return found
 
 

@@ -22,7 +22,7 @@ from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.labels import parse_label_map
 from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.topic_routes import Routes
-from segrgbx_ros.tools.node_process import Listener, LiveError, NodeProcess, own_domain
+from segrgbx_ros.tools.node_process import Listener, NodeProcess, NodeProcessError, own_domain
 from segrgbx_ros.tools.player import BagPlayer
 
 try:
@@ -124,7 +124,7 @@ def play_through_node(
         environment: more variables for the node.
 
     Raises:
-        LiveError: when the node does not get ready, ends, or says nothing about its labels.
+        NodeProcessError: when the node does not get ready, ends, or says nothing about its labels.
     """
     answers, domain = Answers(), own_domain()
     rgb = routes.topic(pair, Stream.RGB)
@@ -140,7 +140,7 @@ def play_through_node(
         player.wait_for_subscribers(timeout_s=30, check=process.check)
         time.sleep(SETTLE_S)
         if answers.labels is None:
-            raise LiveError(f"nothing came on /{pair}/label_map; {process.tail()}")
+            raise NodeProcessError(f"nothing came on /{pair}/label_map; {process.tail()}")
         bar = tqdm(
             total=bag.topics[rgb].count, unit="frame", desc="playing", file=sys.stderr, leave=False
         )

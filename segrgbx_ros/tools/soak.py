@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import write_text
 from segrgbx_core.base.images import image_size
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.sync.counts import NS_PER_MS
-from segrgbx_ros.tools.load_generator import PAIR, Feeder, Heard
+from segrgbx_ros.tools.load_generator import PAIR, LoadGenerator, ReceivedMask
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,63 +52,65 @@ def soak(
     out.mkdir(parents=True, exist_ok=True)
     node = NodeProcess(ROOT / "config/thermal.yaml", out / "node.log", parameters, domain, profile)
     with node, Listener(domain) as listener:
-        feeder = Feeder(listener, *size)
+        load = LoadGenerator(listener, *size)
         listener.wait_active(node, START_S)
-        while not (feeder.is_heard and feeder.returned.status):
+        while not (load.is_heard and load.received.status):
             node.check()
             time.sleep(0.1)
         time.sleep(SETTLE_S)
-        rate_hz = _bearable_rate(feeder, rate_hz)
-        trial = len(feeder.returned.masks)
-        memory = _run(node, feeder, minutes, rate_hz)
+        rate_hz = _bearable_rate(load, rate_hz)
+        trial = len(load.received.masks)
+        memory = _run(node, load, minutes, rate_hz)
         time.sleep(SETTLE_S)
         node.check()
-        masks = feeder.returned.masks[trial:]
-        counts = _counts(feeder)
+        masks = load.received.masks[trial:]
+        counts = _counts(load)
         summary: dict[str, Any] = {
             "minutes": minutes,
             "rate_hz": rate_hz,
             "size": list(size),
             "memory": _memory(memory),
-            "ages_ms": _spread([mask.age_ms for mask in masks]),
-            "newest_wins": _newest_wins(feeder.sent_ns, masks, counts),
+            "ages_ms": Summary.of([mask.age_ms for mask in masks]).to_dict(
+                1, ("p50", "p95", "max")
+            ),
+            "newest_wins": _newest_wins(load.sent_ns, masks, counts),
             "counts": counts,
-            "statuses": {name: text for name, (_, text) in feeder.returned.messages.items()},
-            "inference": feeder.returned.status.get("inference", {}),
+            "statuses": {name: text for name, (_, text) in load.received.messages.items()},
+            "inference": load.received.status.get("inference", {}),
         }
     summary["ok"] = bool(
         counts["adds_up"] and summary["newest_wins"]["kept"] and not summary["memory"]["leaks"]
     )
-    (out / "soak.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "soak.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def _bearable_rate(feeder: Feeder, rate_hz: float) -> float:
+def _bearable_rate(load: LoadGenerator, rate_hz: float) -> float:
     while True:
-        sent, masks = feeder.sent, len(feeder.returned.masks)
-        feeder.feed(TRIAL_S, rate_hz)
+        sent, masks = load.sent, len(load.received.masks)
+        load.send(TRIAL_S, rate_hz)
         time.sleep(1.0)
-        answered = (len(feeder.returned.masks) - masks) / max(1, feeder.sent - sent)
+        answered = (len(load.received.masks) - masks) / max(1, load.sent - sent)
         if answered >= 0.5 or rate_hz / 2 < LOWEST_HZ:
             return rate_hz
         rate_hz /= 2
 
 
 def _run(
-    node: NodeProcess, feeder: Feeder, minutes: float, rate_hz: float
+    node: NodeProcess, load: LoadGenerator, minutes: float, rate_hz: float
 ) -> list[tuple[float, float]]:
     """Memory over time as (s, MB)."""
     memory = []
     began = time.monotonic()
     while (passed := time.monotonic() - began) < minutes * 60:
         node.check()
-        feeder.feed(min(1.0, minutes * 60 - passed), rate_hz)
+        load.send(min(1.0, minutes * 60 - passed), rate_hz)
         memory.append((time.monotonic() - began, node.memory_mb()))
     return memory
 
 
 def _newest_wins(
-    sent_ns: Sequence[int], masks: Sequence[Heard], counts: dict[str, Any]
+    sent_ns: Sequence[int], masks: Sequence[ReceivedMask], counts: dict[str, Any]
 ) -> dict[str, Any]:
     """Whether each mask answers the newest frame that was there when its pass began.
 
@@ -146,20 +150,9 @@ def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    median, high = np.percentile(values, [50, 95])
-    return {
-        "p50": round(float(median), 1),
-        "p95": round(float(high), 1),
-        "max": round(max(values), 1),
-    }
-
-
-def _counts(feeder: Feeder) -> dict[str, Any]:
+def _counts(load: LoadGenerator) -> dict[str, Any]:
     """What became of every RGB frame; `adds_up` when none is unaccounted for."""
-    found = feeder.returned
+    found = load.received
     sync, inputs = f"{PAIR} sync", f"{PAIR} input"
     received = found.count(inputs, "rgb_received")
     pairs = sum(found.count(sync, key) for key in ("pairs", "held", "rgb_only"))
@@ -174,11 +167,11 @@ def _counts(feeder: Feeder) -> dict[str, Any]:
         "paired = answered + replaced + failed + limited + cleared": pairs
         == answered + replaced + sum(failed.values()) + limited + cleared,
         "published = heard": answered == len(found.masks),
-        "sent >= received": feeder.sent >= received,
+        "sent >= received": load.sent >= received,
     }
     return {
-        "sent": feeder.sent,
-        "lost_in_transport": feeder.sent - received,
+        "sent": load.sent,
+        "lost_in_transport": load.sent - received,
         "received": received,
         "paired": pairs,
         "dropped": dropped,

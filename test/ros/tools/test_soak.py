@@ -8,7 +8,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
 from segrgbx_ros.tools import overhead, soak  # noqa: E402
-from segrgbx_ros.tools.load_generator import Heard  # noqa: E402
+from segrgbx_ros.tools.load_generator import ReceivedMask  # noqa: E402
 
 
 def test_every_frame_of_a_short_run_is_accounted_for(checkpoint, tmp_path, monkeypatch, capsys):
@@ -41,7 +41,9 @@ def test_a_node_that_answers_old_frames_is_found_out():
     counts = {"lost_in_transport": 0, "dropped": {"too_far": 1}}
 
     def judged(*answers):
-        masks = [Heard(int(stamp * second), int(heard * second)) for stamp, heard in answers]
+        masks = [
+            ReceivedMask(int(stamp * second), int(heard * second)) for stamp, heard in answers
+        ]
         return soak._newest_wins(sent, masks, counts)
 
     assert judged((0, 2.5), (2, 4.5), (4, 6.5), (7, 7.5))["older_than_allowed"] == 0
