@@ -28,7 +28,7 @@ from segrgbx_core.labels.label_space import synthetic_label_space
 from training.data.datasets.synthetic import is_rendered
 from training.engine.config import scoring_options
 from training.engine.loop import clock
-from training.engine.run_folder import git_commit, log_to_terminal
+from training.engine.run import git_commit, log_to_terminal
 from training.eval.scoring import evaluate
 from training.experiments.ablation_page import cost_table, write_page
 from training.experiments.ablation_results import COST_SIZE, DataSize, Page

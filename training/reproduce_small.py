@@ -22,7 +22,7 @@ from pathlib import Path
 from segrgbx_core.base.errors import SegrgbxError, command
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.overrides import FLAG
-from training.engine.run_folder import git_commit, log_to_terminal
+from training.engine.run import git_commit, log_to_terminal
 from training.world.config import TRAIN_SEEDS, VALIDATION_SEEDS, Family
 
 CONFIG = Path("config/train")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.overrides import CommandParser, add_set_option
-from training.engine.run_folder import log_to_terminal
+from training.engine.run import log_to_terminal
 from training.stage1.config import read_ma_clip_run
 from training.stage1.task import train
 

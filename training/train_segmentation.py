@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.overrides import CommandParser, add_set_option
-from training.engine.run_folder import log_to_terminal
+from training.engine.run import log_to_terminal
 from training.stage2.config import read_run
 from training.stage2.task import train
 

@@ -1,6 +1,9 @@
-"""Embeddings of whole frames by the frozen MA-CLIP, computed once and kept on disk.
+"""Whole frames embedded by the frozen MA-CLIP: computed once, kept on disk, drawn in training.
 
-Legend: N frames, V variants of a frame, E embedding width.
+A node with `scene.refresh_every` above 1 reuses an embedding for some frames; training with
+`ReuseConfig` gives the model such embeddings of an earlier or later frame.
+
+Legend: N frames, V variants of a frame (`training.data.augment.Variant`), E embedding width.
 """
 
 from __future__ import annotations
@@ -10,12 +13,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.config import Config, option, to_plain
 from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
@@ -24,7 +29,7 @@ from segrgbx_core.runtime.batch import InputConfig, resize_image
 from segrgbx_core.sensors import SensorConfig, resamples_linearly
 from training.data.augment import Variant, Views, mirror, without
 from training.data.datasets import Reader, sensor_of
-from training.data.mixing import Preparation, prepare, read_ahead
+from training.data.preparation import Preparation, prepare, read_ahead
 
 KEY = "segrgbx_embeddings"
 
@@ -158,3 +163,80 @@ def _variant(frame: Views, variant: Variant, preparation: Preparation) -> Views:
     if variant is Variant.MIRRORED:
         return mirror(frame, preparation.encoding)
     return without(frame, variant)
+
+
+class ReuseConfig(Config):
+    """How often a sample gets the embedding of another moment.
+
+    In data sets of sequences that is the embedding of a frame nearby; elsewhere it is that of the
+    same frame mirrored.
+    """
+
+    probability: float = option(
+        0.0, doc="share of samples with the embedding of another moment", low=0, high=1
+    )
+    reach: int = option(
+        5, doc="largest distance in frames of the same sequence, before or after", low=1
+    )
+    noise: float = option(
+        0.0,
+        doc="largest noise on such an embedding relative to its root mean square",
+        low=0,
+        high=10,
+    )
+
+
+def sequences_of(reader: Reader) -> NDArray[np.int32] | None:
+    """Which frames of a reader follow each other: the number of each one's sequence, int32 (N,).
+
+    A reader of sequences has `ids` in the order of time and a `sequence_mark`: what stands before
+    the last mark of an id names its sequence. None for readers of unrelated pictures.
+    """
+    mark: str | None = getattr(reader, "sequence_mark", None)
+    if mark is None:
+        return None
+    ids: Sequence[str] = reader.ids  # type: ignore[attr-defined]
+    names = [name.rpartition(mark)[0] for name in ids]
+    return np.unique(names, return_inverse=True)[1].astype(np.int32)
+
+
+def embedding_of(
+    embeddings: Tensor,
+    sequences: NDArray[np.int32] | None,
+    view: tuple[int, Variant],
+    reuse: ReuseConfig,
+    rng: np.random.Generator,
+) -> Tensor:
+    """What MA-CLIP says to a training view, (2, E): of its frame, or of one that is reuse.
+
+    Args:
+        embeddings: of all frames, (N, V, 2, E).
+        sequences: see `sequences_of`.
+        view: number of the frame, and the variant that the training view shows.
+        reuse: how often, how far, how noisy.
+        rng: source of chance; nothing is drawn where nothing can be reuse.
+    """
+    index, variant = view
+    if reuse.probability <= 0 or rng.random() >= reuse.probability:
+        return embeddings[index, variant]
+    near = _neighbours(sequences, index, reuse.reach)
+    if near.size:
+        embedded = embeddings[int(rng.choice(near)), variant]
+    else:
+        embedded = embeddings[index, _OTHER_WAY.get(variant, variant)]
+    if reuse.noise > 0:
+        grain = torch.from_numpy(rng.standard_normal(embedded.shape, dtype=np.float32))
+        size = embedded.square().mean(dim=1, keepdim=True).sqrt()
+        embedded = embedded + float(rng.uniform(0.0, reuse.noise)) * size * grain
+    return embedded
+
+
+_OTHER_WAY = {Variant.PLAIN: Variant.MIRRORED, Variant.MIRRORED: Variant.PLAIN}
+
+
+def _neighbours(sequences: NDArray[np.int32] | None, index: int, reach: int) -> NDArray[np.int64]:
+    if sequences is None:
+        return np.empty(0, np.int64)
+    first = max(0, index - reach)
+    near = first + np.flatnonzero(sequences[first : index + reach + 1] == sequences[index])
+    return near[near != index]

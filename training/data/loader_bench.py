@@ -28,7 +28,7 @@ from training.data.datasets.export import (
     export_zju,
 )
 from training.data.datasets.file_reader import FileReader
-from training.data.mixing import Preparation, prepare
+from training.data.preparation import Preparation, prepare
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ reads on at draw n * batch; ranks take every n-th draw; worker processes change 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segrgbx_core.base.errors import ConfigError, DataError, EncodingError, SegrgbxError
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.labels.label_space import LabelSpace
-from segrgbx_core.runtime.batch import resize_image
-from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode, resamples_linearly
-from training.data.augment import AugmentConfig, Views, at_progress, augment
-from training.data.datasets import Labelled, Reader, sensor_of, spread
-from training.data.reused_embeddings import StaleConfig, embedding_of
+from training.data.augment import Views, at_progress, augment
+from training.data.datasets import Reader, spread
+from training.data.embeddings import ReuseConfig, embedding_of
+from training.data.preparation import Preparation, prepare, read_ahead, unified_labels
 
 
 class Sampling(str, Enum):
@@ -131,11 +130,11 @@ def _orders(size: int, count: int, rng: np.random.Generator) -> NDArray[np.int32
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """One data set of the joint stream.
+class TrainingSplit:
+    """The training split of one data set of the joint stream.
 
     Attributes:
-        reader: its training split.
+        reader: its samples.
         embeddings: MA-CLIP of its whole frames, float32 (N, V, 2, E), V in the order of `Variant`,
             then RGB and X; None where every crop is embedded instead.
         sequences: int32 (N,), number of the sequence that a frame belongs to, neighbours in time
@@ -145,63 +144,6 @@ class Source:
     reader: Reader
     embeddings: Tensor | None = None
     sequences: NDArray[np.int32] | None = None
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What turns a data set's sample into a training view.
-
-    Attributes:
-        label_space: unified classes and the data sets' maps.
-        encoding: how X images are made.
-        sensor: facts about the sensors of data sets whose reader does not state them.
-        augment: training views.
-        keeps_frames: True keeps prepared frames in memory, for data sets that fit.
-        stale: how often embeddings are older than their picture.
-    """
-
-    label_space: LabelSpace
-    encoding: EncodingConfig
-    sensor: SensorConfig
-    augment: AugmentConfig
-    keeps_frames: bool = False
-    stale: StaleConfig = field(default_factory=StaleConfig)
-
-
-def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
-    """A whole frame: RGB, encoded X on RGB's grid, unified labels.
-
-    Raises:
-        DataError: naming the file or sample that is missing, broken or outside its table.
-        EncodingError: naming the sample whose X does not fit the encoder.
-    """
-    item = reader[index]
-    sample = item.sample
-    sensor = sensor_of(reader, preparation.sensor)
-    try:
-        x_image = encode(sample, preparation.encoding, sensor)
-    except EncodingError as error:
-        raise EncodingError(f"{reader.native} sample '{item.name}': {error}") from None
-    height, width = sample.rgb.shape[:2]
-    linear = resamples_linearly(sample.modality, preparation.encoding)
-    x_image = resize_image(x_image, height, width, linear)
-    labels = _unified(item, reader, preparation.label_space)
-    x = torch.from_numpy(np.ascontiguousarray(x_image.transpose(2, 0, 1)))
-    if torch.equal(x[0], x[1]) and torch.equal(x[0], x[2]):
-        x = x[:1].clone().expand(3, -1, -1)  # a grey picture is kept once
-    return Views(
-        rgb=torch.from_numpy(np.ascontiguousarray(sample.rgb.transpose(2, 0, 1))),
-        x=x,
-        labels=torch.from_numpy(labels),
-        modality=sample.modality,
-    )
-
-
-def _unified(item: Labelled, reader: Reader, label_space: LabelSpace) -> NDArray[np.uint8]:
-    try:
-        return label_space.unify(item.labels, reader.native)
-    except DataError as error:
-        raise DataError(f"{reader.native} sample '{item.name}': {error}") from None
 
 
 class JointDataset(Dataset[dict[str, Tensor]]):
@@ -214,11 +156,13 @@ class JointDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingSplit],
         plan: DrawPlan,
         preparation: Preparation,
         batch_size: int = 1,
+        reuse: ReuseConfig | None = None,
     ) -> None:
+        self.reuse = reuse or ReuseConfig()
         self.sources, self.plan, self.preparation = tuple(sources), plan, preparation
         self.batch_size = batch_size
         names = [native.name for native in preparation.label_space.natives]
@@ -246,7 +190,7 @@ class JointDataset(Dataset[dict[str, Tensor]]):
         }
         if source.embeddings is not None:
             of_source = source.embeddings, source.sequences
-            embedded = embedding_of(*of_source, (index, variant), config.stale, rng)
+            embedded = embedding_of(*of_source, (index, variant), self.reuse, rng)
             item["rgb_embedding"], item["x_embedding"] = embedded[0], embedded[1]
         return item
 
@@ -257,21 +201,6 @@ class JointDataset(Dataset[dict[str, Tensor]]):
             if self.preparation.keeps_frames:
                 self._frames[position, index] = frame
         return frame
-
-
-def read_ahead(loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """A loader's batches; what is wrong with the data stays one line also where workers read it.
-
-    Raises:
-        SegrgbxError: the reader's own error, without the traceback of the worker around it.
-    """
-    try:
-        yield from loader
-    except SegrgbxError as error:
-        # A worker's error arrives with its traceback as text; the last line is the error's own.
-        kind = type(error)
-        line = str(error).rstrip().rsplit("\n", maxsplit=1)[-1]
-        raise kind(line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from None
 
 
 class StepSampler:
@@ -310,7 +239,7 @@ def read_steps(
 
 
 def count_classes(
-    sources: Sequence[Source],
+    sources: Sequence[TrainingSplit],
     weights: Sequence[float],
     label_space: LabelSpace,
     samples: int = 200,
@@ -327,7 +256,7 @@ def count_classes(
     for source, weight in zip(sources, weights, strict=True):
         counts = np.zeros(256)
         for index in spread(len(source.reader), samples):
-            labels = _unified(source.reader[index], source.reader, label_space)
+            labels = unified_labels(source.reader[index], source.reader, label_space)
             counts += np.bincount(labels.ravel(), minlength=256)
         counts = counts[: label_space.num_classes]
         total += weight * counts / max(counts.sum(), 1.0)

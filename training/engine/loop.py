@@ -25,21 +25,21 @@ from segrgbx_core.base.config import Config
 from segrgbx_core.base.errors import CheckpointError, ConfigError
 from segrgbx_core.base.images import write_image
 from segrgbx_core.labels.overlay import Picture
-from training.engine.averaging import AveragedWeights
 from training.engine.batch_norm import BatchNormMode, set_training, share_statistics
 from training.engine.config import RunConfig
-from training.engine.run_folder import write_config
-from training.engine.run_state import (
+from training.engine.run import (
     append_line,
     fingerprint,
     forget_after,
     read_state,
     remove_leftovers,
+    write_config,
     write_state,
 )
 from training.engine.schedule import (
     OptimizerConfig,
     build_optimizer,
+    ema_factor,
     learning_rate,
     set_learning_rate,
 )
@@ -361,6 +361,42 @@ class Loop:
     def _forget(self, step: int) -> None:
         if self.accelerator.is_main_process:
             forget_after(self.out / "metrics.jsonl", step)
+
+
+class AveragedWeights:
+    """Exponential moving average of trained values and of buffers that change."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in _trained(module)}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Moves the average towards the module's present weights."""
+        share = 1.0 - ema_factor(self.decay, step)
+        for name, value in _trained(module):
+            self.values[name].lerp_(value.detach(), share)
+
+    @contextmanager
+    def swapped_in(self, module: nn.Module) -> Iterator[None]:
+        """Lets the module hold the average for a while."""
+        own = {name: value.detach().clone() for name, value in _trained(module)}
+        _load(module, self.values)
+        try:
+            yield
+        finally:
+            _load(module, own)
+
+
+def _trained(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from (item for item in module.named_parameters() if item[1].requires_grad)
+    yield from (item for item in module.named_buffers() if "running_" in item[0])
+
+
+@torch.no_grad()
+def _load(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, value in _trained(module):
+        value.copy_(values[name])
 
 
 class _Window:

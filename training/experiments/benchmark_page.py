@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from segrgbx_core.base.modality import MODALITIES, Modality
 from training.data.datasets.synthetic import XSource
-from training.engine.run_folder import git_commit
+from training.engine.run import git_commit
 from training.experiments.benchmark_scores import (
     Difference,
     Score,

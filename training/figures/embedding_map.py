@@ -27,7 +27,7 @@ from segrgbx_core.sensors import SensorConfig
 from training.data.augment import AugmentConfig, Variant
 from training.data.datasets import spread
 from training.data.embeddings import WholeFrames, embed_frames
-from training.data.mixing import Preparation
+from training.data.preparation import Preparation
 from training.figures.inputs import FigureSource, origin_note
 from training.stage1.retrieval import separation
 

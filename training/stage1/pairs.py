@@ -20,7 +20,8 @@ from segrgbx_core.sensors import resamples_linearly
 from training.data.augment import AugmentConfig, Views, mirror, photometry
 from training.data.datasets import Reader
 from training.data.embeddings import fitted
-from training.data.mixing import DrawPlan, Preparation, Sampling, plan_draws, prepare, shares
+from training.data.mixing import DrawPlan, Sampling, plan_draws, shares
+from training.data.preparation import Preparation, prepare
 from training.stage1.captions import Caption, caption_id, sample_ids
 from training.stage1.config import Batching, MaClipRun, ViewConfig
 

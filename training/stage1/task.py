@@ -25,9 +25,10 @@ from training.data.embeddings import (
     fingerprint,
     write_embeddings,
 )
-from training.data.mixing import Preparation, StepSampler, read_steps
+from training.data.mixing import StepSampler, read_steps
+from training.data.preparation import Preparation
 from training.engine.loop import Batch, Loop
-from training.engine.run_folder import git_commit, run_folder, without_places
+from training.engine.run import git_commit, run_folder, without_places
 from training.stage1.captions import read_captions
 from training.stage1.config import MaClipRun
 from training.stage1.contrastive import ContrastiveLoss

@@ -12,7 +12,7 @@ from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.sensors import EncodingConfig, SensorConfig
 from training.data.augment import AugmentConfig
 from training.data.config import DataConfig
-from training.data.reused_embeddings import StaleConfig
+from training.data.embeddings import ReuseConfig
 from training.engine.config import RunConfig, read_tree
 from training.engine.schedule import OptimizerConfig
 from training.stage2.losses import LossConfig
@@ -42,8 +42,8 @@ class ClipConfig(Config):
         True,
         doc="embed whole frames once, as at run time, instead of every training crop",
     )
-    stale: StaleConfig = option(
-        StaleConfig(), doc="embeddings of another moment, for vehicles that look at times only"
+    stale: ReuseConfig = option(
+        ReuseConfig(), doc="embeddings of another moment, for vehicles that look at times only"
     )
 
 

@@ -28,23 +28,23 @@ from training.data.embeddings import (
     fingerprint,
     kept_embeddings,
     read_embeddings,
+    sequences_of,
     write_embeddings,
 )
 from training.data.mixing import (
     JointDataset,
-    Preparation,
-    Source,
     StepSampler,
+    TrainingSplit,
     count_classes,
     plan_draws,
     read_steps,
     shares,
 )
-from training.data.reused_embeddings import sequences_of
+from training.data.preparation import Preparation
 from training.engine.batch_norm import BatchNormMode
 from training.engine.config import in_steps, require_stretch, scoring_options
 from training.engine.loop import Batch, Loop
-from training.engine.run_folder import git_commit, run_folder, without_places
+from training.engine.run import git_commit, run_folder, without_places
 from training.eval.sample_images import answers
 from training.eval.scoring import evaluate
 from training.stage2.config import SegmentationRun
@@ -80,9 +80,10 @@ class SegmentationTask:
             config.sensor,
             config.augment,
             config.run.keep_frames,
-            config.clip.stale,
         )
-        sources = [Source(reader, sequences=sequences_of(reader)) for reader in self.readers]
+        sources = [
+            TrainingSplit(reader, sequences=sequences_of(reader)) for reader in self.readers
+        ]
         if config.clip.full_frame and config.model.use_ma_clip:
             sources = [
                 replace(source, embeddings=self._embedded(position, source.reader))
@@ -161,13 +162,15 @@ class SegmentationTask:
             names.add(name)
             yield name, data.open(data.val_split)
 
-    def _dataset(self, sources: Sequence[Source]) -> JointDataset:
+    def _dataset(self, sources: Sequence[TrainingSplit]) -> JointDataset:
         run = self.config.run
         sizes = [len(source.reader) for source in sources]
         plan = plan_draws(sizes, self.weights, run.steps * run.batch_size, run.seed)
-        return JointDataset(sources, plan, self.preparation, run.batch_size)
+        return JointDataset(
+            sources, plan, self.preparation, run.batch_size, self.config.clip.stale
+        )
 
-    def _class_weights(self, sources: Sequence[Source]) -> Tensor | None:
+    def _class_weights(self, sources: Sequence[TrainingSplit]) -> Tensor | None:
         config, found = self.config.loss, None
         if config.class_weights is not ClassWeights.NONE:
             counts = count_classes(sources, self.weights, self.label_space)

@@ -15,7 +15,7 @@ from training.data.augment import AugmentConfig
 from training.data.config import DataConfig
 from training.data.datasets import READERS, open_reader
 from training.data.datasets.file_reader import FileReader
-from training.data.mixing import Preparation, prepare
+from training.data.preparation import Preparation, prepare
 
 MODALITIES = {
     "deliver": Modality.EVENT,

@@ -19,7 +19,7 @@ from training.data.augment import AugmentConfig
 from training.data.datasets import open_reader
 from training.data.datasets.export import Frame, NyuLayout, export_deliver, export_nyu, export_zju
 from training.data.datasets.label_files import ids_from_colours
-from training.data.mixing import Preparation, prepare
+from training.data.preparation import Preparation, prepare
 
 COUNT = 8
 DITHER = 30

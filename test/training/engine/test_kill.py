@@ -19,7 +19,7 @@ from stage2_case import (
 from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.tensor_files import read_tensors, write_tensors
 from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.engine.run_state import forget_after, read_state, write_state
+from training.engine.run import forget_after, read_state, write_state
 
 # Chance in every step, and every step is saved: whatever is wrong in a state shows.
 OPTIONS = (

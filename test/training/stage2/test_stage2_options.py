@@ -22,7 +22,7 @@ from training.data.embeddings import embed_frames
 from training.engine.batch_norm import BatchNormMode, set_training
 from training.engine.config import in_steps
 from training.engine.loop import Loop
-from training.engine.run_state import fingerprint
+from training.engine.run import fingerprint
 from training.stage1.config import read_ma_clip_run
 from training.stage2 import task as stage2_task
 from training.stage2.objective import SegmentationObjective

@@ -105,7 +105,7 @@ class DeliverReader(FileReader):
     space = DELIVER
     options = DeliverOptions
     splits = tuple(COUNTS)
-    sequence_mark = "/"  # an id ends in the frame's number, see `training.data.reused_embeddings`
+    sequence_mark = "/"  # an id ends in the frame's number, see `training.data.embeddings`
     modalities = (Modality.EVENT, Modality.DEPTH)
 
     def _find(self, root: Path, split: str, options: DeliverOptions) -> Found:

@@ -46,7 +46,7 @@ class SyntheticReader:
     """
 
     native = SYNTHETIC_STREET.name
-    sequence_mark = "_"  # a record is named <seed>_<frame>, see `training.data.reused_embeddings`
+    sequence_mark = "_"  # a record is named <seed>_<frame>, see `training.data.embeddings`
     options = SyntheticOptions
     sensor = RECORD_SENSOR
 

@@ -1,6 +1,4 @@
-"""Stale embeddings: of a neighbour in the sequence, of the mirrored frame, never by default."""
-
-from dataclasses import replace
+"""Reused embeddings: of a neighbour in the sequence, of the mirrored frame, never by default."""
 
 import numpy as np
 import pytest
@@ -14,8 +12,9 @@ from segrgbx_core.sensors import EncodingConfig, SensorConfig
 from training.data.augment import AugmentConfig, Variant
 from training.data.datasets import READERS
 from training.data.datasets.labelled_sample import Labelled
-from training.data.mixing import JointDataset, Preparation, Source, plan_draws
-from training.data.reused_embeddings import StaleConfig, embedding_of, sequences_of
+from training.data.embeddings import ReuseConfig, embedding_of, sequences_of
+from training.data.mixing import JointDataset, TrainingSplit, plan_draws
+from training.data.preparation import Preparation
 
 FRAMES = 12
 TABLE = torch.arange(FRAMES * 4 * 2 * 3.0).reshape(FRAMES, 4, 2, 3)
@@ -36,18 +35,18 @@ class Ordered:
         return Labelled(RgbxSample(rgb, thermal, self.modality), np.zeros((40, 48), np.uint8), "x")
 
 
-def drawn(stale, sequences, index=5, variant=Variant.PLAIN, times=300):
+def drawn(reuse, sequences, index=5, variant=Variant.PLAIN, times=300):
     rng = np.random.default_rng(0)
-    return [embedding_of(TABLE, sequences, (index, variant), stale, rng) for _ in range(times)]
+    return [embedding_of(TABLE, sequences, (index, variant), reuse, rng) for _ in range(times)]
 
 
 def frames_of(embeddings, variant):
     return [int((TABLE[:, variant] == e).all(dim=(1, 2)).nonzero()) for e in embeddings]
 
 
-def test_a_stale_embedding_is_a_neighbours_in_the_same_sequence():
-    stale = StaleConfig(probability=0.5, reach=2)
-    found = frames_of(drawn(stale, SEQUENCES), Variant.PLAIN)
+def test_a_reused_embedding_is_a_neighbours_in_the_same_sequence():
+    reuse = ReuseConfig(probability=0.5, reach=2)
+    found = frames_of(drawn(reuse, SEQUENCES), Variant.PLAIN)
     counts = np.bincount(found, minlength=FRAMES)
     assert counts[5] == pytest.approx(150, abs=40)
     assert set(found) == {4, 5, 6, 7}  # frame 3 is in reach but belongs to another scene
@@ -56,25 +55,25 @@ def test_a_stale_embedding_is_a_neighbours_in_the_same_sequence():
 
 
 def test_variants_stay_what_the_view_shows():
-    stale = StaleConfig(probability=1.0, reach=1)
-    found = drawn(stale, SEQUENCES, variant=Variant.WITHOUT_X)
+    reuse = ReuseConfig(probability=1.0, reach=1)
+    found = drawn(reuse, SEQUENCES, variant=Variant.WITHOUT_X)
     assert set(frames_of(found, Variant.WITHOUT_X)) == {4, 6}
 
 
 def test_pictures_without_a_sequence_are_mirrored():
-    stale = StaleConfig(probability=1.0)
-    (plain,) = drawn(stale, None, times=1)
-    (mirrored,) = drawn(stale, None, variant=Variant.MIRRORED, times=1)
-    (without,) = drawn(stale, None, variant=Variant.WITHOUT_X, times=1)
+    reuse = ReuseConfig(probability=1.0)
+    (plain,) = drawn(reuse, None, times=1)
+    (mirrored,) = drawn(reuse, None, variant=Variant.MIRRORED, times=1)
+    (without,) = drawn(reuse, None, variant=Variant.WITHOUT_X, times=1)
     assert torch.equal(plain, TABLE[5, Variant.MIRRORED])
     assert torch.equal(mirrored, TABLE[5, Variant.PLAIN])
     assert torch.equal(without, TABLE[5, Variant.WITHOUT_X])
 
 
-def test_noise_is_relative_and_on_stale_ones_only():
-    stale = StaleConfig(probability=0.5, noise=0.2)
+def test_noise_is_relative_and_on_reused_ones_only():
+    reuse = ReuseConfig(probability=0.5, noise=0.2)
     plain = TABLE[5, Variant.PLAIN]
-    found = torch.stack([e for e in drawn(stale, None) if not torch.equal(e, plain)])
+    found = torch.stack([e for e in drawn(reuse, None) if not torch.equal(e, plain)])
     off = found - TABLE[5, Variant.MIRRORED]
     assert (off.abs().sum(dim=(1, 2)) > 0).all()
     size = TABLE[5, Variant.MIRRORED].square().mean(dim=1).sqrt()
@@ -89,25 +88,25 @@ def test_sequences_come_from_names():
     assert not any(hasattr(READERS[name], "sequence_mark") for name in ("mfnet", "nyu"))
 
 
-def dataset(stale):
+def dataset(reuse):
     preparation = Preparation(
         synthetic_label_space(), EncodingConfig(), SensorConfig(),
         AugmentConfig(crop_height=32, crop_width=32, noise=0.1, drop_x=0.2),
     )  # fmt: skip
-    source = Source(Ordered(), TABLE, sequences_of(Ordered()))
+    source = TrainingSplit(Ordered(), TABLE, sequences_of(Ordered()))
     plan = plan_draws([FRAMES], [1.0], 24, seed=1)
-    return JointDataset([source], plan, replace(preparation, stale=stale))
+    return JointDataset([source], plan, preparation, reuse=reuse)
 
 
-def test_images_of_a_draw_do_not_depend_on_staleness():
-    fresh, stale = dataset(StaleConfig()), dataset(StaleConfig(probability=1.0))
+def test_images_of_a_draw_do_not_depend_on_reuse():
+    fresh, reused = dataset(ReuseConfig()), dataset(ReuseConfig(probability=1.0))
     differs = 0
     for draw in range(24):
-        one, two = fresh[draw], stale[draw]
+        one, two = fresh[draw], reused[draw]
         assert torch.equal(one["rgb"], two["rgb"])
         assert torch.equal(one["x"], two["x"])
         differs += not torch.equal(one["x_embedding"], two["x_embedding"])
-        assert torch.equal(two["x_embedding"], stale[draw]["x_embedding"])
+        assert torch.equal(two["x_embedding"], reused[draw]["x_embedding"])
     assert differs == 24
 
 

@@ -17,15 +17,14 @@ from training.data.datasets.labelled_sample import Labelled
 from training.data.embeddings import WholeFrames
 from training.data.mixing import (
     JointDataset,
-    Preparation,
     Sampling,
-    Source,
     StepSampler,
+    TrainingSplit,
     count_classes,
     plan_draws,
-    prepare,
     shares,
 )
+from training.data.preparation import Preparation, prepare
 
 SIZES = {"deliver": 3983, "mfnet": 784, "zju": 344}
 
@@ -139,8 +138,8 @@ def test_polarization_angles_are_not_mixed_on_the_way_to_the_model():
 
 def test_items_of_different_modalities_collate_into_one_batch():
     sources = [
-        Source(thermal()),
-        Source(picture(), torch.arange(4 * 4 * 2 * 3.0).reshape(4, 4, 2, 3)),
+        TrainingSplit(thermal()),
+        TrainingSplit(picture(), torch.arange(4 * 4 * 2 * 3.0).reshape(4, 4, 2, 3)),
     ]
     plan = plan_draws([4, 4], [0.5, 0.5], 16, seed=0)
     dataset = JointDataset(sources, plan, preparation())
@@ -161,7 +160,7 @@ def test_frames_are_kept_only_when_asked():
     plan = plan_draws([4], [1.0], 12, seed=0)
     for keeps, reads in ((True, 4), (False, 12)):
         reader = thermal()
-        dataset = JointDataset([Source(reader)], plan, preparation(keeps_frames=keeps))
+        dataset = JointDataset([TrainingSplit(reader)], plan, preparation(keeps_frames=keeps))
         kept = [dataset[draw] for draw in range(12)]
         assert reader.reads == reads
         assert torch.equal(kept[3]["x"], dataset[3]["x"])
@@ -170,14 +169,16 @@ def test_frames_are_kept_only_when_asked():
 def test_all_samples_of_a_step_have_one_size():
     plan = plan_draws([4], [1.0], 12, seed=0)
     augment = AugmentConfig(crop_height=80, crop_width=64, small_share=0.6, small_scale=0.5)
-    dataset = JointDataset([Source(thermal())], plan, replace(preparation(), augment=augment), 3)
+    dataset = JointDataset(
+        [TrainingSplit(thermal())], plan, replace(preparation(), augment=augment), 3
+    )
     heights = [dataset[draw]["rgb"].shape[1] for draw in range(12)]
     assert heights == [40] * 9 + [80] * 3
 
 
 def test_classes_are_counted_by_share():
     space = synthetic_label_space()
-    counts = count_classes([Source(thermal())], [1.0], space)
+    counts = count_classes([TrainingSplit(thermal())], [1.0], space)
     ids = space.native("synthetic_street").to_unified[:4]
     assert counts[list(ids)] == pytest.approx(2.5e8)
     assert counts.sum() == pytest.approx(1e9)
