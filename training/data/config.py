@@ -12,7 +12,7 @@ from training.data.datasets import Reader, open_reader
 class DataConfig(Config):
     """One data set of a run."""
 
-    reader: str = option(doc="name of the data set, see training/datasets")
+    reader: str = option(doc="name of the data set, see training/data/datasets")
     root: str = option(doc="its folder")
     modality: Modality = option(doc="its X")
     train_split: str = option("train", doc="what to learn from")

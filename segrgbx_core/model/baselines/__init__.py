@@ -2,7 +2,7 @@
 
 They are called as `SegRGBX` is and ignore embeddings and modality, so that training, evaluation,
 `Segmenter` and bench can take any of them. Each follows its publication; where published code
-and clean code part, the difference is an option of its config. `training.stage2.pretrained` loads public weights.
+and clean code part, the difference is an option of its config.
 """
 
 from __future__ import annotations

@@ -1,5 +1,9 @@
 """What the writers of layouts put on disk, against lists written by hand."""
 
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -195,3 +199,17 @@ def test_a_record_without_the_sensor_is_refused(tmp_path, record, capsys):
         assert main([name, str(tmp_path), str(tmp_path / "out"), "--splits", "train"]) == 2
     assert "render it with --sensors all" in capsys.readouterr().err
     assert main(["mfnet", str(tmp_path), str(tmp_path / "out"), "--splits", "val"]) == 2
+
+
+def test_the_former_package_name_finds_the_same_command():
+    former, present = (
+        find_spec(f"training.{package}.export_rendered")
+        for package in ("datasets", "data.datasets")
+    )
+    assert former.origin == present.origin
+
+
+def test_the_command_of_the_former_name_runs():
+    command = [sys.executable, "-m", "training.datasets.export_rendered", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "export_rendered" in done.stdout

@@ -76,7 +76,8 @@ class SyntheticReader:
         if record.label_space != self.native:
             raise DataError(
                 f"{path}: holds labels of '{record.label_space}', not '{self.native}'; rooms are "
-                "read in NYUDepthV2's layout (python -m training.datasets.export_rendered nyu)"
+                "read in the layout of NYUDepthV2, which `python -m "
+                "training.data.datasets.export_rendered nyu` writes"
             )
         sample = self._sample(record, index)
         return Labelled(sample, record.labels, path.stem, record_groups(record))
