@@ -1,4 +1,4 @@
-"""Former place of `training.data.datasets`, where `export_rendered` is still found as a command."""
+"""Former place of `training.data.datasets`: its command `export_rendered` is still found here."""
 
 from pathlib import Path
 
