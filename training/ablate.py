@@ -22,6 +22,7 @@ from typing import Any
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.base.files import write_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from segrgbx_core.bench.cost import Cost, count_cost, total_cost
 from segrgbx_core.labels.label_space import synthetic_label_space
@@ -232,9 +233,7 @@ def _score(trial: Trial, checkpoint: Path) -> None:
         "recipe": trial.recipe(),
     }
     text = json.dumps(result, indent=1, allow_nan=False)
-    draft = trial.result_path.with_suffix(".partial")
-    draft.write_text(f"{text}\n", encoding="utf-8")
-    draft.replace(trial.result_path)
+    write_text(trial.result_path, f"{text}\n")
 
 
 def _results(trials: Sequence[Trial]) -> dict[tuple[str, int], dict[str, Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segrgbx_core.base.errors import CheckpointError
+from segrgbx_core.base.files import replacing
 
 SUFFIX = ".safetensors"
 
@@ -35,31 +34,9 @@ def write_tensors(
     Raises:
         CheckpointError: when the folder cannot be written to.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, CheckpointError, (OSError, SafetensorError)) as part:
         save_file(_separate(tensors), part, metadata=dict(metadata))
         part.chmod(0o644)  # safetensors lets the owner alone read; a vehicle's service is another
-        _flush(part)
-        part.replace(path)
-        _flush(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error}), {free_space(path)} free there; check space and "
-            "rights. An earlier file of that name is as it was"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def free_space(path: Path) -> str:
-    """What is left on the disk of a file, such as "3.1 GB"; its folder must exist."""
-    try:
-        left = shutil.disk_usage(path.parent).free
-    except OSError:
-        return "an unknown amount"
-    return f"{left / 1e9:.1f} GB" if left >= 1e8 else f"{left / 1e6:.1f} MB"
 
 
 def read_tensors(
@@ -156,11 +133,3 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         separate[name] = stored.clone() if address in seen else stored
         seen.add(address)
     return separate
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

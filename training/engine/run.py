@@ -26,7 +26,8 @@ import yaml
 
 from segrgbx_core.base.config import Config, to_plain
 from segrgbx_core.base.errors import CheckpointError
-from segrgbx_core.model.tensor_files import SUFFIX, free_space
+from segrgbx_core.base.files import free_space
+from segrgbx_core.model.tensor_files import SUFFIX
 
 _LIBRARIES = ("torch", "timm", "open_clip_torch", "peft", "accelerate", "transformers", "numpy")
 _HARMLESS = {

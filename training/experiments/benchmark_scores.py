@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.base.files import replacing
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
@@ -55,10 +56,8 @@ class Score:
     def save(self, path: Path) -> None:
         """Writes an npz file, atomically."""
         groups: dict[str, Any] = {f"group {name}": one for name, one in self.groups.items()}
-        draft = path.with_suffix(".part")
-        with draft.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez_compressed(file, scenes=self.scenes, **groups)
-        draft.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Score:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.files import replacing
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Events, RgbxSample, XForm
 from segrgbx_core.sensors import PolarizationSensor, SensorConfig
@@ -87,10 +87,8 @@ def save_record(path: Path, record: Record) -> None:
         "label_space": record.label_space,
         "meta": dict(record.meta),
     }
-    draft = path.with_suffix(f".{os.getpid()}.part")
-    with draft.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
-    draft.replace(path)
 
 
 def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) -> Record:

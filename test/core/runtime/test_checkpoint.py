@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -205,8 +206,8 @@ def test_a_merged_adapter_is_not_saved(original, tmp_path):
         save_checkpoint(tmp_path / "x.safetensors", loaded.model, loaded.ma_clip, loaded.contract)
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_flush"])
-def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize(("module", "failing"), [(tensor_files, "save_file"), (os, "fsync")])
+def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch, module, failing):
     path = tmp_path / "state.safetensors"
     write_tensors(path, {"a": torch.zeros(3)}, {"note": "first"})
 
@@ -214,7 +215,7 @@ def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch, failing)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tensor_files, failing, fail)
+        patch.setattr(module, failing, fail)
         with pytest.raises(CheckpointError, match="No space left"):
             write_tensors(path, {"a": torch.ones(3)}, {"note": "second"})
     assert read_tensors(path)[1] == {"note": "first"}
