@@ -4,31 +4,31 @@ import dataclasses
 
 import numpy as np
 
-from training.world.rays.cameras import Camera, look
-from training.world.rays.shading import Shader
-from training.world.rays.view import View
-from training.world.scenes.climate import TimeOfDay, draw_climate
-from training.world.scenes.plan import draw_plan
-from training.world.scenes.scene import Scene, Stage
-from training.world.shapes.materials import PartTable, street_id
+from training.world.rays.cameras import Camera, camera_axes
+from training.world.scenes.scene import Scene
+from training.world.shading.shader import Shader
+from training.world.shading.stage import Stage
+from training.world.shading.view import View, see_through
+from training.world.surfaces.climate import TimeOfDay, draw_climate
+from training.world.surfaces.materials import PartTable, street_id
 
 
 def camera_at(position, pitch=0.0, size=(64, 48), focal=60.0):
     place = np.asarray(position, np.float32)
-    return Camera(*size, focal, place, look(place, 0.0, pitch, 0.0))
+    return Camera(*size, focal, place, camera_axes(0.0, pitch, 0.0))
 
 
 def small_scene(pieces, light=TimeOfDay.OVERCAST, panes=()):
     """A scene of given (mesh, part) pairs under a plain sky."""
     rng = np.random.default_rng(1)
-    parts = PartTable()
-    ids = [parts.add(part) for _, part in [*pieces, *panes]]
     climate = dataclasses.replace(draw_climate(rng, light), fog=0.0)
+    parts = PartTable(climate.air_kelvin)
+    ids = [parts.add(part) for _, part in [*pieces, *panes]]
     scene = Scene(
         seed=0,
         climate=climate,
-        plan=dataclasses.replace(draw_plan(rng), bend=0.0),
         parts=parts,
+        painters={},
         sky_label=street_id("sky"),
         pane_label=street_id("glass"),
         label_space="synthetic_street",
@@ -42,7 +42,5 @@ def small_scene(pieces, light=TimeOfDay.OVERCAST, panes=()):
 
 
 def view_of(shader, camera, panes=False):
-    ways = camera.rays()
-    origins = np.ascontiguousarray(np.broadcast_to(camera.position, ways.shape))
-    seen = shader.see(origins, ways, camera.focal, camera.width, panes)
+    seen = see_through(shader, camera, panes)
     return View(camera, 0.0, seen, shader.light(seen), shader.panes(seen))

@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
-from training.world.rays.cameras import Camera, look
-from training.world.rays.shading import Quality, Shader
-from training.world.rays.view import View, view_through
+from training.world.rays.cameras import Camera, camera_axes
+from training.world.rays.vectors import Indices
 from training.world.records import Record
-from training.world.scenes.climate import Climate, TimeOfDay
-from training.world.scenes.plan import LEVEL
-from training.world.scenes.scene import Scene, Stage
+from training.world.scenes.scene import Scene
 from training.world.sensors import depth, event, polarization, thermal
 from training.world.sensors.rgb import Exposure, photograph
+from training.world.shading.shader import Quality, Shader
+from training.world.shading.stage import Stage
+from training.world.shading.view import View, view_through
 from training.world.shapes.geometry import Mesh, block, ellipsoid
-from training.world.shapes.materials import Part, PartTable, street_id
 from training.world.shapes.objects import Pieces
+from training.world.surfaces.climate import Climate
+from training.world.surfaces.materials import Part, PartTable, street_id
 
 BACKGROUND, FIRST, SECOND = street_id("building"), street_id("person"), street_id("static object")
 """Classes of a twin picture; the two that hide are warm, near, moving or smooth against not."""
@@ -63,12 +63,12 @@ def twin_record(seed: int, modality: Modality, size: int = 96, swapped: bool = F
     """
     rng = np.random.default_rng([seed, 41, modality.index])
     focal = size * 0.9
-    camera = Camera(size, size, focal, np.zeros(3, np.float32), look(np.zeros(3), 0.0, 0.0, 0.0))
+    camera = Camera(size, size, focal, np.zeros(3, np.float32), camera_axes(0.0, 0.0, 0.0))
     balls = _draw(rng, swapped)
     shader = Shader(Stage(_scene(rng, balls, modality, camera)))
     view = view_through(shader, camera, 0.0, PLAIN)
     labels = np.full(size * size, BACKGROUND, np.uint8)
-    labels[view.seen.at] = view.seen.surface.label
+    labels[view.seen.rays] = view.seen.surface.label
     noise = np.random.default_rng([seed, 43])
     return Record(
         seed=seed,
@@ -104,30 +104,14 @@ def _draw(rng: np.random.Generator, swapped: bool) -> list[_Ball]:
 def _scene(
     rng: np.random.Generator, balls: list[_Ball], modality: Modality, camera: Camera
 ) -> Scene:
-    none, grey = np.zeros(3, np.float32), np.full(3, 0.8, np.float32)
-    climate = Climate(
-        time_of_day=TimeOfDay.NIGHT,
-        to_sun=np.array([0, 0, 1], np.float32),
-        sun=none,
-        zenith=grey,
-        horizon=grey,
-        glow=none,
-        clouds=1.0,
-        lamps_on=False,
-        fog=0.0,
-        air_kelvin=AIR_KELVIN,
-        sky_kelvin=AIR_KELVIN - 14,
-        ground_kelvin=0.0,
-        sun_factor=0.0,
-        wetness=0.0,
-    )
-    parts = PartTable()
-    wall = parts.add(Part(BACKGROUND, tuple(rng.uniform(0.1, 0.5, 3)), kelvin=AIR_KELVIN))
+    white = np.full(3, 0.8, np.float32)
+    parts = PartTable(AIR_KELVIN)
+    wall = parts.surface(BACKGROUND, tuple(rng.uniform(0.1, 0.5, 3)))
     scene = Scene(
         seed=0,
-        climate=climate,
-        plan=LEVEL,
+        climate=Climate(white, white, AIR_KELVIN),
         parts=parts,
+        painters={},
         sky_label=BACKGROUND,
         pane_label=BACKGROUND,
         label_space=SYNTHETIC_STREET.name,
@@ -144,7 +128,7 @@ def _part(ball: _Ball, modality: Modality) -> Part:
     return Part(
         FIRST if shows else SECOND,
         ball.colour,
-        index=1.5 if modality is Modality.POLARIZATION and shows else 1.0,
+        ior=1.5 if modality is Modality.POLARIZATION and shows else 1.0,
         kelvin=AIR_KELVIN + (12.0 if modality is Modality.THERMAL and shows else 0.0),
     )
 
@@ -181,5 +165,5 @@ def _x(shader: Shader, view: View, modality: Modality, rng: np.random.Generator)
     pictures = [
         view_through(shader, view.camera, float(t), PLAIN).radiance.mean(axis=2) for t in moments
     ]
-    stamps: NDArray[np.int64] = 1_000_000_000 + np.round(moments * 1e9).astype(np.int64)
+    stamps: Indices = 1_000_000_000 + np.round(moments * 1e9).astype(np.int64)
     return {"events": event.from_radiance(np.stack(pictures), stamps, rng, rng)}

@@ -1,4 +1,4 @@
-"""Records of scenes: the door through which training, tests and recordings get their data."""
+"""The renderer's public API: a scene of a seed, and records of its moments."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Events
 from training.world.config import Corruption, Family, WorldConfig
 from training.world.rays.cameras import Camera
-from training.world.rays.shading import FULL, QUICK, Quality, Shader
-from training.world.rays.view import View, see_through, view_through
+from training.world.rays.vectors import Floats
 from training.world.records import Record
 from training.world.scenes.room import room_scene
-from training.world.scenes.scene import Scene, Stage
+from training.world.scenes.scene import Scene
 from training.world.scenes.street import street_scene
 from training.world.sensors import depth, event, polarization, thermal
 from training.world.sensors.rgb import Exposure, meter, photograph
+from training.world.shading.shader import FULL, QUICK, Quality, Shader
+from training.world.shading.stage import Stage
+from training.world.shading.view import View, see_through, view_through
 
-Floats = NDArray[np.floating[Any]]
 _OVER, _UNDER, _BLUR_MS, _BLUR_STEPS = (4.0, 9.0), (0.04, 0.12), 45.0, 5
 _STREAMS = {
     "rgb": 0,
@@ -89,8 +90,8 @@ class World:
         """Native ids (H, W) of a view; a glass pane wins over what is behind it."""
         seen = view.seen
         labels = np.full(len(seen.directions), self.scene.sky_label, np.uint8)
-        labels[seen.at] = seen.surface.label
-        labels[view.panes.at] = self.scene.pane_label
+        labels[seen.rays] = seen.surface.label
+        labels[view.panes.rays] = self.scene.pane_label
         return labels.reshape(view.camera.height, view.camera.width)
 
     def x_camera(self, time_s: float) -> Camera:
@@ -147,29 +148,29 @@ class World:
         self, time_s: float, view: View, exposure: Exposure, wanted: frozenset[Modality]
     ) -> dict[str, Any]:
         """Arrays of the X sensors, by the field of `Record`."""
-        made: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         if not wanted:
-            return made
+            return arrays
         camera = self.x_camera(time_s)
         shared = camera.same_as(view.camera) and time_s == view.time_s
         stamp_ns = round(time_s * 1e9)
         if Modality.THERMAL in wanted:
-            made["thermal"] = self._thermal(time_s, camera, view if shared else None)
+            arrays["thermal"] = self._thermal(time_s, camera, view if shared else None)
         if wanted & {Modality.DEPTH, Modality.POLARIZATION} and not shared:
             view = self.view(time_s, camera)
         if Modality.DEPTH in wanted:
-            made["depth"], made["depth_truth"] = self._depth(
+            arrays["depth"], arrays["depth_truth"] = self._depth(
                 view, exposure, self._rng(stamp_ns, "depth")
             )
         if Modality.POLARIZATION in wanted:
-            made["polarization"] = polarization.analyse(
+            arrays["polarization"] = polarization.analyse(
                 self.shader, view, self._rng(stamp_ns, "polarization")
             )
         if Modality.LIGHT_FIELD in wanted:
-            made["light_field"] = self._light_field(time_s, exposure)
+            arrays["light_field"] = self._light_field(time_s, exposure)
         if Modality.EVENT in wanted:
-            made["events"] = self._events(time_s)
-        return made
+            arrays["events"] = self._events(time_s)
+        return arrays
 
     def _depth(
         self, view: View, exposure: Exposure, rng: np.random.Generator
@@ -179,7 +180,7 @@ class World:
         return depth.measure(view, exposure, rng)
 
     def _thermal(self, time_s: float, camera: Camera, view: View | None) -> NDArray[np.uint16]:
-        if view is not None and not len(view.panes.at):
+        if view is not None and not len(view.panes.rays):
             seen, sun = view.seen, view.light.sun_lit
         else:
             self.stage.set_time(time_s)

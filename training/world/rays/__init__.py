@@ -1,1 +1,1 @@
-"""Rays, cameras and shading of the renderer."""
+"""Rays without scenes: vectors, pinhole cameras, ray tracing, Fresnel optics."""

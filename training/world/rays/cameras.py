@@ -1,14 +1,12 @@
-"""Pinhole cameras and how they travel."""
+"""Pinhole cameras with a pose in the world."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+from training.world.rays.vectors import Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +31,11 @@ class Camera:
         """Unit directions through the pixel centres, row by row, float32 (H * W, 3)."""
         column = (np.arange(self.width, dtype=np.float32) + 0.5 - self.width / 2) / self.focal
         row = (np.arange(self.height, dtype=np.float32) + 0.5 - self.height / 2) / self.focal
-        inside = np.empty((self.height, self.width, 3), np.float32)
-        inside[..., 0], inside[..., 1], inside[..., 2] = column[None], row[:, None], 1
-        ways = inside.reshape(-1, 3)
-        ways /= np.sqrt(np.einsum("ij,ij->i", ways, ways))[:, None]
-        return np.ascontiguousarray(ways @ self.axes)
+        grid = np.empty((self.height, self.width, 3), np.float32)
+        grid[..., 0], grid[..., 1], grid[..., 2] = column[None], row[:, None], 1
+        directions = grid.reshape(-1, 3)
+        directions /= np.sqrt(np.einsum("ij,ij->i", directions, directions))[:, None]
+        return np.ascontiguousarray(directions @ self.axes)
 
     def shifted(self, right: float, down: float = 0.0) -> Camera:
         """The same camera moved in its image plane, metres."""
@@ -72,9 +70,8 @@ class Camera:
         return replace(self, width=width, height=height, focal=self.focal * width / self.width)
 
 
-def look(position: Floats, heading: float, pitch: float, roll: float) -> Floats:
+def camera_axes(heading: float, pitch: float, roll: float) -> Floats:
     """Camera axes for a heading about the vertical, a downward pitch and a roll, rad."""
-    del position
     cos, sin = np.cos(heading), np.sin(heading)
     forward = np.array([cos * np.cos(pitch), sin * np.cos(pitch), -np.sin(pitch)])
     right = np.array([sin, -cos, 0.0])

@@ -1,4 +1,4 @@
-"""Rays against triangles: a thin layer over Embree, the only module that knows it."""
+"""Rays against triangles: a thin layer over Embree, the only module that imports it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import DataError
-from training.world.shapes.geometry import Mesh, join
+from training.world.rays.vectors import Floats, Indices, Mask, dot, unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Floats = NDArray[np.floating[Any]]
 FAR = np.float32(1e30)
 
 
@@ -47,47 +46,49 @@ class Hits:
 
 
 class Tracer:
-    """A set of triangles with a part id each."""
+    """A set of T triangles, indexed for rays.
 
-    def __init__(self, meshes: Sequence[Mesh], parts: Sequence[int]) -> None:
+    Args:
+        corners: metres, (T, 3, 3).
+        normals: at the corners, outward, (T, 3, 3).
+        parts: part id of each triangle, (T,).
+
+    Raises:
+        DataError: where Embree is not available.
+    """
+
+    def __init__(self, corners: Floats, normals: Floats, parts: NDArray[np.int32]) -> None:
         scene_type, mesh_type = _embree()
         self._scene = scene_type()
-        self.is_empty = not meshes
-        if self.is_empty:
-            return
-        mesh = join(meshes)
-        counts = [len(item.corners) for item in meshes]
-        self._part = np.repeat(np.asarray(parts, np.int32), counts)
-        self._normals = mesh.normals
-        mesh_type(self._scene, np.ascontiguousarray(mesh.corners, np.float32))
+        self._normals, self._part = normals, parts
+        if len(parts):
+            mesh_type(self._scene, np.ascontiguousarray(corners, np.float32))
 
     def __len__(self) -> int:
-        return 0 if self.is_empty else len(self._part)
+        return len(self._part)
 
     def find(self, origins: Floats, directions: Floats) -> dict[str, NDArray[Any]]:
         """Embree's raw answer to rays; origins and unit directions float32 (N, 3)."""
         return dict(self._scene.run(origins, directions, output=1))
 
     def describe(
-        self, found: dict[str, NDArray[Any]], at: NDArray[np.int64]
+        self, answer: dict[str, NDArray[Any]], rays: Indices
     ) -> tuple[NDArray[np.int32], Floats]:
-        """Part ids and interpolated normals of the rays `at`, which have hit."""
-        triangle = found["primID"][at]
+        """Part ids and interpolated normals of those rays, which have hit."""
+        triangle = answer["primID"][rays]
         corner = self._normals[triangle]
-        u, v = found["u"][at][:, None], found["v"][at][:, None]
+        u, v = answer["u"][rays][:, None], answer["v"][rays][:, None]
         normal = corner[:, 0] * (1 - u - v) + corner[:, 1] * u + corner[:, 2] * v
         return self._part[triangle], unit(normal)
 
-    def blocked(
-        self, origins: Floats, directions: Floats, reach: Floats | float
-    ) -> NDArray[np.bool_]:
+    def blocked(self, origins: Floats, directions: Floats, reach: Floats | float) -> Mask:
         """Whether anything lies on each ray before `reach` metres."""
         count = len(directions)
-        if self.is_empty or count == 0:
+        if count == 0 or not len(self):
             return np.zeros(count, bool)
         limits = np.full(count, reach, np.float32)
-        found = self._scene.run(origins, directions, dists=limits, query="OCCLUDED")
-        return np.asarray(found) >= 0
+        answer = self._scene.run(origins, directions, dists=limits, query="OCCLUDED")
+        return np.asarray(answer) >= 0
 
 
 def first_hits(tracers: Sequence[Tracer], origins: Floats, directions: Floats) -> Hits:
@@ -97,31 +98,18 @@ def first_hits(tracers: Sequence[Tracer], origins: Floats, directions: Floats) -
     owner = np.full(count, -1, np.int8)
     answers: dict[int, dict[str, NDArray[Any]]] = {}
     for index, tracer in enumerate(tracers):
-        if tracer.is_empty or count == 0:
+        if count == 0 or not len(tracer):
             continue
-        found = answers[index] = tracer.find(origins, directions)
-        nearer = (found["primID"] >= 0) & (found["tfar"] < distance)
-        distance[nearer] = found["tfar"][nearer]
+        answer = answers[index] = tracer.find(origins, directions)
+        nearer = (answer["primID"] >= 0) & (answer["tfar"] < distance)
+        distance[nearer] = answer["tfar"][nearer]
         owner[nearer] = index
     part, normal = np.full(count, -1, np.int32), np.zeros((count, 3), np.float32)
-    for index, found in answers.items():
-        at = np.flatnonzero(owner == index)
-        part[at], normals = tracers[index].describe(found, at)
-        normal[at] = _towards(normals, directions[at])
+    for index, answer in answers.items():
+        rays = np.flatnonzero(owner == index)
+        part[rays], normals = tracers[index].describe(answer, rays)
+        normal[rays] = _towards(normals, directions[rays])
     return Hits(distance, part, normal)
-
-
-def dot(a: Floats, b: Floats) -> Floats:
-    """Row-wise dot product of (N, 3) arrays, or of one with a single vector."""
-    if b.ndim == 1:
-        return a @ b
-    return np.einsum("ij,ij->i", a, b)
-
-
-def unit(vectors: Floats) -> Floats:
-    """Rows scaled to length one."""
-    length = np.sqrt(dot(vectors, vectors))
-    return (vectors / np.maximum(length, 1e-12)[:, None]).astype(np.float32)
 
 
 def _towards(normals: Floats, directions: Floats) -> Floats:

@@ -1,1 +1,1 @@
-"""Streets and rooms of the rendered world."""
+"""Random scenes: streets and rooms, with what stands, moves and shines in them."""

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segrgbx_core.labels.tables import NYU
 from training.world.config import Light, WorldConfig
-from training.world.rays.cameras import Camera, look
-from training.world.scenes.climate import Climate, TimeOfDay
-from training.world.scenes.plan import LEVEL
+from training.world.rays.cameras import Camera, camera_axes
 from training.world.scenes.scene import Lamp, Scene
 from training.world.shapes import furniture
 from training.world.shapes.geometry import block
-from training.world.shapes.materials import Colour, PartTable, Pattern
 from training.world.shapes.objects import Pieces, placed
 from training.world.shapes.people import draw_figure
+from training.world.surfaces.climate import Climate
+from training.world.surfaces.materials import Colour, PartTable, Pattern
+from training.world.surfaces.room_patterns import ROOM_PAINTERS
 
-Floats = NDArray[np.floating[Any]]
 WALL_TONES: tuple[Colour, ...] = (
     (0.62, 0.60, 0.55), (0.55, 0.58, 0.60), (0.60, 0.50, 0.40), (0.45, 0.52, 0.44),
     (0.55, 0.42, 0.38),
@@ -42,8 +39,8 @@ def room_scene(seed: int, config: WorldConfig) -> Scene:
     scene = Scene(
         seed=seed,
         climate=climate,
-        plan=LEVEL,
-        parts=PartTable(),
+        parts=PartTable(climate.air_kelvin),
+        painters=ROOM_PAINTERS,
         sky_label=room_id("window"),
         pane_label=room_id("window"),
         label_space=NYU.name,
@@ -63,24 +60,8 @@ def _climate(rng: np.random.Generator, dark: bool) -> Climate:
     """Light that walls throw back, air and warmth of a room; there is no sky in it."""
     tint = np.array([1.0, 0.94, 0.84]) if dark else np.array([0.96, 1.0, 1.04])
     glow = (0.085 if dark else 0.17) * rng.uniform(0.7, 1.2) * tint
-    air = float(rng.uniform(292, 296))
-    return Climate(
-        time_of_day=TimeOfDay.NIGHT if dark else TimeOfDay.OVERCAST,
-        to_sun=np.array([0, 0, 1], np.float32),
-        sun=np.zeros(3, np.float32),
-        zenith=glow.astype(np.float32),
-        horizon=glow.astype(np.float32),
-        glow=np.zeros(3, np.float32),
-        clouds=1.0,
-        lamps_on=dark,
-        fog=0.0,
-        air_kelvin=air,
-        # What the thermal model takes for a sky is the room itself here.
-        sky_kelvin=air - 14.0,
-        ground_kelvin=-0.6,
-        sun_factor=0.0,
-        wetness=0.0,
-    )
+    white = glow.astype(np.float32)
+    return Climate(white, white, float(rng.uniform(292, 296)), lamps_on=dark)
 
 
 def _camera(
@@ -99,10 +80,10 @@ def _camera(
         place = start + np.array(
             [step, 0.06 * np.sin(0.9 * time_s + phase), 0.01 * np.sin(7 * time_s)]
         )
-        way = target - place
-        heading = np.arctan2(way[1], way[0]) + turn * np.sin(0.5 * time_s + phase)
-        tilt = np.arctan2(-way[2], np.hypot(way[0], way[1]))
-        axes = look(place, float(heading), float(tilt), 0.01 * float(np.sin(1.3 * time_s)))
+        forward = target - place
+        heading = np.arctan2(forward[1], forward[0]) + turn * np.sin(0.5 * time_s + phase)
+        tilt = np.arctan2(-forward[2], np.hypot(forward[0], forward[1]))
+        axes = camera_axes(float(heading), float(tilt), 0.01 * float(np.sin(1.3 * time_s)))
         return Camera(config.width, config.height, float(focal), place.astype(np.float32), axes)
 
     return camera
@@ -116,7 +97,7 @@ class _RoomMaker:
     ) -> None:
         self.scene, self.rng, self.dark = scene, rng, dark
         self.length, self.width, self.height = size
-        self.kit = furniture.Kit(scene, rng, room_id)
+        self.kit = furniture.Kit(scene.parts, scene.climate, rng, room_id)
         self.window_side = int(rng.choice([-1, 1]))
 
     def shell(self) -> None:
@@ -172,9 +153,9 @@ class _RoomMaker:
             place = np.array(
                 [self.window_x, self.window_side * (self.width / 2 - 0.12), 1.5], np.float32
             )
-            way = np.array([0, -self.window_side, -0.15], np.float32)
+            inwards = np.array([0, -self.window_side, -0.15], np.float32)
             day = np.array([2.6, 2.9, 3.2], np.float32) * np.float32(rng.uniform(0.7, 1.3))
-            lamps.append(Lamp(place, day, way / np.float32(1.01), 0.0, 12.0))
+            lamps.append(Lamp(place, day, inwards / np.float32(1.01), 0.0, 12.0))
 
     def furnish(self) -> None:
         """Furniture of one kind of room along the walls, a table or rug in the middle."""
@@ -218,7 +199,7 @@ class _RoomMaker:
             self.scene.parts,
             self.rng,
             self.scene.climate,
-            self.scene.next_instance(),
+            self.scene.parts.next_instance(),
             label=room_id("person"),
         )
         x, reach = self.length * self.rng.uniform(0.78, 0.88), self.width / 2 - 0.9

@@ -9,14 +9,11 @@ import numpy as np
 
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from training.world.config import Light, WorldConfig
-from training.world.rays.cameras import Camera, look
-from training.world.scenes.climate import Climate, TimeOfDay, draw_climate
-from training.world.scenes.plan import StreetPlan, draw_plan
+from training.world.rays.cameras import Camera, camera_axes
 from training.world.scenes.scene import Lamp, Scene
-from training.world.scenes.street_actors import KERB, Actors
 from training.world.scenes.street_houses import Houses
+from training.world.scenes.street_traffic import KERB, Traffic
 from training.world.shapes.geometry import block, sheet
-from training.world.shapes.materials import Colour, PartTable, Pattern, street_id
 from training.world.shapes.objects import (
     Pieces,
     bin_box,
@@ -28,6 +25,10 @@ from training.world.shapes.objects import (
     tree,
 )
 from training.world.shapes.vehicles import bicycle
+from training.world.surfaces.climate import Climate, TimeOfDay, draw_climate
+from training.world.surfaces.materials import Colour, PartTable, Pattern, street_id
+from training.world.surfaces.street_patterns import street_painters
+from training.world.surfaces.street_plan import StreetPlan, draw_plan
 
 END = 112.0
 
@@ -46,13 +47,13 @@ def street_scene(seed: int, config: WorldConfig) -> Scene:
         speed = config.speed_mps
     maker = _StreetMaker(seed, rng, plan, climate, config, speed)
     maker.ground()
-    Houses(maker.scene, rng).rows()
+    Houses(maker.scene, plan, rng).rows()
     maker.greenery()
     maker.furniture()
-    actors = Actors(maker.scene, rng, speed)
-    actors.parked()
-    actors.traffic()
-    actors.people()
+    traffic = Traffic(maker.scene, plan, rng, speed)
+    traffic.parked()
+    traffic.moving()
+    traffic.people()
     return maker.scene
 
 
@@ -78,10 +79,15 @@ def _camera(
             sway * np.sin(np.array([1.9, 2.7, 1.4]) * time_s + phase) * min(1.0, speed / 3 + 0.15)
         )
         position = np.array([x, side + plan.shift(x), height + 2 * shake[0]], np.float32)
-        axes = look(position, plan.heading(x + 8) + turn + shake[1], tilt + shake[0], shake[2])
+        axes = camera_axes(plan.heading(x + 8) + turn + shake[1], tilt + shake[0], shake[2])
         return Camera(config.width, config.height, float(focal), position, axes)
 
     return camera
+
+
+def _span(side: int, inner: float, outer: float) -> tuple[float, float]:
+    """A strip along the street as an interval of y, left (1) or right (-1) of its centre."""
+    return (side * inner, side * outer) if side > 0 else (side * outer, side * inner)
 
 
 class _StreetMaker:
@@ -101,12 +107,13 @@ class _StreetMaker:
         self.scene = Scene(
             seed=seed,
             climate=climate,
-            plan=plan,
-            parts=PartTable(),
+            parts=PartTable(climate.air_kelvin),
+            painters=street_painters(plan, climate),
             sky_label=street_id("sky"),
             pane_label=street_id("glass"),
             label_space=SYNTHETIC_STREET.name,
             camera=self.camera,
+            bend=plan.shift if plan.bend else None,
             meta={
                 "time_of_day": climate.time_of_day.value,
                 "speed_mps": speed,
@@ -119,10 +126,10 @@ class _StreetMaker:
             self.scene.moving_lamps.append(self._head_lamps)
 
     def part(
-        self, name: str, colour: Colour, pattern: Pattern = Pattern.PLAIN, **facts: float
+        self, name: str, colour: Colour, pattern: Pattern = Pattern.PLAIN, **properties: float
     ) -> int:
-        """A surface of a named class at air temperature, unless facts say otherwise."""
-        return self.scene.surface(street_id(name), colour, pattern, **facts)
+        """A surface of a named class, at air temperature unless another is given."""
+        return self.scene.parts.surface(street_id(name), colour, pattern, **properties)
 
     def put(
         self, pieces: Pieces, x: float, y: float, z: float = 0.0, heading: float = 0.0
@@ -132,11 +139,11 @@ class _StreetMaker:
 
     def _head_lamps(self, time_s: float) -> list[Lamp]:
         eye = self.camera(time_s)
-        way = eye.axes[2] * [1, 1, 0] + [0, 0, -0.045]
+        forward = eye.axes[2] * [1, 1, 0] + [0, 0, -0.045]
         place = (eye.position + 1.2 * eye.axes[2]) * [1, 1, 0] + [0, 0, 0.7]
         return [
             Lamp(place.astype(np.float32), np.array([14.0, 13.2, 11.8], np.float32) * self.beam,
-                 (way / np.linalg.norm(way)).astype(np.float32), 0.5, 45.0)
+                 (forward / np.linalg.norm(forward)).astype(np.float32), 0.5, 45.0)
         ]  # fmt: skip
 
     def ground(self) -> None:
@@ -169,29 +176,17 @@ class _StreetMaker:
         put.append((sheet((-60, 260), (-half, half), 0.0, 4.0), road))
         put.append((sheet((-400, 700), (-400, 400), -0.06), grass))
         for left, right in self._blocks():
-            for side in (-1, 1):
-
-                def span(inner: float, outer: float, s: int = side) -> tuple[float, float]:
-                    return (s * inner, s * outer) if s > 0 else (s * outer, s * inner)
-
-                cuts = [*np.arange(left, right, 6.0), right]
-                for a, b in pairwise(cuts):
-                    put.append((block((a, b), span(half, half + 0.16), (-0.1, KERB)), kerb))
+            for a, b in pairwise([*np.arange(left, right, 6.0), right]):
+                for side in (-1, 1):
+                    kerb_span = _span(side, half, half + 0.16)
+                    put.append((block((a, b), kerb_span, (-0.1, KERB)), kerb))
                     if plan.verge:
-                        put.append(
-                            (sheet((a, b), span(half + 0.16, plan.walk_inner), KERB - 0.01), grass)
-                        )
-                    put.append(
-                        (
-                            sheet(
-                                (a, b),
-                                span(max(plan.walk_inner, half + 0.16), plan.walk_outer),
-                                KERB,
-                            ),
-                            walk,
-                        )
-                    )
-                    put.append((sheet((a, b), span(plan.walk_outer, 45.0), KERB - 0.03), grass))
+                        verge = _span(side, half + 0.16, plan.walk_inner)
+                        put.append((sheet((a, b), verge, KERB - 0.01), grass))
+                    slabs = _span(side, max(plan.walk_inner, half + 0.16), plan.walk_outer)
+                    put.append((sheet((a, b), slabs, KERB), walk))
+                    garden = _span(side, plan.walk_outer, 45.0)
+                    put.append((sheet((a, b), garden, KERB - 0.03), grass))
         for centre in plan.crossings:
             reach = plan.crossing_half
             put.append((sheet((centre - reach, centre + reach), (-70, -half), 0.0), road))
@@ -221,8 +216,8 @@ class _StreetMaker:
             for x in np.arange(rng.uniform(2, 10), END - 10, spacing):
                 if plan.is_free(float(x)):
                     model = (near if x < 60 else far)[int(rng.integers(3))]
-                    at = (x + rng.uniform(-1, 1), side * line)
-                    self.put(model, *at, KERB, rng.uniform(0, 6))
+                    place = (x + rng.uniform(-1, 1), side * line)
+                    self.put(model, *place, KERB, rng.uniform(0, 6))
         for _ in range(22):
             x, y = rng.uniform(0, 190), rng.uniform(plan.walk_outer + 6, 30) * rng.choice([-1, 1])
             self.put(far[int(rng.integers(3))], x, y, 0.0, rng.uniform(0, 6))
@@ -233,27 +228,27 @@ class _StreetMaker:
     def furniture(self) -> None:
         """Lamps, signs, lights, bins, shelters and parked bicycles."""
         rng, plan, parts = self.rng, self.plan, self.scene.parts
-        side = int(rng.choice([-1, 1]))
+        lamp_side = int(rng.choice([-1, 1]))
         height, spacing = rng.uniform(4.6, 6.0), rng.uniform(14, 22)
         lamp, place = street_lamp(parts, self.climate, height, 0.9)
         colour = np.array(
             [[7.5, 5.0, 2.6], [7.0, 6.2, 5.0]][int(rng.integers(2))], np.float32
         ) * rng.uniform(0.7, 1.3)
         for i, x in enumerate(np.arange(rng.uniform(-6, 9), END, spacing)):
-            at = side if i % 2 == 0 or height < 5.2 else -side
-            y = at * (plan.road_half + 0.35)
+            side = lamp_side if i % 2 == 0 or height < 5.2 else -lamp_side
+            y = side * (plan.road_half + 0.35)
             if not plan.is_free(float(x), 0.5):
                 continue
-            heading = 0.0 if at < 0 else np.pi
+            heading = 0.0 if side < 0 else np.pi
             self.put(lamp, x, y, KERB, heading)
-            spot = np.array([x, y - at * place[1] + plan.shift(x), KERB + place[2]], np.float32)
+            bulb = np.array([x, y - side * place[1] + plan.shift(x), KERB + place[2]], np.float32)
             if self.climate.lamps_on and rng.uniform() < 0.92:
                 down = np.array([0, 0, -1], np.float32)
-                self.scene.lamps.append(Lamp(spot, colour * np.float32(1.5), down, 0.05, 19.0))
+                self.scene.lamps.append(Lamp(bulb, colour * np.float32(1.5), down, 0.05, 19.0))
         for x in np.cumsum(rng.uniform(5, 15, 12)) + 2:
-            at = int(rng.choice([-1, -1, 1]))
+            side = int(rng.choice([-1, -1, 1]))
             if plan.is_free(float(x), 0.6):
-                y = at * (plan.road_half + rng.uniform(0.3, 0.6))
+                y = side * (plan.road_half + rng.uniform(0.3, 0.6))
                 pieces = traffic_sign(
                     parts, rng, self.climate, (float(x), float(y + plan.shift(x)), KERB)
                 )
@@ -263,11 +258,11 @@ class _StreetMaker:
         if plan.crossings or rng.uniform() < 0.3:
             green = bool(rng.uniform() < 0.5)
             for start in plan.zebras:
-                for at in (-1, 1):
+                for side in (-1, 1):
                     self.put(
                         traffic_light(parts, self.climate, green),
                         start - 0.6,
-                        at * (plan.road_half + 0.4),
+                        side * (plan.road_half + 0.4),
                         KERB,
                     )
         self._small_things()
@@ -275,27 +270,29 @@ class _StreetMaker:
     def _small_things(self) -> None:
         rng, plan, parts = self.rng, self.plan, self.scene.parts
         for x in rng.uniform(4, 60, 6):
-            at = int(rng.choice([-1, 1]))
+            side = int(rng.choice([-1, 1]))
             if plan.is_free(float(x), 0.5):
-                self.put(bin_box(parts, rng, self.climate), x, at * (plan.walk_outer - 0.5), KERB)
+                self.put(
+                    bin_box(parts, rng, self.climate), x, side * (plan.walk_outer - 0.5), KERB
+                )
         for x in rng.uniform(5, 45, int(rng.integers(1, 3))):
-            at = int(rng.choice([-1, 1]))
+            side = int(rng.choice([-1, 1]))
             if plan.is_free(float(x), 3.5):
                 pieces, panes = shelter(parts, self.climate)
-                y, heading = at * (plan.walk_outer - 0.9), 0.0 if at > 0 else np.pi
+                y, heading = side * (plan.walk_outer - 0.9), 0.0 if side > 0 else np.pi
                 self.put(pieces, x, y, KERB, heading)
                 self.scene.panes += placed(panes, (x, y, KERB), heading)
         for x in rng.uniform(3, 40, int(rng.integers(2, 6))):
-            at = int(rng.choice([-1, 1]))
+            side = int(rng.choice([-1, 1]))
             motor = bool(rng.uniform() < 0.5)
             if plan.is_free(float(x), 1.0):
-                bike = bicycle(parts, rng, self.climate, self.scene.next_instance(), motor, False)
-                y = at * (plan.road_half + plan.verge + 0.55)
+                bike = bicycle(parts, rng, self.climate, parts.next_instance(), motor, False)
+                y = side * (plan.road_half + plan.verge + 0.55)
                 for k in range(int(rng.integers(1, 4))):
                     self.put(
                         bike,
                         x + 0.25 * k,
-                        y + 0.6 * k * at * 0.5,
+                        y + 0.6 * k * side * 0.5,
                         KERB,
                         rng.uniform(0.9, 2.2) if k else rng.uniform(-0.4, 0.4),
                     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from training.world.scenes.scene import Scene
 from training.world.shapes.geometry import block, flat, join, quad
-from training.world.shapes.materials import Colour, Pattern, street_id
 from training.world.shapes.objects import hedge, placed
+from training.world.surfaces.materials import Colour, Pattern, street_id
+from training.world.surfaces.street_plan import StreetPlan
 
 NEAR, END = -16.0, 112.0
 PLASTER, BRICK, CONCRETE = 0, 1, 2
@@ -23,12 +26,31 @@ ROOFS: tuple[Colour, ...] = ((0.24, 0.08, 0.05), (0.09, 0.09, 0.10), (0.16, 0.10
 BUILDING = street_id("building")
 
 
+@dataclass(frozen=True)
+class _Front:
+    """One bay of a house front.
+
+    Attributes:
+        left: where it begins, x in metres.
+        bay: its width.
+        y: of the front.
+        storey: height of a storey.
+        levels: number of storeys.
+    """
+
+    left: float
+    bay: float
+    y: float
+    storey: float
+    levels: int
+
+
 class Houses:
     """Adds houses to a scene."""
 
-    def __init__(self, scene: Scene, rng: np.random.Generator) -> None:
-        self.scene, self.rng = scene, rng
-        self.plan, self.air = scene.plan, scene.climate.air_kelvin
+    def __init__(self, scene: Scene, plan: StreetPlan, rng: np.random.Generator) -> None:
+        self.scene, self.plan, self.rng = scene, plan, rng
+        self.air = scene.climate.air_kelvin
 
     def rows(self) -> None:
         """Two rows with gaps and garden hedges, and a closing row far away."""
@@ -52,8 +74,8 @@ class Houses:
 
     def _hedge(self, x: float, length: float, side: int) -> None:
         pieces = hedge(self.scene.parts, self.rng, self.scene.climate, length)
-        at = (x, side * (self.plan.walk_outer + 0.5), 0.12)
-        self.scene.statics += placed(pieces, at)
+        place = (x, side * (self.plan.walk_outer + 0.5), 0.12)
+        self.scene.statics += placed(pieces, place)
 
     def _house(self, x: float, width: float, side: int, setback: float) -> None:
         """A house whose front stands `setback` from the centre; side 0 closes the street."""
@@ -70,27 +92,27 @@ class Houses:
             y0, y1 = setback - 8, setback + 8
         params = (x if side else y0, 0.0, storey, bay, *window, style, int(rng.integers(1, 9999)))
         warm = rng.uniform(0.5, 4.0)
-        wall = self.scene.surface(
+        wall = self.scene.parts.surface(
             BUILDING, tuple(tone), Pattern.FACADE, params=params,
             kelvin=self.air + warm, sun_kelvin=8.0, emissivity=0.93,
         )  # fmt: skip
         light = np.minimum(tone * 1.25, 0.75)
-        trim = self.scene.surface(BUILDING, tuple(light), kelvin=self.air + 0.8)
+        trim = self.scene.parts.surface(BUILDING, tuple(light), kelvin=self.air + 0.8)
         cornice = block((x - 0.08, x + width + 0.08), (y0 - 0.15, y1 + 0.15), (high - 0.25, high))
         self.scene.statics.append((block((x, x + width), (y0, y1), (-0.1, high)), wall))
         self.scene.statics.append((cornice, trim))
         if rng.uniform() < 0.62:
             self._roof((x, x + width), (y0, y1), high)
         if side and rng.uniform() < 0.4:
-            self._balconies(
-                x + int(rng.integers(0, 3)) * bay, bay, (storey, levels), side * setback, trim
-            )
+            left = x + int(rng.integers(0, 3)) * bay
+            front = _Front(left, bay, side * setback, storey, levels)
+            self._balconies(front, trim)
 
     def _roof(self, x: tuple[float, float], y: tuple[float, float], high: float) -> None:
         rng = self.rng
         cold = -4.0 if self.scene.climate.lamps_on else 1.0
         tone = ROOFS[int(rng.integers(3))]
-        tiles = self.scene.surface(
+        tiles = self.scene.parts.surface(
             BUILDING, tone, Pattern.TILES, kelvin=self.air + cold, sun_kelvin=14.0
         )
         (x0, x1), (y0, y1) = x, (y[0] - 0.35, y[1] + 0.35)
@@ -103,22 +125,19 @@ class Houses:
         ]
         self.scene.statics.append((join(slopes), tiles))
         if rng.uniform() < 0.6:
-            brick = self.scene.surface(
+            brick = self.scene.parts.surface(
                 BUILDING, (0.26, 0.12, 0.08), Pattern.BRICK, kelvin=self.air + 3
             )
-            at = x0 + rng.uniform(0.2, 0.8) * (x1 - x0)
-            stack = block((at, at + 0.6), (middle - 1.5, middle - 0.9), (high, ridge + 0.7))
+            left = x0 + rng.uniform(0.2, 0.8) * (x1 - x0)
+            stack = block((left, left + 0.6), (middle - 1.5, middle - 0.9), (high, ridge + 0.7))
             self.scene.statics.append((stack, brick))
 
-    def _balconies(
-        self, left: float, bay: float, storeys: tuple[float, int], front: float, trim: int
-    ) -> None:
-        storey, levels = storeys
-        span = (left + 0.15, left + bay - 0.15)
-        sign = np.sign(front)
-        for level in range(1, levels):
-            z = level * storey
-            near, rail = front - sign * 0.95, front - sign * 0.9
-            slab = block(span, (min(front, near), max(front, near)), (z - 0.1, z + 0.05))
+    def _balconies(self, front: _Front, trim: int) -> None:
+        span = (front.left + 0.15, front.left + front.bay - 0.15)
+        sign = np.sign(front.y)
+        for level in range(1, front.levels):
+            z = level * front.storey
+            near, rail = front.y - sign * 0.95, front.y - sign * 0.9
+            slab = block(span, (min(front.y, near), max(front.y, near)), (z - 0.1, z + 0.05))
             fence = block(span, (min(rail, near), max(rail, near)), (z, z + 0.9))
             self.scene.statics += [(slab, trim), (fence, trim)]

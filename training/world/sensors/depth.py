@@ -8,17 +8,15 @@ texture, and beyond its range.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.world.rays.raytrace import FAR
-from training.world.rays.view import View
+from training.world.rays.vectors import Floats, Mask
 from training.world.sensors.rgb import Exposure
-
-Floats = NDArray[np.floating[Any]]
+from training.world.shading.view import View
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ RIG = StereoRig()
 def true_depth(view: View) -> Floats:
     """Exact distance along the optical axis (H, W); inf for the sky."""
     along = view.seen.directions @ view.camera.axes[2]
-    away = np.where(view.seen.distance < FAR, view.seen.distance * along, np.inf)
-    return view.image(away).astype(np.float32)
+    depth = np.where(view.seen.distance < FAR, view.seen.distance * along, np.inf)
+    return view.image(depth).astype(np.float32)
 
 
 def measure(
@@ -63,8 +61,8 @@ def measure(
     plain = _is_plain(picture, rig)
     depth = stereo(truth, view.camera.focal, rng, rig)
     depth[plain] = 0
-    if len(view.panes.at):
-        lost = view.panes.at[rng.uniform(size=len(view.panes.at)) > rig.pane_share]
+    if len(view.panes.rays):
+        lost = view.panes.rays[rng.uniform(size=len(view.panes.rays)) > rig.pane_share]
         depth.ravel()[lost] = 0
     return depth, truth
 
@@ -75,8 +73,8 @@ def measure_room(view: View, rng: np.random.Generator) -> tuple[Floats, Floats]:
     count = len(view.seen.directions)
     cosine, dark = np.zeros(count, np.float32), np.ones(count, bool)
     surface = view.seen.surface
-    cosine[view.seen.at] = view.seen.cosine
-    dark[view.seen.at] = (surface.albedo.mean(axis=1) < 0.03) | (
+    cosine[view.seen.rays] = view.seen.cosine
+    dark[view.seen.rays] = (surface.albedo.mean(axis=1) < 0.03) | (
         surface.emission.max(axis=1) > 0.5
     )
     return structured_light(truth, view.image(cosine), view.image(dark), rng), truth
@@ -95,7 +93,7 @@ def stereo(truth: Floats, focal: float, rng: np.random.Generator, rig: StereoRig
 
 
 def structured_light(
-    truth: Floats, cosine: Floats, dark: NDArray[np.bool_], rng: np.random.Generator
+    truth: Floats, cosine: Floats, dark: Mask, rng: np.random.Generator
 ) -> Floats:
     """Depth of a projector camera in a room: small noise, holes at edges and on dark surfaces.
 
@@ -112,7 +110,7 @@ def structured_light(
     return depth.astype(np.float32)
 
 
-def _half_occluded(disparity: Floats) -> NDArray[np.bool_]:
+def _half_occluded(disparity: Floats) -> Mask:
     """Pixels whose partner in the other eye's picture is covered by something nearer."""
     height, width = disparity.shape
     column = np.arange(width)[None] - np.round(disparity).astype(np.int64)
@@ -125,7 +123,7 @@ def _half_occluded(disparity: Floats) -> NDArray[np.bool_]:
     return hidden
 
 
-def _is_plain(picture: Floats, rig: StereoRig) -> NDArray[np.bool_]:
+def _is_plain(picture: Floats, rig: StereoRig) -> Mask:
     curve = np.sqrt(np.clip(picture, 0, 1)).astype(np.float32)
     mean = cv2.boxFilter(curve, -1, (7, 7))
     square = cv2.boxFilter(curve * curve, -1, (7, 7))

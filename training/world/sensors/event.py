@@ -9,15 +9,13 @@ events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.samples import Events
-
-Floats = NDArray[np.floating[Any]]
+from training.world.rays.vectors import Floats, Indices
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,13 @@ IDEAL = EventCamera(
 )
 """Nothing but the rule itself."""
 _MOST_PER_STEP = 12
+Columns = tuple[Indices, Indices, NDArray[np.uint8]]
+"""Pixel, time in ns and polarity of some events."""
 
 
 def from_radiance(
     pictures: Floats,
-    stamps_ns: NDArray[np.int64],
+    stamps_ns: Indices,
     rng: np.random.Generator,
     pixel_rng: np.random.Generator,
     camera: EventCamera = CAMERA,
@@ -85,27 +85,24 @@ def from_radiance(
         behind = rng.uniform(0, 1, size).astype(np.float32)
         memory -= np.sign(logs[1] - logs[0]) * behind * threshold
     level = logs[0]
-    found = []
+    steps = []
     for index in range(1, count):
         seconds = float(stamps_ns[index] - stamps_ns[index - 1]) * 1e-9
         target = logs[index]
         if camera.corner_hz > 0:
             corner = camera.corner_hz * np.clip(bright[index], 0.05, 1)
             target = level + (target - level) * (1 - np.exp(-2 * np.pi * corner * seconds))
-        found.append(
+        steps.append(
             _crossings(level, target, memory, threshold, stamps_ns[index - 1 : index + 1])
         )
         level = target.astype(np.float32)
     if camera.background_hz > 0:
-        found.append(_background(bright[0], stamps_ns, rng, camera))
-    return _sorted(found, size, camera)
-
-
-Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
+        steps.append(_background(bright[0], stamps_ns, rng, camera))
+    return _sorted(steps, size, camera)
 
 
 def _crossings(
-    start: Floats, end: Floats, memory: Floats, threshold: Floats, span_ns: NDArray[np.int64]
+    start: Floats, end: Floats, memory: Floats, threshold: Floats, span_ns: Indices
 ) -> Columns:
     """Events of one step as pixel, time and polarity; moves `memory` along."""
     change = end - start
@@ -114,21 +111,21 @@ def _crossings(
     pixel = np.flatnonzero(number)
     times = np.abs(number.ravel()[pixel])
     sign = np.sign(number.ravel()[pixel])
-    which = np.repeat(np.arange(len(pixel)), times)
-    order = np.arange(len(which)) - np.repeat(np.cumsum(times) - times, times) + 1
-    where = pixel[which]
-    height = memory.ravel()[where] + order * sign[which] * threshold.ravel()[where]
-    slope = change.ravel()[where]
+    owner = np.repeat(np.arange(len(pixel)), times)
+    order = np.arange(len(owner)) - np.repeat(np.cumsum(times) - times, times) + 1
+    pixels = pixel[owner]
+    level = memory.ravel()[pixels] + order * sign[owner] * threshold.ravel()[pixels]
+    slope = change.ravel()[pixels]
     share = np.clip(
-        (height - start.ravel()[where]) / np.where(np.abs(slope) < 1e-9, 1, slope), 0, 1
+        (level - start.ravel()[pixels]) / np.where(np.abs(slope) < 1e-9, 1, slope), 0, 1
     )
     stamp = span_ns[0] + np.round(share * float(span_ns[1] - span_ns[0])).astype(np.int64)
     memory += (number * threshold).astype(np.float32)
-    return where, stamp, (sign[which] > 0).astype(np.uint8)
+    return pixels, stamp, (sign[owner] > 0).astype(np.uint8)
 
 
 def _background(
-    bright: Floats, stamps_ns: NDArray[np.int64], rng: np.random.Generator, camera: EventCamera
+    bright: Floats, stamps_ns: Indices, rng: np.random.Generator, camera: EventCamera
 ) -> Columns:
     seconds = float(stamps_ns[-1] - stamps_ns[0]) * 1e-9
     rate = camera.background_hz * (1 - 0.75 * np.clip(bright, 0, 1)) * seconds
@@ -137,9 +134,7 @@ def _background(
     return pixel, stamp, rng.integers(0, 2, len(pixel)).astype(np.uint8)
 
 
-def _awake(
-    pixel: NDArray[np.int64], stamp: NDArray[np.int64], refractory_ns: float
-) -> NDArray[np.int64]:
+def _awake(pixel: Indices, stamp: Indices, refractory_ns: float) -> Indices:
     """Indices of the events at least the dead time after their pixel's last one that is kept."""
     kept = np.lexsort((stamp, pixel))
     while True:
@@ -152,10 +147,10 @@ def _awake(
         kept = np.delete(kept, np.flatnonzero(first) + 1)
 
 
-def _sorted(found: list[Columns], size: tuple[int, int], camera: EventCamera) -> Events:
-    pixel = np.concatenate([part[0] for part in found])
-    stamp = np.concatenate([part[1] for part in found])
-    sign = np.concatenate([part[2] for part in found])
+def _sorted(steps: list[Columns], size: tuple[int, int], camera: EventCamera) -> Events:
+    pixel = np.concatenate([part[0] for part in steps])
+    stamp = np.concatenate([part[1] for part in steps])
+    sign = np.concatenate([part[2] for part in steps])
     if camera.refractory_s > 0 and len(pixel):
         kept = _awake(pixel, stamp, camera.refractory_s * 1e9)
         pixel, stamp, sign = pixel[kept], stamp[kept], sign[kept]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+from training.world.rays.vectors import Floats
+
 KEY = 0.15
 """Radiance times exposure that an average scene is brought to."""
 HIGHLIGHT = 0.85

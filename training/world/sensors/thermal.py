@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,10 +10,10 @@ from numpy.typing import NDArray
 
 from training.world.rays.optics import mirrored
 from training.world.rays.raytrace import FAR
-from training.world.rays.shading import LIFT, Seen, Shader
-from training.world.scenes.climate import Climate, sky_kelvin
+from training.world.rays.vectors import Floats, Indices
+from training.world.shading.shader import LIFT, Seen, Shader
+from training.world.surfaces.climate import Climate
 
-Floats = NDArray[np.floating[Any]]
 COUNTS_PER_KELVIN = 100.0
 AIR_LOSS = 0.0006
 NOISE_KELVIN = 0.05
@@ -56,33 +55,38 @@ def apparent_kelvin(shader: Shader, seen: Seen, sun_lit: Floats) -> Floats:
     heat = climate.sun_factor * np.sqrt(np.clip(sun_lit, 0, 1)) * surface.sun_kelvin
     own = band_radiance(surface.kelvin + heat)
     grazing = np.power(1 - seen.cosine, 5)
-    smooth = surface.index > 1.01
-    emissivity = surface.emissivity * (1 - np.where(smooth, 1.0, 0.35) * grazing)
+    is_coated = surface.ior > 1.01
+    emissivity = surface.emissivity * (1 - np.where(is_coated, 1.0, 0.35) * grazing)
     around = _surroundings(climate, surface.normal)
-    mirror = np.flatnonzero(smooth)
-    if len(mirror):
-        around[mirror] = _mirrored(shader, seen, mirror)
+    coated = np.flatnonzero(is_coated)
+    if len(coated):
+        around[coated] = _reflected(shader, seen, coated)
     body = emissivity * own + (1 - emissivity) * around
-    clear = np.exp(-(AIR_LOSS + 0.12 * climate.fog) * seen.distance[seen.at])
-    radiance = band_radiance(sky_kelvin(climate, seen.directions))
-    radiance[seen.at] = clear * body + (1 - clear) * band_radiance(climate.air_kelvin)
+    clear = np.exp(-(AIR_LOSS + 0.12 * climate.fog) * seen.distance[seen.rays])
+    radiance = band_radiance(climate.sky_temperature(seen.directions))
+    radiance[seen.rays] = clear * body + (1 - clear) * band_radiance(climate.air_kelvin)
     return band_kelvin(radiance)
 
 
 def _surroundings(climate: Climate, normal: Floats) -> Floats:
+    """What matte surfaces reflect: sky above, air at the horizon; in a room its walls."""
+    warm = band_radiance(climate.air_kelvin)
+    if climate.sky_kelvin is None:
+        return np.full(len(normal), warm, np.float32)
     up = 0.5 + 0.5 * normal[:, 2]
-    cold, warm = band_radiance(climate.sky_kelvin + 14.0), band_radiance(climate.air_kelvin)
+    cold = band_radiance(climate.sky_kelvin + 14.0)
     return (warm + (cold - warm) * up).astype(np.float32)
 
 
-def _mirrored(shader: Shader, seen: Seen, mirror: NDArray[np.int64]) -> Floats:
+def _reflected(shader: Shader, seen: Seen, coated: Indices) -> Floats:
+    """What smooth coats reflect, as black bodies at the temperature of their parts."""
     surface = seen.surface
-    ways = mirrored(seen.directions[seen.at[mirror]], surface.normal[mirror])
-    start = surface.position[mirror] + surface.normal[mirror] * LIFT
-    met = shader.stage.first(start, ways)
-    kelvin = sky_kelvin(shader.climate, ways)
-    hit = met.distance < FAR
-    kelvin[hit] = shader.stage.columns["kelvin"][met.part[hit]]
+    directions = mirrored(seen.directions[seen.rays[coated]], surface.normal[coated])
+    start = surface.position[coated] + surface.normal[coated] * LIFT
+    hits = shader.stage.first(start, directions)
+    kelvin = shader.climate.sky_temperature(directions)
+    is_hit = hits.distance < FAR
+    kelvin[is_hit] = shader.stage.columns["kelvin"][hits.part[is_hit]]
     return band_radiance(kelvin)
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from training.world.scenes.scene import Scene
+from training.world.rays.vectors import Floats
 from training.world.shapes.geometry import block, box, ellipsoid, join, tube
-from training.world.shapes.materials import Colour, Pattern
 from training.world.shapes.objects import Pieces
+from training.world.surfaces.climate import Climate
+from training.world.surfaces.materials import Colour, PartTable, Pattern
 
-Floats = NDArray[np.floating[Any]]
 CLOTHS: tuple[Colour, ...] = (
     (0.30, 0.07, 0.06), (0.07, 0.12, 0.28), (0.12, 0.22, 0.12), (0.36, 0.33, 0.28),
     (0.08, 0.08, 0.09), (0.42, 0.28, 0.10), (0.24, 0.14, 0.26),
@@ -30,40 +29,47 @@ class Kit:
     """Makes parts of named classes, temperatures relative to the air."""
 
     def __init__(
-        self, scene: Scene, rng: np.random.Generator, label: Callable[[str], int]
+        self,
+        parts: PartTable,
+        climate: Climate,
+        rng: np.random.Generator,
+        label: Callable[[str], int],
     ) -> None:
-        self.scene, self.rng, self._label = scene, rng, label
+        self.parts, self.climate, self.rng, self._label = parts, climate, rng, label
 
     def part(
-        self, name: str, colour: Colour | Floats, pattern: Pattern = Pattern.PLAIN, **facts: Any
+        self,
+        name: str,
+        colour: Colour | Floats,
+        pattern: Pattern = Pattern.PLAIN,
+        **properties: Any,
     ) -> int:
         """A surface; `kelvin` is the difference from the air's temperature."""
-        kelvin = self.scene.climate.air_kelvin + facts.pop("kelvin", 0.0)
-        facts.setdefault("instance", self.scene.next_instance())
+        kelvin = self.climate.air_kelvin + properties.pop("kelvin", 0.0)
+        properties.setdefault("instance", self.parts.next_instance())
         red, green, blue = (float(value) for value in colour)
-        return self.scene.surface(
-            self._label(name), (red, green, blue), pattern, kelvin=kelvin, sun_kelvin=0.0, **facts
-        )
+        properties |= {"kelvin": kelvin, "sun_kelvin": 0.0}
+        return self.parts.surface(self._label(name), (red, green, blue), pattern, **properties)
 
     def wood(self, name: str) -> int:
         """A wooden surface, sometimes painted and glossy."""
         tone = np.array(WOODS[int(self.rng.integers(len(WOODS)))]) * self.rng.uniform(0.8, 1.2)
-        index = 1.5 if self.rng.uniform() < 0.3 else 1.0
-        return self.part(name, tone, Pattern.WOOD, index=index, emissivity=0.9)
+        ior = 1.5 if self.rng.uniform() < 0.3 else 1.0
+        return self.part(name, tone, Pattern.WOOD, ior=ior, emissivity=0.9)
 
-    def cloth(self, name: str, folded: bool = False, **facts: Any) -> int:
+    def cloth(self, name: str, folded: bool = False, **properties: Any) -> int:
         """A cloth surface."""
         tone = np.array(CLOTHS[int(self.rng.integers(len(CLOTHS)))]) * self.rng.uniform(0.7, 1.4)
-        return self.part(name, tone, Pattern.CLOTH, params=(1.0 if folded else 0.0,), **facts)
+        return self.part(name, tone, Pattern.CLOTH, params=(1.0 if folded else 0.0,), **properties)
 
 
-def window(kit: Kit, at: tuple[float, float], side: int, bright: Colour) -> Pieces:
+def window(kit: Kit, place: tuple[float, float], side: int, bright: Colour) -> Pieces:
     """A window in a long wall: pane with the light outside, frame, curtains, a warm radiator."""
-    x, y = at
+    x, y = place
     inner = y - side * 0.03
-    cold = -9.0 if kit.scene.climate.lamps_on else -5.0
+    cold = -9.0 if kit.climate.lamps_on else -5.0
     pane = kit.part(
-        "window", (0.02, 0.02, 0.025), index=1.5, emission=bright, kelvin=cold, emissivity=0.86
+        "window", (0.02, 0.02, 0.025), ior=1.5, emission=bright, kelvin=cold, emissivity=0.86
     )
     frame = kit.part("window", (0.7, 0.7, 0.68), kelvin=cold * 0.4)
     bars = [box((x + dx, inner, 1.5), (0.07, 0.09, 1.4)) for dx in (-0.75, 0.0, 0.75)]
@@ -91,17 +97,17 @@ def door(kit: Kit, x: float, y: float) -> Pieces:
     ]
 
 
-def ceiling_lamp(kit: Kit, at: tuple[float, float], height: float, on: bool) -> Pieces:
+def ceiling_lamp(kit: Kit, place: tuple[float, float], height: float, on: bool) -> Pieces:
     """A round shade on a cord."""
     light = (2.6, 2.3, 1.8) if on else (0.0, 0.0, 0.0)
     shade = kit.part("lamp", (0.6, 0.57, 0.5), emission=light, kelvin=14.0 if on else 0.0)
-    cord = tube((*at, height - 0.35), (*at, height), 0.012, 5)
-    return [(join([ellipsoid((*at, height - 0.4), (0.2, 0.2, 0.11), 8, 12), cord]), shade)]
+    cord = tube((*place, height - 0.35), (*place, height), 0.012, 5)
+    return [(join([ellipsoid((*place, height - 0.4), (0.2, 0.2, 0.11), 8, 12), cord]), shade)]
 
 
-def picture(kit: Kit, at: tuple[float, float], side: int) -> Pieces:
+def picture(kit: Kit, place: tuple[float, float], side: int) -> Pieces:
     """A framed picture on a long wall."""
-    x, y = at
+    x, y = place
     wide, high, z = (
         kit.rng.uniform(0.4, 0.9),
         kit.rng.uniform(0.35, 0.7),
@@ -191,7 +197,7 @@ def television(kit: Kit, width: float) -> tuple[Pieces, float]:
     depth, base = 0.45, kit.wood("cabinet")
     glow = tuple(kit.rng.uniform(0.1, 0.5, 3)) if on else (0.0, 0.0, 0.0)
     screen = kit.part(
-        "television", (0.012, 0.012, 0.014), Pattern.PICTURE, params=(3.0,), index=1.5,
+        "television", (0.012, 0.012, 0.014), Pattern.PICTURE, params=(3.0,), ior=1.5,
         emission=glow, kelvin=9.0 if on else 0.0, emissivity=0.9,
     )  # fmt: skip
     return [
@@ -226,7 +232,7 @@ def desk(kit: Kit, width: float) -> tuple[Pieces, float]:
         for sy in (-1, 1)
     ]
     screen = kit.part(
-        "television", (0.012, 0.012, 0.013), index=1.5, kelvin=7.0, emission=(0.12, 0.16, 0.22)
+        "television", (0.012, 0.012, 0.013), ior=1.5, kelvin=7.0, emission=(0.12, 0.16, 0.22)
     )
     computer = kit.part("otherprop", (0.05, 0.05, 0.05), kelvin=8.0)
     paper = kit.part("paper", (0.75, 0.74, 0.72))
@@ -246,7 +252,7 @@ def desk(kit: Kit, width: float) -> tuple[Pieces, float]:
 
 def night_stand(kit: Kit, width: float) -> tuple[Pieces, float]:
     """A small stand with a lamp, and a box beside it."""
-    depth, on = 0.42, kit.scene.climate.lamps_on
+    depth, on = 0.42, kit.climate.lamps_on
     light = (1.6, 1.3, 0.8) if on else (0.0, 0.0, 0.0)
     lamp = kit.part("lamp", (0.6, 0.52, 0.38), emission=light, kelvin=12.0 if on else 0.0)
     cup = kit.part("otherprop", (0.6, 0.6, 0.62), kelvin=float(kit.rng.uniform(0, 28)))
@@ -322,8 +328,8 @@ def clutter(kit: Kit) -> Pieces:
     ]
 
 
-def _plant(kit: Kit, at: tuple[float, float, float]) -> Pieces:
-    x, y, z = at
+def _plant(kit: Kit, place: tuple[float, float, float]) -> Pieces:
+    x, y, z = place
     pot = kit.part("otherprop", (0.42, 0.18, 0.10))
     green = kit.part("otherprop", (0.06, 0.16, 0.04), Pattern.LEAVES, kelvin=-1.0)
     blades = []

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+from training.world.rays.vectors import Floats, Mask, cross
+
 Vector = Sequence[float] | Floats
 
 
@@ -74,7 +73,7 @@ def pitch(angle: float) -> Floats:
 def flat(corners: Floats) -> Mesh:
     """Triangles with their own face normals; (T, 3, 3) corners, counter-clockwise from outside."""
     points = np.asarray(corners, np.float32)
-    normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    normal = cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     unit = (normal / np.maximum(length, 1e-12)).astype(np.float32)
     return Mesh(points, np.repeat(unit[:, None], 3, axis=1))
@@ -151,7 +150,7 @@ def _grid_mesh(points: Floats, normals: Floats) -> Mesh:
         )
 
     corners, outward = split(points), split(normals)
-    edge = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    edge = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     keep = np.einsum("ij,ij->i", edge, edge) > 1e-14
     return Mesh(corners[keep], outward[keep])
 
@@ -178,9 +177,9 @@ def _unit_tube(sectors: int, closed: bool) -> Mesh:
 def _frame(direction: Floats) -> Floats:
     axis = direction / max(float(np.linalg.norm(direction)), 1e-9)
     helper = np.array([1.0, 0, 0]) if abs(axis[0]) < 0.9 else np.array([0, 1.0, 0])
-    side = np.cross(axis, helper)
+    side = cross(axis, helper)
     side /= np.linalg.norm(side)
-    return np.stack([side, np.cross(axis, side), axis], axis=1).astype(np.float32)
+    return np.stack([side, cross(axis, side), axis], axis=1).astype(np.float32)
 
 
 def tube(
@@ -198,7 +197,7 @@ def tube(
 
 
 @lru_cache(maxsize=8)
-def _unit_capsule(sectors: int) -> tuple[Mesh, NDArray[np.bool_]]:
+def _unit_capsule(sectors: int) -> tuple[Mesh, Mask]:
     polar = np.array([0.0, 0.28, 0.5, 0.5, 0.72, 1.0]) * np.pi
     grid = _sphere_points(polar, sectors)
     upper = np.repeat(np.arange(len(polar)) < 3, sectors + 1).reshape(len(polar), sectors + 1)
@@ -237,7 +236,7 @@ def loft(rings: Floats, smooth: bool = True) -> Mesh:
         along = np.gradient(loop, axis=0)
         around = np.roll(points, -1, axis=1) - np.roll(points, 1, axis=1)
         around = np.concatenate([around, around[:, :1]], axis=1)
-        side = _grid_mesh(loop, np.cross(around, along))
+        side = _grid_mesh(loop, cross(around, along))
     else:
         side = flat(_grid_mesh(loop, loop).corners)
     outward = side.corners.mean(axis=1) - points.mean(axis=(0, 1))

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.world.scenes.climate import Climate
+from training.world.rays.vectors import Floats, cross
 from training.world.shapes.geometry import (
-    Floats,
     Mesh,
     Vector,
     box,
@@ -21,7 +20,8 @@ from training.world.shapes.geometry import (
     vector,
     yaw,
 )
-from training.world.shapes.materials import Part, PartTable, Pattern, street_id
+from training.world.surfaces.climate import Climate
+from training.world.surfaces.materials import Part, PartTable, Pattern, street_id
 
 Pieces = list[tuple[Mesh, int]]
 
@@ -87,19 +87,19 @@ def _leaf_patches(
     count: int,
     size: float,
 ) -> Mesh:
-    way = rng.normal(size=(count, 3))
-    way /= np.linalg.norm(way, axis=1, keepdims=True)
-    middle = centre + way * radii * rng.uniform(0.72, 1.08, (count, 1))
+    outward = rng.normal(size=(count, 3))
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+    middle = centre + outward * radii * rng.uniform(0.72, 1.08, (count, 1))
     first = rng.normal(size=(count, 3))
     first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second = np.cross(first, way + 0.6 * rng.normal(size=(count, 3)))
+    second = cross(first, outward + 0.6 * rng.normal(size=(count, 3)))
     second /= np.maximum(np.linalg.norm(second, axis=1, keepdims=True), 1e-6)
     reach = size * rng.uniform(0.5, 1.1, (count, 1))
     a, b, c = middle + first * reach, middle + second * reach, middle - first * reach
     d = middle - second * reach
     mesh = flat(np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]))
-    outward = np.concatenate([way, way]) + 0.35 * mesh.normals[:, 0]
-    return Mesh(mesh.corners, np.repeat(outward[:, None].astype(np.float32), 3, axis=1))
+    normals = np.concatenate([outward, outward]) + 0.35 * mesh.normals[:, 0]
+    return Mesh(mesh.corners, np.repeat(normals[:, None].astype(np.float32), 3, axis=1))
 
 
 def hedge(parts: PartTable, rng: np.random.Generator, climate: Climate, length: float) -> Pieces:
@@ -227,7 +227,7 @@ def shelter(parts: PartTable, climate: Climate) -> tuple[Pieces, Pieces]:
                box((1, 0.4, 0.25), (0.08, 0.3, 0.5))]), bench),
     ]  # fmt: skip
     glass = parts.add(
-        Part(street_id("glass"), (0.02, 0.025, 0.024), index=1.5, kelvin=air - 1, emissivity=0.86)
+        Part(street_id("glass"), (0.02, 0.025, 0.024), ior=1.5, kelvin=air - 1, emissivity=0.86)
     )
     panes = [
         quad((-1.85, 0.65, 0.25), (1.85, 0.65, 0.25), (1.85, 0.65, 2.35), (-1.85, 0.65, 2.35)),

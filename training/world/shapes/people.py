@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.world.scenes.climate import Climate
-from training.world.shapes.geometry import Floats, Mesh, capsule, ellipsoid, join, tube, vector
-from training.world.shapes.materials import Part, PartTable, Pattern, street_id
+from training.world.rays.vectors import Floats
+from training.world.shapes.geometry import Mesh, capsule, ellipsoid, join, tube, vector
 from training.world.shapes.objects import Pieces
+from training.world.surfaces.climate import Climate
+from training.world.surfaces.materials import Part, PartTable, Pattern, street_id
 
 SKINS = ((0.52, 0.33, 0.24), (0.40, 0.24, 0.16), (0.22, 0.12, 0.07), (0.11, 0.06, 0.04))
 CLOTHS = (

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.world.scenes.climate import Climate
 from training.world.shapes.geometry import Mesh, block, box, ellipsoid, join, loft, quad, tube
-from training.world.shapes.materials import Colour, Part, PartTable, street_id
 from training.world.shapes.objects import Pieces
+from training.world.surfaces.climate import Climate
+from training.world.surfaces.materials import Colour, Part, PartTable, street_id
 
 CAR = street_id("car")
 BIKE = street_id("bike")
@@ -55,8 +55,8 @@ class _CarMaker:
         self._wheels(brakes, engine)
         self._lamps()
 
-    def _add(self, mesh: Mesh, colour: Colour, kelvin: float, **facts: Any) -> None:
-        part = Part(CAR, colour, kelvin=self.air + kelvin, instance=self.instance, **facts)
+    def _add(self, mesh: Mesh, colour: Colour, kelvin: float, **properties: Any) -> None:
+        part = Part(CAR, colour, kelvin=self.air + kelvin, instance=self.instance, **properties)
         self.pieces.append((mesh, self.parts.add(part)))
 
     def _hull(self, paint: Colour, engine: float) -> None:
@@ -72,14 +72,14 @@ class _CarMaker:
             [_hull_ring(x, low, top, half * share) for x, low, top, share in stations]
         )
         cool = -2.5 if self.climate.lamps_on else 0.5
-        coat = {"index": 1.5, "emissivity": 0.93, "sun_kelvin": 16.0}
+        coat = {"ior": 1.5, "emissivity": 0.93, "sun_kelvin": 16.0}
         self._add(loft(rings[:4]), paint, cool, **coat)
         self._add(loft(rings[3:]), paint, cool * 0.3 + engine, **coat)
         boxy = self.tall > 1.6
         bottom = (rear + 0.25, front - (0.9 if boxy else 1.25))
         top = (rear + (0.45 if boxy else 0.85), front - (1.75 if boxy else 2.15))
         glass, roof = _cabin(bottom, top, (half * 0.92, half * 0.74), (high, self.tall))
-        self._add(glass, (0.015, 0.017, 0.018), -1.0, index=1.5, emissivity=0.86, sun_kelvin=5.0)
+        self._add(glass, (0.015, 0.017, 0.018), -1.0, ior=1.5, emissivity=0.86, sun_kelvin=5.0)
         self._add(roof, paint, cool - 1.0, **coat)
 
     def _wheels(self, brakes: float, engine: float) -> None:
@@ -112,8 +112,8 @@ class _CarMaker:
         ]
         white = (5.0, 4.8, 4.2) if on else (0.0, 0.0, 0.0)
         red = (0.9, 0.02, 0.015) if on else (0.0, 0.0, 0.0)
-        self._add(join(heads), (0.6, 0.6, 0.6), 6 if on else 0, index=1.5, emission=white)
-        self._add(join(tails), (0.35, 0.01, 0.01), 2 if on else 0, index=1.5, emission=red)
+        self._add(join(heads), (0.6, 0.6, 0.6), 6 if on else 0, ior=1.5, emission=white)
+        self._add(join(tails), (0.35, 0.01, 0.01), 2 if on else 0, ior=1.5, emission=red)
         self._add(join(plates), (0.65, 0.65, 0.6), 0)
 
 
@@ -167,7 +167,7 @@ def bicycle(
     """A bicycle or a motor scooter along x; wheels are discs, so that all of them has a label."""
     air = climate.air_kelvin
     paint = np.array(PAINTS[int(rng.integers(len(PAINTS)))])
-    frame = parts.add(Part(BIKE, tuple(paint), index=1.5, kelvin=air - 0.5, instance=instance))
+    frame = parts.add(Part(BIKE, tuple(paint), ior=1.5, kelvin=air - 0.5, instance=instance))
     rubber = parts.add(
         Part(BIKE, (0.03, 0.03, 0.03), kelvin=air + (5 if running else 0), instance=instance)
     )

@@ -1,1 +1,1 @@
-"""Textures and patterns of surfaces in the rendered world."""
+"""What light and heat meet: materials, patterns, the climate and the street's ground plan."""

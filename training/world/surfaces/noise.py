@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
+from training.world.rays.vectors import Floats, Indices
+
 _SIZE = 256
 
 
 @lru_cache(maxsize=16)
-def _pyramid(exponent: float) -> tuple[Floats, NDArray[np.int64]]:
+def _pyramid(exponent: float) -> tuple[Floats, Indices]:
     """Tileable noise with a 1/f^exponent spectrum: all levels flat, and their offsets."""
     rng = np.random.default_rng(1234)
     spectrum = np.fft.rfft2(rng.normal(size=(_SIZE, _SIZE)))
@@ -63,11 +62,11 @@ def smooth_noise(u: Floats, v: Floats, period: float) -> Floats:
     fx, fy = x - left, y - top
     i, j = left.astype(np.int64), top.astype(np.int64)
 
-    def at(column: Ints, row: Ints) -> Floats:
+    def texel(column: Indices, row: Indices) -> Floats:
         return table[offsets[level] + (row & (size - 1)) * size + (column & (size - 1))]
 
-    upper = at(i, j) * (1 - fx) + at(i + 1, j) * fx
-    lower = at(i, j + 1) * (1 - fx) + at(i + 1, j + 1) * fx
+    upper = texel(i, j) * (1 - fx) + texel(i + 1, j) * fx
+    lower = texel(i, j + 1) * (1 - fx) + texel(i + 1, j + 1) * fx
     return (upper * (1 - fy) + lower * fy).astype(np.float32)
 
 

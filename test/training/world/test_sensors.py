@@ -11,10 +11,10 @@ from small_scenes import camera_at, small_scene, view_of
 
 from training.world.config import WorldConfig
 from training.world.rays.raytrace import FAR
-from training.world.scenes.climate import TimeOfDay
 from training.world.sensors import depth, polarization, thermal
 from training.world.shapes.geometry import block, ellipsoid, quad, sheet
-from training.world.shapes.materials import Part, street_id
+from training.world.surfaces.climate import TimeOfDay
+from training.world.surfaces.materials import Part, street_id
 from training.world.world import World
 
 PERSON = street_id("person")
@@ -25,7 +25,7 @@ def test_wall_at_air_temperature_reads_air_temperature():
     black = Part(0, (0.5, 0.5, 0.5), kelvin=air, emissivity=1.0, sun_kelvin=0.0)
     shader = small_scene([(block((6, 7), (-20, 20), (-20, 20)), black)])
     seen = view_of(shader, camera_at((0, 0, 1.5))).seen
-    kelvin = thermal.apparent_kelvin(shader, seen, np.zeros(len(seen.at), np.float32))
+    kelvin = thermal.apparent_kelvin(shader, seen, np.zeros(len(seen.rays), np.float32))
     rng = np.random.default_rng(0)
     image = thermal.thermograph(kelvin.reshape(48, 64), rng, rng)
     # The middle, where the ray meets the wall steeply enough for full emissivity.
@@ -34,7 +34,7 @@ def test_wall_at_air_temperature_reads_air_temperature():
 
 def test_glass_is_clear_to_light_and_opaque_to_heat():
     warm = Part(PERSON, (0.5, 0.5, 0.5), kelvin=306.0)
-    glass = Part(street_id("glass"), (0.02, 0.02, 0.02), index=1.5, kelvin=285.0, emissivity=0.86)
+    glass = Part(street_id("glass"), (0.02, 0.02, 0.02), ior=1.5, kelvin=285.0, emissivity=0.86)
     pane = quad((4, -3, -2), (4, 3, -2), (4, 3, 5), (4, -3, 5))
     body = ellipsoid((6, 0, 1.5), (0.5, 0.8, 0.8))
     camera = camera_at((0, 0, 1.5))
@@ -47,7 +47,7 @@ def test_glass_is_clear_to_light_and_opaque_to_heat():
     heat = []
     for shader in (open_air, behind):
         seen = view_of(shader, camera, panes=True).seen
-        kelvin = thermal.apparent_kelvin(shader, seen, np.zeros(len(seen.at), np.float32))
+        kelvin = thermal.apparent_kelvin(shader, seen, np.zeros(len(seen.rays), np.float32))
         heat.append(kelvin.reshape(48, 64)[24, 32])
     assert heat[0] > 302
     assert heat[1] < 290
@@ -55,7 +55,7 @@ def test_glass_is_clear_to_light_and_opaque_to_heat():
 
 def water_view(light=TimeOfDay.OVERCAST):
     """Water before the camera, seen near Brewster's angle."""
-    water = Part(street_id("water"), (0.0, 0.0, 0.0), index=1.33)
+    water = Part(street_id("water"), (0.0, 0.0, 0.0), ior=1.33)
     shader = small_scene([(sheet((-5, 60), (-40, 40), 0.0), water)], light)
     return shader, view_of(shader, camera_at((0, 0, 1.5), pitch=0.6))
 
@@ -65,7 +65,7 @@ def test_water_is_horizontally_polarized_and_most_at_brewster():
     s0, s1, s2 = polarization.stokes(shader, view)
     degree = np.hypot(s1, s2) / s0
     cosine = np.zeros(48 * 64)
-    cosine[view.seen.at] = view.seen.cosine
+    cosine[view.seen.rays] = view.seen.cosine
     angle = np.degrees(np.arccos(cosine.reshape(48, 64)))[:, 32]
     assert (s1[20:, 30:34] > 0).all()
     assert np.abs(s2[20:, 31:33] / s0[20:, 31:33]).max() < 0.05
@@ -75,7 +75,7 @@ def test_water_is_horizontally_polarized_and_most_at_brewster():
 
 
 def test_light_from_below_a_coat_is_polarized_in_the_plane_of_incidence():
-    ball = Part(0, (0.9, 0.9, 0.9), index=1.5)
+    ball = Part(0, (0.9, 0.9, 0.9), ior=1.5)
     dark = Part(1, (0.0, 0.0, 0.0))
     # A black room lets nothing mirror; the ball itself is lit by the sky's ambient share.
     room = [(block((-9, 9), (-9, 9), (lo, hi)), dark) for lo, hi in ((-9, -8), (8, 9))]
@@ -85,7 +85,7 @@ def test_light_from_below_a_coat_is_polarized_in_the_plane_of_incidence():
     view = view_of(shader, camera_at((0, 0, 1.5), focal=80))
     s0, s1, s2 = polarization.stokes(shader, view)
     labels = np.zeros(48 * 64, int)
-    labels[view.seen.at] = view.seen.surface.label == 0
+    labels[view.seen.rays] = view.seen.surface.label == 0
     on_ball = np.argwhere(labels.reshape(48, 64) & (s0 > 0.01))
     top, left = on_ball[:, 0].min() + 1, on_ball[:, 1].min() + 1
     assert s1[top, 32] < 0
@@ -125,7 +125,7 @@ def test_no_view_is_more_than_fully_polarized(seed):
 
 
 def test_fog_dims_polarization_once():
-    wall = Part(0, (0.5, 0.5, 0.5), index=1.0)
+    wall = Part(0, (0.5, 0.5, 0.5), ior=1.0)
     shader = small_scene([(block((20, 21), (-60, -5), (-20, 20)), wall)], TimeOfDay.OVERCAST)
     camera = camera_at((0, 0, 1.5))
     clear = polarization.stokes(shader, view_of(shader, camera))
@@ -160,7 +160,7 @@ def test_light_field_views_shift_by_base_over_depth():
     for base in (-0.08, 0.0, 0.08):
         view = view_of(shader, camera.shifted(base))
         hit = np.zeros(160 * 40, bool)
-        hit[view.seen.at] = True
+        hit[view.seen.rays] = True
         columns.append(np.flatnonzero(hit.reshape(40, 160)[20]).mean())
     np.testing.assert_allclose(-np.diff(columns), 200.0 * 0.08 / 4, atol=0.75)
 

@@ -1,4 +1,4 @@
-"""What moves in a street: cars, cyclists and people, as functions of time."""
+"""Cars, cyclists and people of a street, as functions of time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from training.world.scenes.plan import StreetPlan
 from training.world.scenes.scene import Lamp, Scene
 from training.world.shapes.objects import Pieces, placed
 from training.world.shapes.people import Figure, draw_figure
 from training.world.shapes.vehicles import bicycle, car
+from training.world.surfaces.street_plan import StreetPlan
 
 KERB = 0.12
 Path = Callable[[float], tuple[float, float, float]]
@@ -20,37 +20,46 @@ PASSING_GAP = 1.3
 """Sideways distance that walkers keep from the camera, metres."""
 
 
-def along(plan: StreetPlan, start: float, y: float, speed: float, way: int) -> Path:
-    """A path that follows the street `y` metres beside its centre."""
+def along(plan: StreetPlan, start: float, y: float, speed: float, sign: int) -> Path:
+    """A path that follows the street `y` metres beside its centre, in the direction of `sign`."""
 
-    def at(time_s: float) -> tuple[float, float, float]:
-        x = start + way * speed * time_s
-        turn = 0.0 if way > 0 else float(np.pi)
+    def path(time_s: float) -> tuple[float, float, float]:
+        x = start + sign * speed * time_s
+        turn = 0.0 if sign > 0 else float(np.pi)
         return x, y + float(plan.shift(x)), plan.heading(x) + turn
 
-    return at
+    return path
 
 
-def across(plan: StreetPlan, x: float, start: float, speed: float, way: int) -> Path:
+def across(plan: StreetPlan, x: float, start: float, speed: float, sign: int) -> Path:
     """A path over the carriageway that ends on the sidewalk."""
     bend, reach = float(plan.shift(x)), plan.walk_outer - 0.3
 
-    def at(time_s: float) -> tuple[float, float, float]:
-        y = float(np.clip(start + way * speed * time_s, -reach, reach))
-        return x, y + bend, way * float(np.pi) / 2
+    def path(time_s: float) -> tuple[float, float, float]:
+        y = float(np.clip(start + sign * speed * time_s, -reach, reach))
+        return x, y + bend, sign * float(np.pi) / 2
 
-    return at
+    return path
 
 
-class Actors:
-    """Adds moving things to a scene, out of the camera's way."""
+class Traffic:
+    """Adds vehicles and people to a scene, out of the camera's way.
 
-    def __init__(self, scene: Scene, rng: np.random.Generator, speed: float) -> None:
-        self.scene, self.rng, self.speed = scene, rng, speed
-        self.plan, self.climate, self.parts = scene.plan, scene.climate, scene.parts
+    Args:
+        scene: with its camera.
+        plan: of the street.
+        rng: draws what there is.
+        speed: of the camera, m/s.
+    """
+
+    def __init__(
+        self, scene: Scene, plan: StreetPlan, rng: np.random.Generator, speed: float
+    ) -> None:
+        self.scene, self.plan, self.rng, self.speed = scene, plan, rng, speed
+        self.climate, self.parts = scene.climate, scene.parts
         eye = scene.camera(0.0).position
         self.eye_x = float(eye[0])
-        self.eye_y = float(eye[1] - scene.plan.shift(float(eye[0])))
+        self.eye_y = float(eye[1] - plan.shift(float(eye[0])))
 
     def parked(self) -> None:
         """Rows of parked cars, where there are parking strips."""
@@ -61,13 +70,13 @@ class Actors:
             x = rng.uniform(4, 12)
             while x < PARKED_END:
                 if plan.is_free(x, 4.0) and rng.uniform() < 0.68:
-                    pieces = car(self.parts, rng, self.climate, False, self.scene.next_instance())
+                    pieces = car(self.parts, rng, self.climate, False, self.parts.next_instance())
                     heading = (np.pi if side > 0 else 0.0) + rng.normal(0, 0.02)
-                    at = (x, side * (plan.road_half - 1.0), 0.0)
-                    self.scene.statics += placed(pieces, at, heading)
+                    place = (x, side * (plan.road_half - 1.0), 0.0)
+                    self.scene.statics += placed(pieces, place, heading)
                 x += rng.uniform(5.2, 8.5)
 
-    def traffic(self) -> None:
+    def moving(self) -> None:
         """Oncoming cars, often one ahead, and cyclists."""
         rng, plan = self.rng, self.plan
         pace = rng.uniform(3, 9)
@@ -87,21 +96,21 @@ class Actors:
         rng, plan = self.rng, self.plan
         for i in range(int(rng.integers(7, 15))):
             x = rng.uniform(3.5, 16) if i < 4 else rng.uniform(8, 55)
-            side, way = int(rng.choice([-1, 1])), int(rng.choice([-1, 1]))
+            side, sign = int(rng.choice([-1, 1])), int(rng.choice([-1, 1]))
             y = side * (plan.walk_inner + rng.uniform(0.3, plan.walk_width - 0.4))
             pace = 0.0 if rng.uniform() < 0.2 else rng.uniform(0.8, 1.6)
-            self._walk(along(plan, x, self._beside(y), pace, way), pace)
+            self._walk(along(plan, x, self._beside(y), pace, sign), pace)
         for _ in range(int(rng.integers(0, 4))):
             zebra = plan.zebras[int(rng.integers(len(plan.zebras)))] + 1.6
             x = zebra + rng.uniform(-1.2, 1.2) if rng.uniform() < 0.6 else rng.uniform(6, 24)
-            way, pace = int(rng.choice([-1, 1])), rng.uniform(0.7, 1.4)
-            self._walk(across(plan, x, self._start(x, pace, way), pace, way), pace)
+            sign, pace = int(rng.choice([-1, 1])), rng.uniform(0.7, 1.4)
+            self._walk(across(plan, x, self._start(x, pace, sign), pace, sign), pace)
         for _ in range(int(rng.integers(0, 3))):
             figure = self._figure(alive=False)
             x, side = rng.uniform(5, 26), int(rng.choice([-1, 1]))
-            at = (x, self._beside(side * (plan.walk_outer - 0.4)), KERB)
+            place = (x, self._beside(side * (plan.walk_outer - 0.4)), KERB)
             body = figure.pieces(rng.uniform(0, 6), 0.3)
-            self.scene.statics += placed(body, at, rng.uniform(0, 6))
+            self.scene.statics += placed(body, place, rng.uniform(0, 6))
 
     def _beside(self, y: float) -> float:
         """`y`, moved aside where the camera would walk into it."""
@@ -110,23 +119,23 @@ class Actors:
             return y
         return self.eye_y + (PASSING_GAP if gap > 0 or self.eye_y > 0 else -PASSING_GAP)
 
-    def _start(self, x: float, pace: float, way: int) -> float:
+    def _start(self, x: float, pace: float, sign: int) -> float:
         """Where a walker starts to cross at `x` so as not to meet the camera there."""
         start = self.rng.uniform(-3, 3)
         if self.speed < 0.3:
             return start
-        meet = start + way * pace * (x - self.eye_x) / self.speed
+        meet = start + sign * pace * (x - self.eye_x) / self.speed
         if abs(meet - self.eye_y) < 1.6:
-            start += way * 3.2
+            start += sign * 3.2
         return start
 
     def _figure(self, alive: bool = True) -> Figure:
-        instance = self.scene.next_instance()
+        instance = self.parts.next_instance()
         return draw_figure(self.parts, self.rng, self.climate, instance, alive)
 
-    def _drive(self, start: float, y: float, speed: float, way: int) -> None:
-        pieces = car(self.parts, self.rng, self.climate, True, self.scene.next_instance())
-        path = along(self.plan, start, y, speed, way)
+    def _drive(self, start: float, y: float, speed: float, sign: int) -> None:
+        pieces = car(self.parts, self.rng, self.climate, True, self.parts.next_instance())
+        path = along(self.plan, start, y, speed, sign)
 
         def mover(time_s: float) -> Pieces:
             x, side, heading = path(time_s)
@@ -136,9 +145,9 @@ class Actors:
             x, side, heading = path(time_s)
             ahead = np.array([np.cos(heading), np.sin(heading), -0.06])
             place = np.array([x, side, 0.65]) + 2.3 * ahead * [1, 1, 0]
-            way = (ahead / np.linalg.norm(ahead)).astype(np.float32)
+            direction = (ahead / np.linalg.norm(ahead)).astype(np.float32)
             colour = np.array([8.0, 7.6, 6.7], np.float32)
-            return [Lamp(place.astype(np.float32), colour, way, 0.8, 22.0)]
+            return [Lamp(place.astype(np.float32), colour, direction, 0.8, 22.0)]
 
         self.scene.movers.append(mover)
         if self.climate.lamps_on:
@@ -146,7 +155,7 @@ class Actors:
 
     def _ride(self, path: Path, motor: bool) -> None:
         figure = self._figure()
-        instance = self.scene.next_instance()
+        instance = self.parts.next_instance()
         bike = bicycle(self.parts, self.rng, self.climate, instance, motor, True)
         phase = self.rng.uniform(0, 6)
 

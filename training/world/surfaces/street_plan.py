@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+from training.world.rays.vectors import Floats
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,6 @@ class StreetPlan:
         if any(abs(x - centre) < self.crossing_half + margin for centre in self.crossings):
             return False
         return not any(start - margin < x < start + 3.2 + margin for start in self.zebras)
-
-
-LEVEL = StreetPlan(
-    key=1, lane_width=3.0, road_half=3.0, walk_width=2.0, verge=0.0, line_width=0.15,
-    edge_line=3.0, has_edge_lines=False, dashed=False, dash_phase=0.0, bend=0.0, zebras=(),
-    crossings=(), crossing_half=3.0, puddles=(),
-)  # fmt: skip
-"""For scenes that stand on no street; nothing is bent."""
 
 
 def draw_plan(rng: np.random.Generator) -> StreetPlan:

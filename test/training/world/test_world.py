@@ -18,7 +18,7 @@ pytest.importorskip("embreex", reason="rendering needs embreex")
 
 from training.world import gallery, render
 from training.world.sensors import polarization, thermal
-from training.world.shapes.materials import street_id
+from training.world.surfaces.materials import street_id
 from training.world.world import World, render_record, render_sequence
 
 SMALL = WorldConfig(width=64, height=48)
@@ -209,8 +209,9 @@ def test_sensor_and_seed_words():
 
 def test_missing_embree_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "embreex.rtcore_scene", None)
+    none = np.zeros((0, 3, 3), np.float32)
     with pytest.raises(DataError, match="pip install embreex"):
-        Tracer([], [])
+        Tracer(none, none, np.zeros(0, np.int32))
 
 
 def test_rooms_have_their_own_classes_sensors_and_warmth():

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
 
-Floats = NDArray[np.floating[Any]]
 Colour = tuple[float, float, float]
+Columns = dict[str, NDArray[Any]]
+"""Parts as arrays by field name."""
 
 
 def street_id(name: str) -> int:
@@ -22,7 +23,7 @@ def street_id(name: str) -> int:
 
 
 class Pattern(IntEnum):
-    """How a surface varies from place to place; see `textures`."""
+    """How a surface varies from place to place; a scene has a painter for each that it uses."""
 
     PLAIN = 0
     ROAD = 1
@@ -50,7 +51,7 @@ class Part:
         colour: linear albedo, each channel in [0, 1].
         pattern: how it varies.
         params: numbers that the pattern reads.
-        index: refractive index of a smooth coat; 1 for a matte surface.
+        ior: refractive index of a smooth coat; 1 for a matte surface.
         kelvin: temperature in the shade.
         sun_kelvin: what full sun adds.
         emissivity: long-wave infrared emissivity at normal incidence.
@@ -62,7 +63,7 @@ class Part:
     colour: Colour
     pattern: Pattern = Pattern.PLAIN
     params: Sequence[float] = ()
-    index: float = 1.0
+    ior: float = 1.0
     kelvin: float = 288.0
     sun_kelvin: float = 3.0
     emissivity: float = 0.95
@@ -75,17 +76,35 @@ NUM_PARAMS = 8
 
 @dataclass
 class PartTable:
-    """All parts of a scene as columns, ready to be gathered per pixel."""
+    """All parts of a scene, which its objects add themselves.
 
+    Attributes:
+        air_kelvin: temperature of parts that name no other.
+    """
+
+    air_kelvin: float
     parts: list[Part] = field(default_factory=list)
+    instances: int = 0
 
     def add(self, part: Part) -> int:
         """Registers a part and returns its id."""
         self.parts.append(part)
         return len(self.parts) - 1
 
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """Arrays by field name; colours are (P, 3), params (P, NUM_PARAMS)."""
+    def surface(
+        self, label: int, colour: Colour, pattern: Pattern = Pattern.PLAIN, **properties: Any
+    ) -> int:
+        """Registers a part, at air temperature unless another is given; returns its id."""
+        properties.setdefault("kelvin", self.air_kelvin)
+        return self.add(Part(label, colour, pattern, **properties))
+
+    def next_instance(self) -> int:
+        """A new object id."""
+        self.instances += 1
+        return self.instances
+
+    def columns(self) -> Columns:
+        """One row per part; colours are (P, 3), params (P, NUM_PARAMS)."""
         rows = self.parts
         params = np.zeros((len(rows), NUM_PARAMS), np.float32)
         for row, part in zip(params, rows, strict=True):
@@ -95,7 +114,7 @@ class PartTable:
             "colour": np.array([part.colour for part in rows], np.float32),
             "pattern": np.array([part.pattern for part in rows], np.int8),
             "params": params,
-            "index": np.array([part.index for part in rows], np.float32),
+            "ior": np.array([part.ior for part in rows], np.float32),
             "kelvin": np.array([part.kelvin for part in rows], np.float32),
             "sun_kelvin": np.array([part.sun_kelvin for part in rows], np.float32),
             "emissivity": np.array([part.emissivity for part in rows], np.float32),

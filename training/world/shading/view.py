@@ -1,4 +1,4 @@
-"""One camera's moment: rays, what they met, and the light along them."""
+"""What a camera sees at a moment: rays, surfaces, and the light along them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.world.rays.cameras import Camera
-from training.world.rays.shading import FULL, Light, Panes, Quality, Seen, Shader
-
-Floats = NDArray[np.floating[Any]]
+from training.world.rays.vectors import Floats
+from training.world.shading.shader import FULL, Light, Panes, Quality, Seen, Shader
 
 
 @dataclass(eq=False)
@@ -43,10 +42,10 @@ class View:
 
 
 def see_through(shader: Shader, camera: Camera, panes: bool = False) -> Seen:
-    """First surfaces of a camera's rays, at the moment that the shader's stage stands at."""
-    ways = camera.rays()
-    origins = np.ascontiguousarray(np.broadcast_to(camera.position, ways.shape))
-    return shader.see(origins, ways, camera.focal, camera.width, panes)
+    """First surfaces of a camera's rays at the stage's present moment."""
+    directions = camera.rays()
+    origins = np.ascontiguousarray(np.broadcast_to(camera.position, directions.shape))
+    return shader.see(origins, directions, camera.focal, camera.width, panes)
 
 
 def view_through(shader: Shader, camera: Camera, time_s: float, quality: Quality = FULL) -> View:

@@ -1,37 +1,34 @@
-"""From rays to light: what each ray meets, and the radiance that comes back along it."""
+"""Shading: the surface that each ray hits, and the radiance that comes back along it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.world.rays.optics import fresnel, mirrored, pane_reflection
-from training.world.rays.raytrace import FAR, Hits, dot, first_hits
-from training.world.scenes.scene import Lamp, Stage
+from training.world.rays.raytrace import FAR, Hits, first_hits
+from training.world.rays.vectors import Floats, Indices, Mask, dot
+from training.world.scenes.scene import Lamp
+from training.world.shading.stage import Stage
 from training.world.surfaces.noise import smooth_noise
-from training.world.surfaces.street_patterns import paint
-from training.world.surfaces.surface import Surface, gather
+from training.world.surfaces.surface import Surface, bare, paint
 
-Floats = NDArray[np.floating[Any]]
-Indices = NDArray[np.int64]
 LIFT = np.float32(0.004)
-PANE_INDEX = 1.5
+PANE_IOR = 1.5
 PANE_CLEAR = np.float32(0.92)
 _TILE = 4
 
 
 @dataclass(eq=False)
 class Seen:
-    """What N rays met.
+    """What N rays hit.
 
     Attributes:
         origins: (N, 3) metres.
         directions: unit (N, 3).
         distance: metres (N,), `FAR` for the sky.
-        at: indices of the rays that hit something, (n,).
+        rays: indices of the rays that hit something, (n,).
         surface: surfaces of those, n long.
         cosine: between ray and shading normal, (n,).
         width: pixels per row where the rays form an image, else 0.
@@ -40,7 +37,7 @@ class Seen:
     origins: Floats
     directions: Floats
     distance: Floats
-    at: Indices
+    rays: Indices
     surface: Surface
     cosine: Floats
     width: int = 0
@@ -68,23 +65,23 @@ _MIRRORED = Quality(occlusion=False, shadows=False, mirrors=False)
 
 
 @dataclass(eq=False)
-class Mirrored:
-    """What mirrored rays brought.
+class Reflection:
+    """What mirrored rays bring back.
 
     Attributes:
         radiance: (n, 3), before weighting by the mirror.
-        ways: unit directions of the rays, away from the mirror, (n, 3).
-        is_sky: rays that met only sky, (n,).
+        directions: unit directions of the rays, away from the mirror, (n, 3).
+        is_sky: rays that hit nothing but sky, (n,).
     """
 
     radiance: Floats
-    ways: Floats
-    is_sky: NDArray[np.bool_]
+    directions: Floats
+    is_sky: Mask
 
     @staticmethod
-    def empty() -> Mirrored:
+    def empty() -> Reflection:
         """No rays."""
-        return Mirrored(
+        return Reflection(
             np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, bool)
         )
 
@@ -98,16 +95,16 @@ class Light:
             3).
         emitted: radiance of things that shine themselves (N, 3).
         specular: mirrored at a smooth coat, already weighted by Fresnel's mean (N, 3).
-        mirror: indices into `Seen.at` of surfaces with a specular share, (m,).
-        met: what those mirror.
-        sun_lit: direct sun on each surface of `Seen.at`, cosine included, (n,).
+        coated: indices into `Seen.rays` of surfaces with a smooth coat, (m,).
+        reflection: what those mirror.
+        sun_lit: direct sun on each surface of `Seen.rays`, cosine included, (n,).
     """
 
     diffuse: Floats
     emitted: Floats
     specular: Floats
-    mirror: Indices
-    met: Mirrored
+    coated: Indices
+    reflection: Reflection
     sun_lit: Floats
 
     @property
@@ -121,25 +118,25 @@ class Panes:
     """Clear glass panes before what was seen.
 
     Attributes:
-        at: indices of the rays that meet a pane first.
+        rays: indices of the rays that hit a pane first.
         share: reflected shares of s- and p-polarized light, (n, 2).
-        met: what the panes mirror.
+        reflection: what the panes mirror.
         normal: unit normals of the panes, (n, 3).
     """
 
-    at: Indices
+    rays: Indices
     share: Floats
-    met: Mirrored
+    reflection: Reflection
     normal: Floats
 
     def over(self, radiance: Floats) -> Floats:
         """Radiance (N, 3) as seen through and by the panes."""
-        if not len(self.at):
+        if not len(self.rays):
             return radiance
         mean = self.share.mean(axis=1, keepdims=True)
-        behind = radiance[self.at] * (1 - mean) * PANE_CLEAR
+        behind = radiance[self.rays] * (1 - mean) * PANE_CLEAR
         radiance = radiance.copy()
-        radiance[self.at] = behind + self.met.radiance * mean
+        radiance[self.rays] = behind + self.reflection.radiance * mean
         return radiance
 
 
@@ -166,24 +163,25 @@ class Shader:
         self, hits: Hits, origins: Floats, directions: Floats, focal: float, width: int = 0
     ) -> Seen:
         """Surfaces of given hits."""
-        at = np.flatnonzero(hits.part >= 0)
-        away, part = hits.distance[at], hits.part[at]
-        ways, normal = directions[at], hits.normal[at]
-        position = origins[at] + ways * away[:, None]
-        local = position.copy()
-        local[:, 1] -= self.stage.scene.plan.shift(position[:, 0])
-        cosine = np.clip(-dot(ways, normal), 0.02, 1)
-        footprint = (away / np.float32(focal) / np.sqrt(cosine)).astype(np.float32)
+        rays = np.flatnonzero(hits.part >= 0)
+        distance, part = hits.distance[rays], hits.part[rays]
+        incoming, normal = directions[rays], hits.normal[rays]
+        position = origins[rays] + incoming * distance[:, None]
+        local, scene = position.copy(), self.stage.scene
+        if scene.bend is not None:
+            local[:, 1] -= scene.bend(position[:, 0])
+        cosine = np.clip(-dot(incoming, normal), 0.02, 1)
+        footprint = (distance / np.float32(focal) / np.sqrt(cosine)).astype(np.float32)
         columns = self.stage.columns
         places = {"position": position, "local": local, "normal": normal, "footprint": footprint}
-        surface = gather(columns, part, places, self.stage.scene.plan, self.climate)
-        paint(surface, columns["pattern"][part])
-        cosine = np.clip(-dot(ways, surface.normal), 0.0, 1).astype(np.float32)
-        return Seen(origins, directions, hits.distance, at, surface, cosine, width)
+        surface = bare(columns, part, places)
+        paint(surface, columns["pattern"][part], scene.painters)
+        cosine = np.clip(-dot(incoming, surface.normal), 0.0, 1).astype(np.float32)
+        return Seen(origins, directions, hits.distance, rays, surface, cosine, width)
 
     def light(self, seen: Seen, quality: Quality = FULL) -> Light:
-        """Radiance along rays that have been seen."""
-        count, surface, at = len(seen.directions), seen.surface, seen.at
+        """Radiance along rays whose surfaces are known."""
+        count, surface, rays = len(seen.directions), seen.surface, seen.rays
         diffuse = np.zeros((count, 3), np.float32)
         emitted = np.zeros((count, 3), np.float32)
         specular = np.zeros((count, 3), np.float32)
@@ -195,34 +193,33 @@ class Shader:
         for lamp in self.stage.lamps:
             self._lamp(lamp, surface, start, received, quality.shadows)
         body = surface.albedo * received
-        mirror = np.flatnonzero(surface.index > 1.01) if quality.mirrors else np.zeros(0, np.int64)
-        met = Mirrored.empty()
-        if len(mirror):
-            ways = mirrored(seen.directions[at[mirror]], surface.normal[mirror])
-            met = self._mirror(start[mirror], ways)
-            s, p = fresnel(seen.cosine[mirror], surface.index[mirror])
+        coated = np.flatnonzero(surface.ior > 1.01) if quality.mirrors else np.zeros(0, np.int64)
+        reflection = Reflection.empty()
+        if len(coated):
+            outgoing = mirrored(seen.directions[rays[coated]], surface.normal[coated])
+            reflection = self._reflection(start[coated], outgoing)
+            s, p = fresnel(seen.cosine[coated], surface.ior[coated])
             mean = ((s + p) / 2)[:, None]
-            specular[at[mirror]] = met.radiance * mean
-            body[mirror] *= 1 - mean
-        diffuse[at] = body
-        emitted[at] = surface.emission
+            specular[rays[coated]] = reflection.radiance * mean
+            body[coated] *= 1 - mean
+        diffuse[rays] = body
+        emitted[rays] = surface.emission
         self._air(seen, diffuse, emitted, specular)
-        return Light(diffuse, emitted, specular, mirror, met, sun_lit)
+        return Light(diffuse, emitted, specular, coated, reflection, sun_lit)
 
     def panes(self, seen: Seen) -> Panes:
-        """Glass panes before what was seen."""
-        tracer = self.stage.panes
-        hits = first_hits([tracer], seen.origins, seen.directions)
+        """Glass panes before the surfaces."""
+        hits = first_hits([self.stage.panes], seen.origins, seen.directions)
         if not (hits.part >= 0).any():
             none = np.zeros((0, 3), np.float32)
-            return Panes(np.zeros(0, np.int64), none[:, :2], Mirrored.empty(), none)
-        at = np.flatnonzero((hits.part >= 0) & (hits.distance < seen.distance))
-        ways, normal = seen.directions[at], hits.normal[at]
-        cosine = np.clip(-dot(ways, normal), 0, 1)
-        s, p = fresnel(cosine, np.full(len(at), PANE_INDEX, np.float32))
-        place = seen.origins[at] + ways * hits.distance[at][:, None] + normal * LIFT
+            return Panes(np.zeros(0, np.int64), none[:, :2], Reflection.empty(), none)
+        rays = np.flatnonzero((hits.part >= 0) & (hits.distance < seen.distance))
+        incoming, normal = seen.directions[rays], hits.normal[rays]
+        cosine = np.clip(-dot(incoming, normal), 0, 1)
+        s, p = fresnel(cosine, np.full(len(rays), PANE_IOR, np.float32))
+        place = seen.origins[rays] + incoming * hits.distance[rays][:, None] + normal * LIFT
         share = np.stack([pane_reflection(s), pane_reflection(p)], axis=1)
-        return Panes(at, share, self._mirror(place, mirrored(ways, normal)), normal)
+        return Panes(rays, share, self._reflection(place, mirrored(incoming, normal)), normal)
 
     def sky(self, directions: Floats) -> Floats:
         """Sky radiance along unit directions."""
@@ -230,18 +227,18 @@ class Shader:
         clouds = smooth_noise(directions[:, 0] / height + 40, directions[:, 1] / height, 1.3)
         return self.climate.sky(directions, clouds)
 
-    def _mirror(self, origins: Floats, ways: Floats) -> Mirrored:
-        seen = self.see(origins, ways, 120.0)
-        return Mirrored(self.light(seen, _MIRRORED).total, ways, seen.distance >= FAR)
+    def _reflection(self, origins: Floats, directions: Floats) -> Reflection:
+        seen = self.see(origins, directions, 120.0)
+        return Reflection(self.light(seen, _MIRRORED).total, directions, seen.distance >= FAR)
 
     def _air(self, seen: Seen, diffuse: Floats, emitted: Floats, specular: Floats) -> None:
-        gone = np.flatnonzero(seen.distance >= FAR)
-        diffuse[gone] = self.sky(seen.directions[gone])
-        clear = np.exp(-self.climate.fog * seen.distance[seen.at])[:, None]
+        sky_rays = np.flatnonzero(seen.distance >= FAR)
+        diffuse[sky_rays] = self.sky(seen.directions[sky_rays])
+        clear = np.exp(-self.climate.fog * seen.distance[seen.rays])[:, None]
         veil = self.climate.horizon * (1 - clear)
-        diffuse[seen.at] = diffuse[seen.at] * clear + veil
-        emitted[seen.at] *= clear
-        specular[seen.at] *= clear
+        diffuse[seen.rays] = diffuse[seen.rays] * clear + veil
+        emitted[seen.rays] *= clear
+        specular[seen.rays] *= clear
 
     def sun(self, surface: Surface, shadows: bool = True) -> Floats:
         """Direct sun on surfaces, cosine included, (n,)."""
@@ -252,8 +249,8 @@ class Shader:
         if not shadows:
             return lit * np.float32(0.6)
         start = surface.position[faces] + surface.normal[faces] * LIFT
-        ways = np.ascontiguousarray(np.broadcast_to(self.climate.to_sun, (len(faces), 3)))
-        lit[faces[self.stage.blocked(start, ways, 200.0)]] = 0
+        to_sun = np.ascontiguousarray(np.broadcast_to(self.climate.to_sun, (len(faces), 3)))
+        lit[faces[self.stage.blocked(start, to_sun, 200.0)]] = 0
         return lit
 
     def _lamp(
@@ -266,24 +263,24 @@ class Shader:
         if not len(kept):
             return
         near, offset, squared = near[kept], offset[kept], squared[kept]
-        away = np.sqrt(squared)
-        ways = offset / away[:, None]
-        facing = dot(ways, surface.normal[near])
-        cone = np.clip((-(ways @ lamp.way) - lamp.spread) / (1 - lamp.spread), 0, 1)
-        edge = np.clip((1 - away / lamp.reach) * 3, 0, 1)
+        distance = np.sqrt(squared)
+        to_lamp = offset / distance[:, None]
+        facing = dot(to_lamp, surface.normal[near])
+        cone = np.clip((-(to_lamp @ lamp.direction) - lamp.spread) / (1 - lamp.spread), 0, 1)
+        edge = np.clip((1 - distance / lamp.reach) * 3, 0, 1)
         power = (
             np.clip(facing, 0, 1) * cone * cone * (3 - 2 * cone) * edge / np.maximum(squared, 9.0)
         )
         strong = np.flatnonzero(power * float(lamp.colour.max()) > 4e-4)
         near, power = near[strong], power[strong]
         if shadows and len(near):
-            ways = np.ascontiguousarray(ways[strong], np.float32)
-            power[self.stage.blocked(start[near], ways, away[strong] - 0.5)] = 0
+            to_lamp = np.ascontiguousarray(to_lamp[strong], np.float32)
+            power[self.stage.blocked(start[near], to_lamp, distance[strong] - 0.5)] = 0
         received[near] += power[:, None] * lamp.colour
 
     def _occlusion(self, seen: Seen, start: Floats) -> Floats:
         """Open share of the hemisphere within a few metres: one ray a pixel, averaged over 4x4."""
-        row, column = np.divmod(seen.at, seen.width)
+        row, column = np.divmod(seen.rays, seen.width)
         cell = (row % _TILE) * _TILE + column % _TILE
         order = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5])[cell]
         radius = np.sqrt((order + 0.5) / 16)
@@ -297,12 +294,12 @@ class Shader:
         )
         second = np.stack([b, sign + normal[:, 1] ** 2 * a, -normal[:, 1]], axis=1)
         lift = np.sqrt(1 - radius**2)[:, None]
-        ways = first * (radius * np.cos(turn))[:, None] + second * (radius * np.sin(turn))[:, None]
-        ways = np.ascontiguousarray(ways + normal * lift, np.float32)
-        open_ray = (
-            ~self.stage.blocked(start, ways, 0.9 if self.stage.scene.is_indoor else 3.0)
-        ).astype(np.float32)
-        return _smoothed(seen, open_ray)
+        probes = first * (radius * np.cos(turn))[:, None]
+        probes = probes + second * (radius * np.sin(turn))[:, None]
+        probes = np.ascontiguousarray(probes + normal * lift, np.float32)
+        reach = 0.9 if self.stage.scene.is_indoor else 3.0
+        is_open = ~self.stage.blocked(start, probes, reach)
+        return _smoothed(seen, is_open.astype(np.float32))
 
 
 def _smoothed(seen: Seen, values: Floats) -> Floats:
@@ -310,9 +307,9 @@ def _smoothed(seen: Seen, values: Floats) -> Floats:
     height = count // seen.width
     face = np.round(seen.surface.normal * 2).astype(np.int32) + 2
     key = np.full(count, -1, np.int32)
-    key[seen.at] = seen.surface.part * 125 + face[:, 0] * 25 + face[:, 1] * 5 + face[:, 2]
+    key[seen.rays] = seen.surface.part * 125 + face[:, 0] * 25 + face[:, 1] * 5 + face[:, 2]
     image = np.zeros(count, np.float32)
-    image[seen.at] = values
+    image[seen.rays] = values
     keys, pixels = key.reshape(height, seen.width), image.reshape(height, seen.width)
     keys = np.pad(keys, 2, constant_values=-2)
     pixels = np.pad(pixels, 2)
@@ -323,4 +320,4 @@ def _smoothed(seen: Seen, values: Floats) -> Floats:
             same = keys[i : i + height, j : j + seen.width] == centre
             total += pixels[i : i + height, j : j + seen.width] * same
             weight += same
-    return (total / np.maximum(weight, 1)).ravel()[seen.at]
+    return (total / np.maximum(weight, 1)).ravel()[seen.rays]

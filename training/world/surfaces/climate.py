@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from training.world.rays.raytrace import dot, unit
-
-Floats = NDArray[np.floating[Any]]
+from training.world.rays.vectors import Floats, dot, unit
 
 
 class TimeOfDay(str, Enum):
@@ -32,41 +28,47 @@ SHARES = {
 """How often each is drawn when a world leaves it open."""
 
 
+BLACK = np.zeros(3, np.float32)
+UP = np.array([0, 0, 1], np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Climate:
-    """One moment's light and weather. Radiance is relative: a white wall in full sun has about 1.
+    """One moment's light and weather; the defaults are a place without sun and sky.
+
+    Radiance is relative: a white wall in full sun has about 1.
 
     Attributes:
-        time_of_day: the situation.
+        zenith: sky radiance overhead, RGB; in a room what its walls throw back.
+        horizon: the same at the horizon.
+        air_kelvin: air temperature.
+        time_of_day: light situation.
         to_sun: unit vector towards the sun (below the horizon at dusk and night).
         sun: radiance that full sun gives a white surface, RGB.
-        zenith: sky radiance overhead.
-        horizon: sky radiance at the horizon.
         glow: extra sky radiance near the sun.
         clouds: 0 clear to 1 covered.
         lamps_on: street lamps, head lamps and windows shine.
         fog: extinction of light per metre.
-        air_kelvin: air temperature.
-        sky_kelvin: apparent thermal temperature of the sky overhead.
+        sky_kelvin: apparent thermal temperature of the sky overhead; None where there is no sky.
         ground_kelvin: how much warmer than air the road is in the shade.
         sun_factor: how much of `Part.sun_kelvin` a sun-lit surface has stored, 0 to 1.
         wetness: 0 dry; above it puddles stand and asphalt is damp.
     """
 
-    time_of_day: TimeOfDay
-    to_sun: Floats
-    sun: Floats
     zenith: Floats
     horizon: Floats
-    glow: Floats
-    clouds: float
-    lamps_on: bool
-    fog: float
     air_kelvin: float
-    sky_kelvin: float
-    ground_kelvin: float
-    sun_factor: float
-    wetness: float
+    time_of_day: TimeOfDay = TimeOfDay.OVERCAST
+    to_sun: Floats = field(default_factory=UP.copy)
+    sun: Floats = field(default_factory=BLACK.copy)
+    glow: Floats = field(default_factory=BLACK.copy)
+    clouds: float = 1.0
+    lamps_on: bool = False
+    fog: float = 0.0
+    sky_kelvin: float | None = None
+    ground_kelvin: float = 0.0
+    sun_factor: float = 0.0
+    wetness: float = 0.0
 
     def sky(self, directions: Floats, cloud_noise: Floats) -> Floats:
         """Sky radiance (N, 3) along unit directions; `cloud_noise` (N,) is about zero-mean."""
@@ -84,6 +86,17 @@ class Climate:
         dome = 0.55 * self.zenith + 0.45 * self.horizon
         bounce = 0.22 * dome + 0.12 * self.sun * max(float(self.to_sun[2]), 0.0)
         return (dome * lift + bounce * (1 - lift)).astype(np.float32)
+
+    def sky_temperature(self, directions: Floats) -> Floats:
+        """Apparent temperature of the sky along directions: cold overhead, near air far below.
+
+        Without a sky it is the air's.
+        """
+        if self.sky_kelvin is None:
+            return np.full(len(directions), self.air_kelvin, np.float32)
+        share = np.exp(-2.2 * np.clip(unit(directions)[:, 2], 0, 1))
+        low = self.air_kelvin - 6.0
+        return (self.sky_kelvin + (low - self.sky_kelvin) * share).astype(np.float32)
 
 
 def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None) -> Climate:
@@ -177,11 +190,3 @@ def _clouds(rng: np.random.Generator, kind: TimeOfDay) -> float:
         TimeOfDay.DUSK: rng.uniform(0, 0.5),
         TimeOfDay.NIGHT: rng.uniform(0, 0.4),
     }[kind]
-
-
-def sky_kelvin(climate: Climate, directions: Floats) -> Floats:
-    """Apparent temperature of the sky along directions: cold overhead, near air at the horizon."""
-    up = np.clip(unit(directions)[:, 2], 0, 1)
-    share = np.exp(-2.2 * up)
-    low = climate.air_kelvin - 6.0
-    return (climate.sky_kelvin + (low - climate.sky_kelvin) * share).astype(np.float32)

@@ -1,0 +1,71 @@
+"""A scene made ready for rays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from training.world.rays.raytrace import Hits, Tracer, first_hits
+from training.world.rays.vectors import Floats, Mask
+from training.world.scenes.scene import Lamp, Scene
+from training.world.shapes.geometry import Mesh, join
+from training.world.shapes.objects import Pieces
+
+
+class Stage:
+    """Static triangles are indexed once, moving ones per moment."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.columns = scene.parts.columns()
+        self._static = _tracer(_bent(scene.statics, scene.bend))
+        self.panes = _tracer(_bent(scene.panes, scene.bend))
+        self._moment: float | None = None
+        self._moving = _tracer([])
+        self.lamps: list[Lamp] = []
+
+    def set_time(self, time_s: float) -> None:
+        """Puts everything that moves in place."""
+        if self._moment == time_s:
+            return
+        self._moving = _tracer([piece for mover in self.scene.movers for piece in mover(time_s)])
+        moving = [lamp for mover in self.scene.moving_lamps for lamp in mover(time_s)]
+        self.lamps = self.scene.lamps + moving
+        self._moment = time_s
+
+    def first(self, origins: Floats, directions: Floats, panes: bool = False) -> Hits:
+        """First hit of each ray with anything opaque; with `panes` clear glass counts too."""
+        tracers = [self._static, self._moving]
+        return first_hits([*tracers, self.panes] if panes else tracers, origins, directions)
+
+    def blocked(self, origins: Floats, directions: Floats, reach: Floats | float) -> Mask:
+        """Whether anything opaque lies on each ray before `reach` metres."""
+        stopped = self._static.blocked(origins, directions, reach)
+        open_rays = np.flatnonzero(~stopped)
+        limits = np.broadcast_to(np.asarray(reach, np.float32), stopped.shape)[open_rays]
+        stopped[open_rays] = self._moving.blocked(
+            origins[open_rays], directions[open_rays], limits
+        )
+        return stopped
+
+
+def _tracer(pieces: Pieces) -> Tracer:
+    if not pieces:
+        none = np.zeros((0, 3, 3), np.float32)
+        return Tracer(none, none, np.zeros(0, np.int32))
+    mesh = join([mesh for mesh, _ in pieces])
+    parts = np.array([part for _, part in pieces], np.int32)
+    counts = [len(mesh.corners) for mesh, _ in pieces]
+    return Tracer(mesh.corners, mesh.normals, np.repeat(parts, counts))
+
+
+def _bent(pieces: Pieces, bend: Callable[[Floats], Floats] | None) -> Pieces:
+    if bend is None:
+        return pieces
+    bent = []
+    for mesh, part in pieces:
+        corners = mesh.corners.copy()
+        corners[..., 1] += bend(corners[..., 0])
+        bent.append((Mesh(corners, mesh.normals), part))
+    return bent
