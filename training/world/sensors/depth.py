@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from training.world.rays.raytrace import FAR
 from training.world.rays.vectors import Floats, Mask
