@@ -91,7 +91,7 @@ setup(
         "console_scripts": [
             "segrgbx-node = segrgbx_ros.node.node:main",
             "segrgbx-replay = segrgbx_ros.replay.replay:main",
-            "segrgbx-event-frames = segrgbx_ros.node.event_frames_node:main",
+            "segrgbx-event-frames = segrgbx_ros.node.event_frames:main",
             "segrgbx-label-legend = segrgbx_ros.tools.label_legend:main",
             "segrgbx-bench = segrgbx_core.bench.bench:main",
             "segrgbx-export = segrgbx_core.export.export:main",

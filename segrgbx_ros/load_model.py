@@ -41,6 +41,31 @@ class MemoryFacts:
     fault: str = ""
 
 
+def load_warm_segmenter(config: NodeConfig) -> Segmenter:
+    """Loads the model and warms it up with every batch size that can come.
+
+    Raises:
+        ConfigError: when an option does not fit the machine or the checkpoint, or the model not
+            its memory.
+        CheckpointError: when the checkpoint cannot be used.
+    """
+    modalities = [section.modality for _, section in config.sections()]
+    largest = min(config.batch.max_size, len(modalities))
+    try:
+        segmenter = load_segmenter(config)
+        for _ in range(config.model.warmup_iterations):
+            segmenter.warm_up(None, modalities, range(1, largest + 1))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        text = str(error).split("\n", 1)[0]
+        raise ConfigError(
+            f"model.device: the memory of '{config.model.device}' does not suffice for "
+            f"{largest} pairs at once ({text}); lower batch.max_size or model.input_height"
+        ) from None
+    return segmenter
+
+
 def load_segmenter(config: NodeConfig) -> Segmenter:
     """Loads the checkpoint that `model.checkpoint` names and checks that it serves every pair.
 

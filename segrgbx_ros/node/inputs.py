@@ -22,11 +22,12 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.sensors.event import EventMessage
 from segrgbx_ros.config.node import NodeConfig, Reliability, Stream, XTransport
-from segrgbx_ros.node.qos import publisher_mismatch
-from segrgbx_ros.node.stream_health import FreezeWatch, InputWatch, PairWatch
+from segrgbx_ros.node.health.endpoints import publisher_mismatch
+from segrgbx_ros.node.health.reasons import silence_reason
+from segrgbx_ros.node.health.streams import FreezeDetector, PairHealth, Patience, StreamHealth
 
-Receive = Callable[[str, Stream, InputWatch, Any, int], None]
-ReceiveInfo = Callable[[str, Stream, Any], None]
+OnMessage = Callable[[str, Stream, StreamHealth, Any, int], None]
+OnInfo = Callable[[str, Stream, Any], None]
 
 EVENT_DEPTH = 1000
 """Event messages that may queue: none of them must be lost, and they come every few ms."""
@@ -43,40 +44,37 @@ class Inputs:
     Args:
         node: owns the subscriptions.
         config: pairs, transports and quality of service.
-        receive: called with pair, stream, watch, message and when the middleware received it, in
-            ns of the wall clock.
-        receive_info: called with pair, stream and calibration.
+        on_message: called with pair, stream, the topic's health, message and when the middleware
+            received it, in ns of the wall clock.
+        on_info: called with pair, stream and calibration.
+        patience: when a topic is called silent.
+
+    Attributes:
+        health: by pair.
     """
 
     def __init__(
-        self, node: LifecycleNode, config: NodeConfig, receive: Receive, receive_info: ReceiveInfo
+        self,
+        node: LifecycleNode,
+        config: NodeConfig,
+        on_message: OnMessage,
+        on_info: OnInfo,
+        patience: Patience,
     ) -> None:
         self._node = node
         self._config = config
-        self._receive = receive
-        self._receive_info = receive_info
+        self._on_message = on_message
+        self._on_info = on_info
         self._subscriptions: dict[tuple[str, Stream], Subscription] = {}
         self._asked: dict[str, QoSReliabilityPolicy] = {}
         self._mismatched: dict[str, QoSProfile] = {}
-        self.watches = {
-            pair: PairWatch(
-                pair,
-                {
-                    short: InputWatch(
-                        self._resolve(pair, stream), freeze=_freeze_watch(config, pair, stream)
-                    )
-                    for short, stream in config.streams(pair).items()
-                },
-                is_depth=config.pair(pair).modality is Modality.DEPTH,
-            )
-            for pair in config.pairs
-        }
+        self.health = {pair: self._pair_health(pair, patience) for pair in config.pairs}
 
     def create(self) -> None:
         """Starts to listen."""
         for pair in self._config.pairs:
             for short, stream in self._config.streams(pair).items():
-                self._subscribe(pair, stream, self.watches[pair].inputs[short])
+                self._subscribe(pair, stream, self.health[pair].inputs[short])
             for stream in self._config.info_streams(pair):
                 self._subscribe_info(pair, stream)
 
@@ -88,15 +86,26 @@ class Inputs:
 
     def silences(self, pair: str, now_ns: int) -> list[str]:
         """Why a pair's inputs give nothing, one sentence for each that is silent."""
-        watches = self.watches[pair].inputs
-        found = []
+        reasons = []
         for short, stream in self._config.streams(pair).items():
-            watch = watches[short]
-            watch.incompatible = self._incompatible_publishers(watch)
-            count = watch.publishers = self._node.count_publishers(watch.topic)
+            health = self.health[pair].inputs[short]
+            health.incompatible = self._incompatible_publishers(health)
+            count = health.publishers = self._node.count_publishers(health.topic)
             twin = "" if count else self._twin(pair, stream)
-            found.append(watch.silence(now_ns, count, twin))
-        return [text for text in found if text]
+            reasons.append(silence_reason(health, now_ns, count, twin))
+        return [text for text in reasons if text]
+
+    def _pair_health(self, pair: str, patience: Patience) -> PairHealth:
+        inputs = {}
+        for short, stream in self._config.streams(pair).items():
+            is_thermal = self._config.pair(pair).modality is Modality.THERMAL
+            inputs[short] = StreamHealth(
+                self._resolve(pair, stream),
+                freeze=FreezeDetector() if is_thermal and stream is Stream.X else None,
+                quiet_s=patience.quiet_s,
+            )
+        is_depth = self._config.pair(pair).modality is Modality.DEPTH
+        return PairHealth(pair, inputs, is_depth=is_depth, quiet_s=patience.quiet_s)
 
     def _resolve(self, pair: str, stream: Stream) -> str:
         """Absolute topic: the base name is remapped first, then gets the transport's suffix."""
@@ -111,37 +120,37 @@ class Inputs:
         names = (base + suffix for suffix in suffixes)
         return next((name for name in names if self._node.count_publishers(name)), "")
 
-    def _incompatible_publishers(self, watch: InputWatch) -> list[str]:
+    def _incompatible_publishers(self, health: StreamHealth) -> list[str]:
         """Publishers that offer less than is asked for; empty again once they are gone."""
-        if watch.topic not in self._mismatched:
+        if health.topic not in self._mismatched:
             return []
-        offers = self._node.get_publishers_info_by_topic(watch.topic)
-        asked = self._mismatched[watch.topic]
+        offers = self._node.get_publishers_info_by_topic(health.topic)
+        asked = self._mismatched[health.topic]
         return [text for offer in offers if (text := publisher_mismatch(offer, asked))]
 
-    def _subscribe(self, pair: str, stream: Stream, watch: InputWatch) -> None:
+    def _subscribe(self, pair: str, stream: Stream, health: StreamHealth) -> None:
         is_events = stream is Stream.EVENTS
         kind, asked = self._message_type(pair, stream), self._config.qos.input_reliability
         qos = QoSProfile(
             depth=EVENT_DEPTH if is_events else self._config.qos.input_depth,
-            reliability=self._asked.get(watch.topic, _RELIABILITY[asked]),
+            reliability=self._asked.get(health.topic, _RELIABILITY[asked]),
         )
         subscription = self._node.create_subscription(
             kind,
-            watch.topic,
-            lambda message, info: self._receive(
-                pair, stream, watch, message, info["received_timestamp"]
+            health.topic,
+            lambda message, info: self._on_message(
+                pair, stream, health, message, info["received_timestamp"]
             ),
             qos,
             event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=lambda event: self._mismatch(pair, stream, watch, qos, event),
-                message_lost=lambda event: _lost(watch, event),
+                incompatible_qos=lambda event: self._mismatch(pair, stream, health, qos, event),
+                message_lost=lambda event: _lost(health, event),
                 use_default_callbacks=False,
             ),
             qos_overriding_options=self._overridable(),
             raw=is_events and self._config.sensor.event.message_type is not EventMessage.PACKET,
         )
-        watch.topic = subscription.topic_name
+        health.topic = subscription.topic_name
         self._subscriptions[pair, stream] = subscription
 
     def _subscribe_info(self, pair: str, stream: Stream) -> None:
@@ -149,7 +158,7 @@ class Inputs:
         subscription = self._node.create_subscription(
             CameraInfo,
             self._resolve(pair, stream),
-            lambda info: self._receive_info(pair, stream, info),
+            lambda info: self._on_info(pair, stream, info),
             qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
@@ -168,27 +177,27 @@ class Inputs:
         return Image if is_raw else CompressedImage
 
     def _mismatch(
-        self, pair: str, stream: Stream, watch: InputWatch, asked: QoSProfile, event: Any
+        self, pair: str, stream: Stream, health: StreamHealth, asked: QoSProfile, event: Any
     ) -> None:
         """Asks for less where that is allowed, else complains."""
         is_auto = self._config.qos.input_reliability is Reliability.AUTO
         if not is_auto or asked.reliability is QoSReliabilityPolicy.BEST_EFFORT:
-            self._incompatible(watch, asked, event)
+            self._incompatible(health, asked, event)
             return
-        self._asked[watch.topic] = QoSReliabilityPolicy.BEST_EFFORT
+        self._asked[health.topic] = QoSReliabilityPolicy.BEST_EFFORT
         self._node.destroy_subscription(self._subscriptions.pop((pair, stream)))
-        self._subscribe(pair, stream, watch)
+        self._subscribe(pair, stream, health)
         self._node.get_logger().info(
-            f"topic '{watch.topic}': a publisher is best effort, so this node asks for that too"
+            f"topic '{health.topic}': a publisher is best effort, so this node asks for that too"
         )
 
-    def _incompatible(self, watch: InputWatch, asked: QoSProfile, event: Any) -> None:
-        self._mismatched[watch.topic] = asked
-        clauses = self._incompatible_publishers(watch)
+    def _incompatible(self, health: StreamHealth, asked: QoSProfile, event: Any) -> None:
+        self._mismatched[health.topic] = asked
+        clauses = self._incompatible_publishers(health)
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         what = "; ".join(clauses) or f"a publisher offers another {policy} than is asked for"
         self._node.get_logger().error(
-            f"topic '{watch.topic}': QoS does not match: {what}; its messages do not arrive "
+            f"topic '{health.topic}': QoS does not match: {what}; its messages do not arrive "
             "(see qos.input_reliability)"
         )
 
@@ -224,10 +233,5 @@ def message_class(name: str) -> Any:
         ) from None
 
 
-def _freeze_watch(config: NodeConfig, pair: str, stream: Stream) -> FreezeWatch | None:
-    is_thermal = config.pair(pair).modality is Modality.THERMAL
-    return FreezeWatch() if is_thermal and stream is Stream.X else None
-
-
-def _lost(watch: InputWatch, event: Any) -> None:
-    watch.lost += event.total_count_change
+def _lost(health: StreamHealth, event: Any) -> None:
+    health.lost += event.total_count_change

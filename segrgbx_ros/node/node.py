@@ -1,7 +1,7 @@
 """The lifecycle node `segrgbx`: any number of RGB-X pairs in, label images out, one model.
 
-The node holds parameters, transitions and services; what it does between configure and cleanup is
-a `Session`. What is wrong is said now and then in the log and all the time in /diagnostics.
+The node holds parameters, transitions and services. What exists between configure and cleanup is
+a `NodeRuntime`; messages come in by its `on_message`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
@@ -28,9 +29,14 @@ from segrgbx_core.base.errors import ConfigError, SegrgbxError
 from segrgbx_core.runtime.malloc_tuning import keep_freed_memory
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig
 from segrgbx_ros.node import parameters as params
+from segrgbx_ros.node.health.streams import PATIENT, Patience
+from segrgbx_ros.node.inputs import check_message_types
 from segrgbx_ros.node.outputs import has_label_info
-from segrgbx_ros.node.runtime import Session, free_memory, ready
+from segrgbx_ros.node.runtime import NodeRuntime
 from segrgbx_ros.pairing.published_labels import pair_labels
+
+if TYPE_CHECKING:
+    from segrgbx_core.runtime.segmenter import Segmenter
 
 Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
 
@@ -57,14 +63,24 @@ def _logged(transition: Transition) -> Transition:
 
 
 class SegmentationNode(LifecycleNode):
-    """See the module. `exit_code` is set when the process should end by itself."""
+    """See the module.
 
-    def __init__(self, **arguments: Any) -> None:
+    Args:
+        patience: how long to wait before something is reported or given up.
+        arguments: of `LifecycleNode`.
+
+    Attributes:
+        exit_code: set when the process should end by itself.
+        runtime: None unless the node is configured.
+    """
+
+    def __init__(self, patience: Patience = PATIENT, **arguments: Any) -> None:
         super().__init__(
             NODE_NAME, automatically_declare_parameters_from_overrides=True, **arguments
         )
         self.exit_code: int | None = None
-        self._session: Session | None = None
+        self.runtime: NodeRuntime | None = None
+        self._patience = patience
         self._made_services: list[Any] = []
         self._config: NodeConfig | None = None
         self._config_error = ""
@@ -90,12 +106,12 @@ class SegmentationNode(LifecycleNode):
                 raise ConfigError(self._config_error)
             if self._config.model.keep_memory:  # on a GPU, too: images come as fresh large blocks
                 keep_freed_memory()
-            segmenter = ready(self, self._config)
+            segmenter = _load(self, self._config)
             labels = pair_labels(self._config, segmenter)
         except SegrgbxError as error:
             self.get_logger().fatal(f"cannot be configured: {error}")
             return FAILURE
-        self._session = Session(self, self._config, segmenter, labels)
+        self.runtime = NodeRuntime(self, self._config, segmenter, labels, self._patience)
         self._made_services = [
             self.create_service(SetBool, "~/enable", self._on_enable),
             self.create_service(Trigger, "~/reset", self._on_reset),
@@ -109,7 +125,7 @@ class SegmentationNode(LifecycleNode):
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts to listen and to answer."""
-        if not self._working.start():
+        if not self._configured.start():
             self.get_logger().error(
                 "cannot be activated: a pass that began before still runs; activate again when it "
                 "has ended, or restart the node if it never does"
@@ -120,7 +136,7 @@ class SegmentationNode(LifecycleNode):
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops to listen; the model stays."""
-        self._working.stop()
+        self._configured.stop()
         return super().on_deactivate(state)
 
     @_logged
@@ -146,19 +162,20 @@ class SegmentationNode(LifecycleNode):
         for service in self._made_services:
             self.destroy_service(service)
         self._made_services = []
-        self._drop_session()
+        self._drop_runtime()
 
-    def _drop_session(self) -> None:
+    def _drop_runtime(self) -> None:
         gc.unfreeze()
-        if self._session is not None:
-            session, self._session = self._session, None
-            session.close()
-            free_memory()
+        if self.runtime is not None:
+            runtime, self.runtime = self.runtime, None
+            runtime.close()
+            del runtime
+            _free_memory()
 
     @property
-    def _working(self) -> Session:
-        assert self._session is not None, "the lifecycle allows this only when configured"
-        return self._session
+    def _configured(self) -> NodeRuntime:
+        assert self.runtime is not None, "the lifecycle allows this only when configured"
+        return self.runtime
 
     def _on_start(self) -> None:
         self.destroy_timer(self._start)
@@ -172,16 +189,16 @@ class SegmentationNode(LifecycleNode):
             self._config = params.changed(self._config, parameters)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if self._session is not None:
-            self._session.configure(self._config)
+        if self.runtime is not None:
+            self.runtime.configure(self._config)
         return SetParametersResult(successful=True)
 
     def _on_enable(self, request: Any, response: Any) -> Any:
-        self._working.enable(request.data)
+        self._configured.enable(request.data)
         return _answer(response, "enabled" if request.data else "disabled; the model stays loaded")
 
     def _on_reset(self, _request: Any, response: Any) -> Any:
-        self._working.reset()
+        self._configured.reset()
         return _answer(response, "forgot all messages that waited, and all scenes")
 
     def _on_reload(self, _request: Any, response: Any) -> Any:
@@ -189,25 +206,48 @@ class SegmentationNode(LifecycleNode):
 
         Both must fit into the memory for a moment; where they do not, clean up and configure.
         """
-        if self._working.is_active:
+        if self._configured.is_active:
             return _answer(response, "deactivate the node first", success=False)
-        if not self._working.is_idle:
+        if not self._configured.is_idle:
             return _answer(response, "a pass still runs; try again later", success=False)
         assert self._config is not None
         try:
-            segmenter = ready(self, self._config)
+            segmenter = _load(self, self._config)
             labels = pair_labels(self._config, segmenter)
         except Exception as error:  # whatever a new file does, the old model is still good
             text = str(error) if isinstance(error, SegrgbxError) else _traced(error)
             self.get_logger().error(f"cannot be reloaded: {text}")
             reason = f"{text.splitlines()[0]}; the old model stays"
             return _answer(response, reason, success=False)
-        is_enabled = self._working.is_enabled
-        self._drop_session()
-        self._session = Session(self, self._config, segmenter, labels)
-        self._session.enable(is_enabled)
+        is_enabled = self._configured.is_enabled
+        self._drop_runtime()
+        self.runtime = NodeRuntime(self, self._config, segmenter, labels, self._patience)
+        self.runtime.enable(is_enabled)
         _keep_loaded()
         return _answer(response, f"loaded {segmenter.checkpoint.name}")
+
+
+def _load(node: LifecycleNode, config: NodeConfig) -> Segmenter:
+    """The model, warm; see `load_model.load_warm_segmenter`."""
+    # torch takes seconds to import; a node that waits to be configured should be there at once
+    from segrgbx_ros import load_model  # noqa: PLC0415
+
+    check_message_types(config)
+    start = time.monotonic()
+    segmenter = load_model.load_warm_segmenter(config)
+    node.get_logger().info(
+        f"checkpoint {segmenter.checkpoint.name}, {len(segmenter.classes.names)} classes "
+        f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
+        f"ready after {time.monotonic() - start:.1f} s"
+    )
+    return segmenter
+
+
+def _free_memory() -> None:
+    """Gives the memory of a segmenter that nobody holds any more back to the device."""
+    from segrgbx_ros import load_model  # noqa: PLC0415  torch: see _load
+
+    load_model.free_memory()
 
 
 def _keep_loaded() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from array import array
 from copy import copy
 from dataclasses import replace
@@ -11,15 +13,17 @@ import cv2
 import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
-from std_msgs.msg import String
+from std_msgs.msg import Float64, String
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, Events, Prediction, RgbxSample, XForm
 from segrgbx_core.labels import overlay
 from segrgbx_core.labels.label_space import PublishedLabels, palette_array
+from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import (
     ConfidenceEncoding,
     MaskEncoding,
@@ -32,8 +36,9 @@ from segrgbx_ros.messages.clouds import fill_cloud, labelled_points, metres
 from segrgbx_ros.messages.geometry import fill_scaled_info, fitted, pinhole
 from segrgbx_ros.messages.images import fill_image
 from segrgbx_ros.messages.labels import label_map_text
-from segrgbx_ros.node.qos import IMAGE_QOS, LATCHED_QOS, subscriber_mismatch
-from segrgbx_ros.node.stream_health import absence
+from segrgbx_ros.node.health.endpoints import subscriber_mismatch
+from segrgbx_ros.node.health.reasons import absence_reason
+from segrgbx_ros.pairing.pipeline import Pair
 from segrgbx_ros.pairing.published_labels import published_ids
 
 try:
@@ -42,10 +47,19 @@ except ImportError:  # not on PyPI; label_map says the same without it
     LabelInfo = None
 
 
+IMAGE_QOS = QoSProfile(depth=2, reliability=QoSReliabilityPolicy.RELIABLE)
+LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=QoSReliabilityPolicy.RELIABLE,
+    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+)
 IMAGES = ("mask", "confidence", "mask_color", "overlay", "x/preview")
 """Image topics that every pair has."""
 _CALIBRATED = ("points", "camera_info")
 """Topics that say nothing without a calibration of RGB."""
+STAGES = ("preprocess", "inference", "postprocess", "total", "age", "sync_dt")
+"""Three stages of a pass, arrival of RGB to now, its stamp to now, and how far apart X's is."""
+_STAGE_OF = {"encode": "preprocess", "input": "preprocess", "decode": "postprocess"}
 
 
 def has_label_info() -> bool:
@@ -165,7 +179,7 @@ class PairOutputs:
         if not silent:
             return ""
         topic = self._node.resolve_topic_name(f"{self._pair}/{Stream.RGB_INFO.value}")
-        why = absence(topic, self._node.count_publishers(topic))
+        why = absence_reason(topic, self._node.count_publishers(topic))
         return f"{why}; {' and '.join(silent)} {'need' if silent[1:] else 'needs'} it"
 
     def destroy(self) -> None:
@@ -276,3 +290,53 @@ class PairOutputs:
         message = fill_image(Image(), pixels, encoding)
         message.header = header
         self._publishers[name].publish(message)
+
+
+class DebugOutputs:
+    """Durations as topics, `~/debug/<stage>_ms`; none exist while they are switched off.
+
+    Args:
+        node: owns the publishers.
+        is_on: whether they exist from the start.
+    """
+
+    def __init__(self, node: LifecycleNode, is_on: bool) -> None:
+        self._node = node
+        self._publishers: dict[str, Any] = {}
+        self._lock = threading.Lock()  # the worker publishes while the executor switches
+        self.switch(is_on)
+
+    def switch(self, is_on: bool) -> None:
+        """Makes or destroys the topics."""
+        with self._lock:
+            if is_on and not self._publishers:
+                self._publishers = {
+                    stage: self._node.create_publisher(Float64, f"~/debug/{stage}_ms", 1)
+                    for stage in STAGES
+                }
+            elif not is_on:
+                for publisher in self._publishers.values():
+                    self._node.destroy_publisher(publisher)
+                self._publishers = {}
+
+    def publish(self, pair: Pair, answer: Prediction) -> None:
+        """Publishes the durations of one answer; in the worker's thread."""
+        if not self._publishers:
+            return
+        durations = self._durations(pair, answer)
+        with self._lock:
+            for stage, publisher in self._publishers.items():
+                if stage in durations:
+                    publisher.publish(Float64(data=float(durations[stage])))
+
+    def _durations(self, pair: Pair, answer: Prediction) -> dict[str, float]:
+        """In ms, by stage; a stage that this answer does not have is left out."""
+        durations = dict.fromkeys(STAGES[:3], 0.0) if answer.timings_ms else {}
+        for name, value in answer.timings_ms.items():
+            durations[_STAGE_OF.get(name, "inference")] += value
+        durations["total"] = (time.time_ns() - pair.arrival_ns) / NS_PER_MS
+        now_ns = self._node.get_clock().now().nanoseconds
+        durations["age"] = (now_ns - pair.rgb_stamp_ns) / NS_PER_MS
+        if pair.dt_ns is not None:
+            durations["sync_dt"] = pair.dt_ns / NS_PER_MS
+        return durations

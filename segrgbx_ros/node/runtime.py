@@ -1,4 +1,4 @@
-"""What exists between configure and cleanup: pairing, worker, publishers and reports."""
+"""What exists between configure and cleanup: pairing, worker, inputs, outputs, reports."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
-from segrgbx_core.base.errors import ConfigError, EncodingError
+from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.images import NS_PER_S
-from segrgbx_ros.node.debug import DebugOutputs
-from segrgbx_ros.node.inputs import Inputs, check_message_types
-from segrgbx_ros.node.outputs import PairOutputs
-from segrgbx_ros.node.reporter import Reporter
-from segrgbx_ros.node.stream_health import InputWatch, Throttle
+from segrgbx_ros.node.health.reporter import PairSnapshot, Reporter, Snapshot
+from segrgbx_ros.node.health.streams import Patience, StreamHealth, Throttle
+from segrgbx_ros.node.inputs import Inputs
+from segrgbx_ros.node.outputs import DebugOutputs, PairOutputs
 from segrgbx_ros.node.worker import Memory, Worker
 from segrgbx_ros.pairing.pipeline import Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor
@@ -45,7 +44,7 @@ class ArrivalClock:
     def at(self, received_ns: int) -> int:
         """The time to pair by, in ns; for `received_ns` 0 it is now."""
         now_ns = time.time_ns()
-        if not now_ns - _LONGEST_QUEUE_NS < received_ns < now_ns:  # not told, or another clock
+        if not now_ns - _LONGEST_QUEUE_NS < received_ns < now_ns:  # not set, or another clock
             received_ns = now_ns
         if received_ns > self._newest_ns or now_ns < self._newest_ns - NS_PER_S:
             self._newest_ns = received_ns
@@ -71,17 +70,23 @@ class RateLimit:
         return True
 
 
-class Session:
+class NodeRuntime:
     """One configured node at work.
 
-    Everything but `_deliver` and `_refuse` runs in the executor's thread, so messages, time-outs
-    and reports never meet; answers leave from the worker's thread.
+    Messages come in by `on_message`, in the executor's thread like everything but `_deliver` and
+    `_refuse`, so messages, time-outs and reports never meet. Answers leave by `_deliver`, in the
+    worker's thread.
 
     Args:
         node: owns publishers, subscriptions and timers.
         config: all options.
         segmenter: the loaded model.
         labels: what each pair publishes.
+        patience: how long to wait before something is reported or given up.
+
+    Attributes:
+        segmenter: the loaded model.
+        is_enabled: False while inference is switched off.
     """
 
     def __init__(
@@ -90,10 +95,16 @@ class Session:
         config: NodeConfig,
         segmenter: Segmenter,
         labels: Mapping[str, PairLabels],
+        patience: Patience,
     ) -> None:
         self._node = node
         self._config = config
+        self._patience = patience
         self.segmenter = segmenter
+        self.is_enabled = True
+        from segrgbx_ros import load_model  # noqa: PLC0415  torch, which is loaded by now
+
+        self._memory_facts = load_model.memory_facts
         self._warn = Throttle(lambda text: node.get_logger().warning(text))
         self._pipeline = Pipeline(config, segmenter.contract.encoding)
         self._predictor = PairPredictor(segmenter, labels, config.label.min_confidence)
@@ -103,23 +114,22 @@ class Session:
             len(config.pairs),
             self._deliver,
             self._refuse,
-            _memory(),
+            Memory(load_model.is_out_of_memory, load_model.free_memory),
             config.drop.depth,
+            patience,
         )
-        self._reporter = Reporter(node, config, segmenter, self._pipeline, self._worker)
+        self._reporter = Reporter(node, config.diagnostics.enabled, patience)
         self._debug = DebugOutputs(node, config.output.publish_debug)
         self._limit = RateLimit()
         self._inputs: Inputs | None = None
-        self._outputs = self._reporter.outputs
+        self._outputs: dict[str, PairOutputs] = {}
         for pair in config.pairs:
             outputs = PairOutputs(node, pair, labels[pair].classes, config)
             outputs.publish_labels(config.label.min_confidence)
             self._outputs[pair] = outputs
         # Time-outs and reports run on the steady clock: a paused simulation must not stop them.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(
-            config.diagnostics.period_s, self._reporter.report, clock=steady
-        )
+        self._timer = node.create_timer(config.diagnostics.period_s, self._on_report, clock=steady)
         self._deadline = node.create_timer(_FIRST_PERIOD_S, self._on_deadline, clock=steady)
         self._deadline.cancel()
         self._looks = 0
@@ -129,11 +139,6 @@ class Session:
     def is_active(self) -> bool:
         """True between `start` and `stop`."""
         return self._inputs is not None
-
-    @property
-    def is_enabled(self) -> bool:
-        """False while inference is switched off."""
-        return self._reporter.is_enabled
 
     @property
     def is_idle(self) -> bool:
@@ -149,15 +154,16 @@ class Session:
         if not self._worker.start():
             return False
         self._pipeline = self._fresh_pipeline()
-        inputs = Inputs(self._node, self._config, self._on_message, self._on_info)
-        for watch in inputs.watches.values():
-            watch.last_pair_ns = time.monotonic_ns()
+        inputs = Inputs(self._node, self._config, self.on_message, self.on_info, self._patience)
+        for health in inputs.health.values():
+            health.last_pair_ns = time.monotonic_ns()
+        self._worker.report()
+        self._reporter.reset()
         self._inputs = inputs
-        self._reporter.start(inputs, self._pipeline)
         inputs.create()
         reliability = self._config.qos.input_reliability.value
-        for pair, watch in inputs.watches.items():
-            topics = " + ".join(topic.topic for topic in watch.inputs.values())
+        for pair, health in inputs.health.items():
+            topics = " + ".join(stream.topic for stream in health.inputs.values())
             mask = self._outputs[pair].topics[0]
             self._node.get_logger().info(f"pair '{pair}': {topics} ({reliability}) -> {mask}")
         return True
@@ -171,10 +177,10 @@ class Session:
             self._node.get_logger().warning("a pass still runs; its answer will be dropped")
         self.reset()
         self._deadline.cancel()
-        self._inputs = self._reporter.inputs = None
+        self._inputs = None
 
     def close(self) -> None:
-        """Stops, destroys everything and lets go of the model; this session is of no more use."""
+        """Stops, destroys everything and lets go of the model; of no more use after that."""
         self.stop()
         self._node.destroy_timer(self._timer)
         self._node.destroy_timer(self._deadline)
@@ -183,7 +189,7 @@ class Session:
         self._outputs.clear()
         self._debug.switch(False)
         self._reporter.destroy()
-        # The executor holds timers, and with them this session, for some rounds more.
+        # The executor holds timers, and with them this object, for some rounds more.
         self._worker.close()
         del self.segmenter, self._predictor
 
@@ -200,16 +206,54 @@ class Session:
 
     def enable(self, is_enabled: bool) -> None:
         """Switches inference on or off; subscriptions stay."""
-        self._reporter.is_enabled = is_enabled
+        self.is_enabled = is_enabled
         self.reset()
         if self._inputs is not None:
-            for watch in self._inputs.watches.values():
-                watch.last_pair_ns = time.monotonic_ns()  # a pause is no reason to complain
+            for health in self._inputs.health.values():
+                health.last_pair_ns = time.monotonic_ns()  # a pause is no reason to complain
 
     def reset(self) -> None:
         """Forgets all messages that wait or are in a pass, and what the model keeps of streams."""
         self._pipeline.clear()
         self._worker.clear()
+
+    def on_message(
+        self, pair: str, stream: Stream, health: StreamHealth, message: Any, received_ns: int
+    ) -> None:
+        """Takes a message of an input; whatever is in it, the node goes on.
+
+        Args:
+            pair: name of the pair.
+            stream: which of its inputs.
+            health: counts of that input.
+            message: as rclpy gives it; bytes for event arrays.
+            received_ns: when the middleware received it, wall clock.
+        """
+        now_ns, stamp_ns = self._clock.at(received_ns), messages.stamp_ns(message)
+        health.on_message(time.monotonic_ns(), messages.encoding_of(message), now_ns - stamp_ns)
+        if health.freeze is not None:
+            health.freeze.on_image(message.data, stamp_ns)
+        if not self.is_enabled:
+            return
+        if stamp_ns == 0:
+            text = f"topic '{health.topic}': stamp is zero; let the driver set header.stamp"
+            self._refuse(pair, "zero_stamp", text)
+        try:
+            pairs = self._pipeline.push_message(pair, stream, message, now_ns, stamp_ns)
+        except EncodingError as error:  # of events, which are decoded at once
+            self._refuse(pair, "message", str(error))
+            return
+        except Exception as error:  # no message may end the node
+            text = f"topic '{health.topic}': {type(error).__name__}: {error}"
+            self._refuse(pair, "exception", f"{text}\n{traceback.format_exc()}")
+            return
+        if self._inputs is not None:
+            self._inputs.health[pair].stream_lost = self._pipeline[pair].num_lost
+        self._submit(pairs, now_ns)
+
+    def on_info(self, pair: str, stream: Stream, info: Any) -> None:
+        """Takes a calibration."""
+        self._pipeline.push_message(pair, stream, info, 0)
 
     def _fresh_pipeline(self) -> Pipeline:
         """One that has counted nothing yet; calibrations, which may come only once, are kept."""
@@ -220,34 +264,6 @@ class Session:
                 if info is not None:
                     pipeline.push_message(pair, stream, info, 0)
         return pipeline
-
-    def _on_message(
-        self, pair: str, stream: Stream, watch: InputWatch, message: Any, received_ns: int
-    ) -> None:
-        now_ns, stamp_ns = self._clock.at(received_ns), messages.stamp_ns(message)
-        watch.arrived(time.monotonic_ns(), messages.encoding_of(message), now_ns - stamp_ns)
-        if watch.freeze is not None:
-            watch.freeze.take(message.data, stamp_ns)
-        if not self._reporter.is_enabled:
-            return
-        if stamp_ns == 0:
-            text = f"topic '{watch.topic}': stamp is zero; let the driver set header.stamp"
-            self._refuse(pair, "zero_stamp", text)
-        try:
-            pairs = self._pipeline.push_message(pair, stream, message, now_ns)
-        except EncodingError as error:  # of events, which are decoded at once
-            self._refuse(pair, "message", str(error))
-            return
-        except Exception as error:  # no message may end the node
-            text = f"topic '{watch.topic}': {type(error).__name__}: {error}"
-            self._refuse(pair, "exception", f"{text}\n{traceback.format_exc()}")
-            return
-        if self._inputs is not None:
-            self._inputs.watches[pair].stream_lost = self._pipeline[pair].num_lost
-        self._submit(pairs, now_ns)
-
-    def _on_info(self, pair: str, stream: Stream, info: Any) -> None:
-        self._pipeline.push_message(pair, stream, info, 0)
 
     def _on_deadline(self) -> None:
         self._deadline.cancel()
@@ -267,78 +283,66 @@ class Session:
     def _submit(self, pairs: Sequence[Pair], now_ns: int) -> None:
         if self._inputs is None:
             return
-        for paired in pairs:
-            watch = self._inputs.watches[paired.name]
-            watch.paired(time.monotonic_ns(), paired.dt_ns, paired.held)
-            if self._limit.allows(paired.name, paired.rgb_stamp_ns, self._config.rate.max_hz):
-                self._worker.submit(paired)
+        for pair in pairs:
+            health = self._inputs.health[pair.name]
+            health.on_pair(time.monotonic_ns(), pair.dt_ns, pair.held)
+            if self._limit.allows(pair.name, pair.rgb_stamp_ns, self._config.rate.max_hz):
+                self._worker.submit(pair)
             else:
-                watch.limited += 1
+                health.limited += 1
         deadline_ns = self._pipeline.next_deadline_ns()
         if deadline_ns is not None and self._deadline.is_canceled():
             self._arm(deadline_ns - now_ns)
 
-    def _deliver(self, paired: Pair, sample: RgbxSample, answer: Prediction) -> None:
+    def _deliver(self, pair: Pair, sample: RgbxSample, answer: Prediction) -> None:
         """In the worker's thread."""
-        self._outputs[paired.name].publish(
-            paired.rgb.header, sample, answer, self._config.output, paired.rgb_info
+        self._outputs[pair.name].publish(
+            pair.rgb.header, sample, answer, self._config.output, pair.rgb_info
         )
-        self._debug.publish(paired, answer)
+        self._debug.publish(pair, answer)
         inputs = self._inputs
         if inputs is not None:
-            inputs.watches[paired.name].last_bad = ""
+            inputs.health[pair.name].last_bad = ""
 
     def _refuse(self, pair: str, cause: str, text: str) -> None:
         """In the worker's thread and in callbacks."""
         inputs = self._inputs
         if inputs is not None:
-            inputs.watches[pair].refused(cause, text.split("\n", 1)[0])
+            inputs.health[pair].on_refused(cause, text.split("\n", 1)[0])
             self._warn(f"{pair} {cause}", f"pair '{pair}': {text}")
 
+    def _on_report(self) -> None:
+        self._reporter.report(self._snapshot())
 
-def ready(node: LifecycleNode, config: NodeConfig) -> Segmenter:
-    """Loads the model and warms it up with every batch size that can come.
+    def _snapshot(self) -> Snapshot:
+        pairs = []
+        if self._inputs is not None and self.is_enabled:
+            now_ns = time.monotonic_ns()
+            for name, health in self._inputs.health.items():
+                counts = self._pipeline[name].counts
+                silences = self._inputs.silences(name, now_ns)
+                pairs.append(PairSnapshot(health, counts, silences, self._notes(name)))
+        return Snapshot(
+            config=self._config,
+            is_active=self.is_active,
+            is_enabled=self.is_enabled,
+            pairs=pairs,
+            mismatches={
+                topic: clauses
+                for outputs in self._outputs.values()
+                for topic, clauses in outputs.mismatches().items()
+            },
+            work=self._worker.report(),
+            capacity=self._worker.capacity,
+            trouble=self._worker.trouble(),
+            segmenter=self.segmenter,
+            memory=self._memory_facts(self.segmenter),
+            labels={pair: outputs.labels for pair, outputs in self._outputs.items()},
+        )
 
-    Raises:
-        ConfigError: when an option does not fit the machine or the checkpoint, or the model not
-            its memory.
-        CheckpointError: when the checkpoint cannot be used.
-    """
-    # torch takes seconds to import; a node that waits to be configured should be there at once
-    from segrgbx_ros import load_model as loading  # noqa: PLC0415
-
-    check_message_types(config)
-    start = time.monotonic()
-    modalities = [section.modality for _, section in config.sections()]
-    largest = min(config.batch.max_size, len(modalities))
-    try:
-        segmenter = loading.load_segmenter(config)
-        for _ in range(config.model.warmup_iterations):
-            segmenter.warm_up(None, modalities, range(1, largest + 1))
-    except Exception as error:
-        if not loading.is_out_of_memory(error):
-            raise
-        text = str(error).split("\n", 1)[0]
-        raise ConfigError(
-            f"model.device: the memory of '{config.model.device}' does not suffice for "
-            f"{largest} pairs at once ({text}); lower batch.max_size or model.input_height"
-        ) from None
-    node.get_logger().info(
-        f"checkpoint {segmenter.checkpoint.name}, {len(segmenter.classes.names)} classes "
-        f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
-        f"ready after {time.monotonic() - start:.1f} s"
-    )
-    return segmenter
-
-
-def _memory() -> Memory:
-    from segrgbx_ros import load_model as loading  # noqa: PLC0415  torch: see ready
-
-    return Memory(loading.is_out_of_memory, loading.free_memory)
-
-
-def free_memory() -> None:
-    """Gives the memory of a segmenter that nobody holds any more back to the device."""
-    from segrgbx_ros import load_model as loading  # noqa: PLC0415  torch: see ready
-
-    loading.free_memory()
+    def _notes(self, pair: str) -> list[str]:
+        """What a pair's answers lack, one sentence each."""
+        if self._pipeline[pair].info(Stream.RGB_INFO) is not None:
+            return []
+        lacking = self._outputs[pair].lacking(self._config.output)
+        return [lacking] if lacking else []

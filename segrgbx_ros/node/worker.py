@@ -18,6 +18,7 @@ from segrgbx_core.base.errors import SegrgbxError
 from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import BatchConfig
+from segrgbx_ros.node.health.streams import PATIENT, Patience
 from segrgbx_ros.pairing.pipeline import Pair
 
 
@@ -40,10 +41,6 @@ Answer = tuple[Pair, RgbxSample, Prediction]
 T = TypeVar("T")
 
 OUT_OF_MEMORY = "out_of_memory"
-HUNG_S = 5.0
-"""A pass that has run for this long is reported."""
-STOP_S = 2.0
-"""How long the end of a pass is waited for at most."""
 _DELIVERY_S = 0.5
 """How long `clear` waits at most for the end of a publication that has begun."""
 
@@ -121,6 +118,7 @@ class Worker:
         complain: called in the thread with pair, cause and sentence when there is no answer.
         memory: how errors of memory are told apart, and what helps.
         depth: how many pairs of one name may wait; with 1 the newest one wins.
+        patience: when a pass is called hung, and how long `start` and `stop` wait for its end.
     """
 
     def __init__(
@@ -132,6 +130,7 @@ class Worker:
         complain: Complain,
         memory: Memory | None = None,
         depth: int = 1,
+        patience: Patience = PATIENT,
     ) -> None:
         self._predictor = predictor
         self._largest = self._capacity = min(batch.max_size, num_pairs)
@@ -139,6 +138,7 @@ class Worker:
         self._deliver = deliver
         self._complain = complain
         self._memory = memory or Memory()
+        self._patience = patience
         self._began: float | None = None
         self._ready = threading.Condition()
         self._depth = depth
@@ -151,24 +151,24 @@ class Worker:
         self._runs = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, paired: Pair) -> None:
+    def submit(self, pair: Pair) -> None:
         """Offers a pair; where its name's places are taken, the oldest gives way to it."""
         with self._ready:
-            waiting = self._slots.setdefault(paired.name, deque())
+            waiting = self._slots.setdefault(pair.name, deque())
             if len(waiting) == self._depth:
                 waiting.popleft()
                 self._report.replaced += 1
-            waiting.append(paired)
+            waiting.append(pair)
             self._ready.notify_all()
 
     def start(self) -> bool:
         """Starts the thread once the one before it has ended.
 
         Returns:
-            False when that one's pass goes on for `STOP_S`; nothing has started then.
+            False when that one's pass goes on for `Patience.stop_s`; nothing has started then.
         """
         if self._thread is not None:
-            self._thread.join(STOP_S)
+            self._thread.join(self._patience.stop_s)
             if self._thread.is_alive():
                 return False
         self._runs = True
@@ -181,7 +181,7 @@ class Worker:
         """Stops after the pass that runs now, drops what waits.
 
         Returns:
-            False when the pass goes on for `STOP_S`; its answer will be dropped.
+            False when the pass goes on for `Patience.stop_s`; its answer will be dropped.
         """
         self.clear()
         with self._ready:
@@ -189,7 +189,7 @@ class Worker:
             self._ready.notify_all()
         if self._thread is None:
             return True
-        self._thread.join(STOP_S)
+        self._thread.join(self._patience.stop_s)
         return not self._thread.is_alive()
 
     def close(self) -> None:
@@ -232,12 +232,14 @@ class Worker:
             return "the worker has ended; deactivate and activate the node"
         began = self._began
         busy_s = 0.0 if began is None else time.monotonic() - began
-        return f"a pass has been running for {busy_s:.0f} s" if busy_s > HUNG_S else ""
+        return (
+            f"a pass has been running for {busy_s:.0f} s" if busy_s > self._patience.hung_s else ""
+        )
 
     def _run(self) -> None:
         while (batch := self._take()) is not None:
             self._began = time.monotonic()
-            self._ask([one for paired in batch if (one := self._decoded(paired)) is not None])
+            self._ask([one for pair in batch if (one := self._decoded(pair)) is not None])
             self._began = None
 
     def _take(self) -> list[Pair] | None:
@@ -256,17 +258,17 @@ class Worker:
     def _next(self, name: str) -> Pair:
         """The oldest pair of a name; if more wait, the name goes to the end of the line."""
         waiting = self._slots.pop(name)
-        paired = waiting.popleft()
+        pair = waiting.popleft()
         if waiting:
             self._slots[name] = waiting
-        return paired
+        return pair
 
-    def _decoded(self, paired: Pair) -> Decoded | None:
+    def _decoded(self, pair: Pair) -> Decoded | None:
         """Messages with their sample; None where there is none, which is counted."""
-        sample, failure = self._tried(paired.sample)
+        sample, failure = self._tried(pair.sample)
         if failure is not None:
-            self._fail(paired, failure)
-        return None if sample is None else (paired, sample)
+            self._fail(pair, failure)
+        return None if sample is None else (pair, sample)
 
     def _ask(self, batch: Sequence[Decoded]) -> None:
         """One pass; where it fails, one for each pair, so that one bad sample harms no other."""
@@ -292,35 +294,35 @@ class Worker:
             self._must_forget = False
             self._predictor.forget()
         predictions = self._predictor.predict(
-            [sample for _, sample in batch], [paired.name for paired, _ in batch]
+            [sample for _, sample in batch], [pair.name for pair, _ in batch]
         )
         with self._ready:
             self._report.batches += 1
             self._report.timings_ms.update(predictions[0].timings_ms)
         return [(*one, answer) for one, answer in zip(batch, predictions, strict=True)]
 
-    def _hand_out(self, paired: Pair, sample: RgbxSample, answer: Prediction) -> None:
+    def _hand_out(self, pair: Pair, sample: RgbxSample, answer: Prediction) -> None:
         with self._ready:
             if self._given_up():
                 return
             self._delivers = True
-        _, failure = self._tried(self._deliver, paired, sample, answer)
+        _, failure = self._tried(self._deliver, pair, sample, answer)
         with self._ready:
             self._delivers = False
             self._ready.notify_all()
             if failure is None:
                 self._report.answered += 1
-                waited_ns = time.time_ns() - paired.arrival_ns
+                waited_ns = time.time_ns() - pair.arrival_ns
                 self._report.latencies_ms.append(waited_ns / NS_PER_MS)
         if failure is not None:
-            self._fail(paired, failure)
+            self._fail(pair, failure)
 
-    def _fail(self, paired: Pair, failure: _Failure) -> None:
+    def _fail(self, pair: Pair, failure: _Failure) -> None:
         with self._ready:
             if self._given_up():
                 return
             self._report.failed[failure.cause] += 1
-        self._complain(paired.name, failure.cause, failure.text)
+        self._complain(pair.name, failure.cause, failure.text)
 
     def _given_up(self, number: int = 1) -> bool:
         """Counts so many pairs as cleared, where all was cleared since the batch was taken."""

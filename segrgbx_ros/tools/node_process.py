@@ -52,7 +52,7 @@ class NodeProcess:
         parameters: Mapping[str, Any],
         domain_id: int,
         environment: Mapping[str, str] | None = None,
-        program: Sequence[str] = ("-m", "segrgbx_ros.node.node"),
+        program: Sequence[str] = ("-m", "segrgbx_ros.node"),
     ) -> None:
         self.log = log
         command = [sys.executable, *program]

@@ -100,9 +100,7 @@ def measure(
     profile = {"FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config/fastdds_large_images.xml")}
     os.environ.update(profile)
     program = (
-        ("-m", "segrgbx_ros.node.node")
-        if checkpoint
-        else ("-m", "segrgbx_ros.tools.overhead", SERVE)
+        ("-m", "segrgbx_ros.node") if checkpoint else ("-m", "segrgbx_ros.tools.overhead", SERVE)
     )
     parameters = {"model.checkpoint": checkpoint or "none", "output.publish_debug": True}
     process = NodeProcess(

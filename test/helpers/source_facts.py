@@ -86,7 +86,11 @@ def services() -> set[str]:
 
 def absolute_topics() -> set[str]:
     """Topics of the node whose names do not depend on its own."""
-    calls = (n for n in ast.walk(_tree("segrgbx_ros/node/reporter.py")) if isinstance(n, ast.Call))
+    calls = (
+        n
+        for n in ast.walk(_tree("segrgbx_ros/node/health/reporter.py"))
+        if isinstance(n, ast.Call)
+    )
     creates = (one for one in calls if ast.unparse(one.func).endswith("create_publisher"))
     return {text for one in creates for text in _strings(one) if text.startswith("/")}
 

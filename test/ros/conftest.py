@@ -26,9 +26,9 @@ def rig(checkpoint):
 
     rigs = []
 
-    def make(wait=True, remaps=(), **parameters):
+    def make(wait=True, remaps=(), patience=None, **parameters):
         defaults = {"model.checkpoint": checkpoint, "diagnostics.period_s": 0.1}
-        rigs.append(Rig({**defaults, **parameters}, remaps))
+        rigs.append(Rig({**defaults, **parameters}, remaps, patience))
         if wait:  # torch may have to be imported first
             rigs[-1].until(lambda: rigs[-1].report(), seconds=60.0)
         return rigs[-1]

@@ -19,6 +19,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from segrgbx_ros.messages.images import fill_image
+from segrgbx_ros.node.health.streams import PATIENT
 from segrgbx_ros.node.node import SegmentationNode
 
 _RIGS = itertools.count(os.getpid())
@@ -35,13 +36,14 @@ HEIGHT, WIDTH = 48, 64
 class Rig:
     """The node under test and a tester beside it, in one context and one executor."""
 
-    def __init__(self, parameters, remaps=()):
+    def __init__(self, parameters, remaps=(), patience=None):
         number = next(_RIGS)
         self.namespace = f"/rig{number}"
         self.context = Context()
         rclpy.init(context=self.context, domain_id=1 + number % 100)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.node = SegmentationNode(
+            patience or PATIENT,
             context=self.context,
             namespace=self.namespace,
             cli_args=["--ros-args", *(word for remap in remaps for word in ("-r", remap))],

@@ -20,7 +20,7 @@ from segrgbx_ros import load_model as loading  # noqa: E402
 from segrgbx_ros.config.node import DiagnosticsConfig, Stream  # noqa: E402
 from segrgbx_ros.load_model import MemoryFacts  # noqa: E402
 from segrgbx_ros.messages.images import fill_image  # noqa: E402
-from segrgbx_ros.node.diagnostics import (  # noqa: E402
+from segrgbx_ros.node.health.reasons import (  # noqa: E402
     ERROR,
     OK,
     WARN,
@@ -28,14 +28,14 @@ from segrgbx_ros.node.diagnostics import (  # noqa: E402
     input_status,
     sync_status,
 )
-from segrgbx_ros.node.stream_health import InputWatch, PairWatch  # noqa: E402
+from segrgbx_ros.node.health.streams import PairHealth, Patience, StreamHealth  # noqa: E402
 
 SIZE = {"model.input_height": 64, "model.input_width": 64}
 MS = 1_000_000
 
 
 def watch():
-    return PairWatch("event", {name: InputWatch(f"/{name}") for name in ("rgb", "x")})
+    return PairHealth("event", {name: StreamHealth(f"/{name}") for name in ("rgb", "x")})
 
 
 def sync(pair, inputs_ok=True):
@@ -45,12 +45,12 @@ def sync(pair, inputs_ok=True):
 def test_distances_of_stamps_are_those_since_the_report_before():
     pair = watch()
     for dt_ms in (40, 20):
-        pair.paired(time.monotonic_ns(), dt_ms * MS, held=False)
-    pair.paired(time.monotonic_ns(), -200 * MS, held=True)
-    pair.paired(time.monotonic_ns(), None, held=False)
+        pair.on_pair(time.monotonic_ns(), dt_ms * MS, held=False)
+    pair.on_pair(time.monotonic_ns(), -200 * MS, held=True)
+    pair.on_pair(time.monotonic_ns(), None, held=False)
     values = sync(pair).values
     assert (values["dt_mean_ms"], values["dt_max_ms"]) == ("30.00", "40.00")
-    pair.paired(time.monotonic_ns(), -1 * MS, held=False)
+    pair.on_pair(time.monotonic_ns(), -1 * MS, held=False)
     values = sync(pair).values
     assert (values["dt_mean_ms"], values["dt_max_ms"]) == ("-1.00", "1.00")
     values = sync(pair).values
@@ -94,11 +94,9 @@ def test_a_device_with_a_fault_is_an_error_and_the_node_goes_on(rig, monkeypatch
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 
     monkeypatch.setattr(loading, "_gpu_memory", refuse)
-    segmenter = one.node._session.segmenter
+    segmenter = one.node.runtime.segmenter
     gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"), memory=0)
-    monkeypatch.setattr(
-        one.node._session._reporter, "_memory", lambda _: loading.memory_facts(gpu)
-    )
+    monkeypatch.setattr(one.node.runtime, "_memory_facts", lambda _: loading.memory_facts(gpu))
     one.until(lambda: one.says("device", "illegal memory access was encountered); restart", ERROR))
     monkeypatch.undo()
     assert loading.memory_facts(segmenter).fault == ""
@@ -111,7 +109,7 @@ def test_memory_that_ran_out_shows_in_the_status_of_the_device(rig, monkeypatch)
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(one.node._session.segmenter, "predict", exhausted)
+        patch.setattr(one.node.runtime.segmenter, "predict", exhausted)
         ask(one)
         one.until(lambda: one.says("device", "memory ran out", ERROR))
     one.until(lambda: one.says("device", "cpu", OK))
@@ -132,7 +130,7 @@ def test_all_counts_begin_with_an_activation(rig):
     one.until(lambda: figures(one) == ["0"] * 4)
     ask(one, "depth", *depth_pair())
     one.until(lambda: figures(one) == ["1"] * 4)
-    kept = one.node._session._pipeline["depth"].info(Stream.RGB_INFO)
+    kept = one.node.runtime._pipeline["depth"].info(Stream.RGB_INFO)
     assert kept.width == WIDTH, "a calibration may come only once"
 
 
@@ -175,9 +173,8 @@ def test_a_new_offset_shows_in_the_distances(rig):
     one.until(lambda: shows("0.00"))
 
 
-def test_a_pause_is_no_reason_to_complain_about_missing_pairs(rig, monkeypatch):
-    monkeypatch.setattr("segrgbx_ros.node.stream_health.QUIET_S", 0.5)
-    one = rig(**SIZE)
+def test_a_pause_is_no_reason_to_complain_about_missing_pairs(rig):
+    one = rig(patience=Patience(quiet_s=0.5), **SIZE)
     ask(one)
     one.until(lambda: one.says("thermal sync", "pairing", OK))
     assert one.call(SetBool, "segrgbx/enable", data=False).success
@@ -200,7 +197,7 @@ def test_a_pause_is_no_reason_to_complain_about_missing_pairs(rig, monkeypatch):
 def test_a_pass_in_flight_answers_no_more_after_enable_false_or_reset(rig, monkeypatch, service):
     one = rig(**SIZE)
     masks = one.hear("thermal/mask")
-    segmenter = one.node._session.segmenter
+    segmenter = one.node.runtime.segmenter
     predict, reached, opened = segmenter.predict, threading.Event(), threading.Event()
 
     def held(*arguments):
@@ -216,7 +213,7 @@ def test_a_pass_in_flight_answers_no_more_after_enable_false_or_reset(rig, monke
     else:
         assert one.call(Trigger, "segrgbx/reset").success
     opened.set()
-    worker = one.node._session._worker
+    worker = one.node.runtime._worker
     one.until(lambda: worker._began is None)
     assert one.call(SetBool, "segrgbx/enable", data=True).success
     one.until(lambda: one.report()["inference"][2].get("cleared_total") == "1")

@@ -38,7 +38,7 @@ def test_pictures_show_the_window_before_their_stamp():
     made = []
     for index in range(12):  # ten events, ten milliseconds, each packet on a column of its own
         pixels = [(index, row) for row in range(10)]
-        made += frames.push(packet(START + index * 10 * MS + 1, pixels, index))
+        made += frames.push_message(packet(START + index * 10 * MS + 1, pixels, index))
     stamps = [stamp for stamp, _ in made]
     assert all(stamp % (20 * MS) == 0 for stamp in stamps)
     assert np.diff(stamps).tolist() == [20 * MS] * (len(stamps) - 1)
@@ -54,7 +54,7 @@ def test_nothing_is_drawn_for_nobody_and_memory_stays_small():
     frames = frames_of()
     for index in range(200):
         pixels = [(index % WIDTH, row) for row in range(10)]
-        assert frames.push(packet(START + index * 10 * MS, pixels, index), False) == []
+        assert frames.push_message(packet(START + index * 10 * MS, pixels, index), False) == []
     assert len(frames._parts) <= 6
 
 
@@ -62,11 +62,13 @@ def test_nothing_is_drawn_for_nobody_and_memory_stays_small():
 def test_a_stream_may_start_anew(jump_ns):
     frames = frames_of()
     for index in range(6):
-        frames.push(packet(START + index * 10 * MS, [(1, row) for row in range(10)], index))
+        frames.push_message(
+            packet(START + index * 10 * MS, [(1, row) for row in range(10)], index)
+        )
     made = []
     for index in range(6):
         begin = START + jump_ns + index * 10 * MS
-        made += frames.push(packet(begin, [(2, row) for row in range(10)], index))
+        made += frames.push_message(packet(begin, [(2, row) for row in range(10)], index))
     assert 2 <= len(made) <= 4
     assert touched(made[-1][1]) <= {(2, row) for row in range(10)}
     assert abs(made[0][0] - START - jump_ns) < 50 * MS
@@ -76,7 +78,7 @@ def test_what_cannot_be_decoded_is_said():
     bad = packet(START, [(1, 1)])
     bad.encoding = "evt2"
     with pytest.raises(EncodingError, match="evt2"):
-        frames_of().push(bad)
+        frames_of().push_message(bad)
 
 
 @pytest.mark.ros
@@ -91,10 +93,10 @@ def test_the_node_publishes_pictures_that_somebody_wants(monkeypatch):
     from sensor_msgs.msg import CompressedImage, Image
 
     from segrgbx_ros.messages.images import image_array
-    from segrgbx_ros.node import event_frames, event_frames_node
+    from segrgbx_ros.node import event_frames
 
     # A type that lends its topic; its bytes are those of the packet.
-    monkeypatch.setattr(event_frames_node, "message_class", lambda kind: CompressedImage)
+    monkeypatch.setattr(event_frames, "message_class", lambda kind: CompressedImage)
     take = event_frames.EventStream.take
     monkeypatch.setattr(
         event_frames.EventStream,
@@ -104,7 +106,7 @@ def test_the_node_publishes_pictures_that_somebody_wants(monkeypatch):
     context = Context()
     rclpy.init(context=context, domain_id=1 + os.getpid() % 100)
     values = {"rate_hz": 50, "sensor.message_type": "dvs_msgs/msg/EventArray"}
-    node = event_frames_node.EventFramesNode(
+    node = event_frames.EventFramesNode(
         context=context,
         namespace=f"/frames{os.getpid()}",
         parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
@@ -141,7 +143,7 @@ def test_the_node_publishes_pictures_that_somebody_wants(monkeypatch):
 @pytest.mark.ros
 def test_wrong_parameters_are_refused_in_words(capfd):
     pytest.importorskip("rclpy", reason="rclpy is not installed")
-    from segrgbx_ros.node import event_frames_node
+    from segrgbx_ros.node import event_frames
 
-    assert event_frames_node.main(["x", "--ros-args", "-p", "rate:=3.0"]) == 1
+    assert event_frames.main(["x", "--ros-args", "-p", "rate:=3.0"]) == 1
     assert "unknown option 'rate' (did you mean 'rate_hz'?)" in capfd.readouterr().err

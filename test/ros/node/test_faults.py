@@ -23,7 +23,7 @@ from segrgbx_core.base.modality import Modality  # noqa: E402
 from segrgbx_core.base.samples import RgbxSample  # noqa: E402
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter  # noqa: E402
 from segrgbx_ros.messages.images import fill_image, image_array  # noqa: E402
-from segrgbx_ros.node import stream_health as watches  # noqa: E402
+from segrgbx_ros.node.health.streams import Patience  # noqa: E402
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
@@ -103,7 +103,7 @@ class Vehicle:
 
     def settled(self):
         """Waits until nothing waits any more."""
-        worker = self.rig.node._session._worker
+        worker = self.rig.node.runtime._worker
         self.rig.pump(0.1)
         self.rig.until(lambda: not worker._slots and worker._began is None)
         self.rig.pump(0.1)
@@ -125,11 +125,11 @@ class Vehicle:
             self.run(1)
         else:
             pytest.fail(f"still complains: {self.rig.report()}")
-        session = self.rig.node._session
-        aligner = session._pipeline["thermal"]._aligner
+        runtime = self.rig.node.runtime
+        aligner = runtime._pipeline["thermal"]._aligner
         assert aligner.num_waiting <= 4
         assert aligner.num_unused_x <= aligner.config.queue_size
-        assert len(session._worker._slots) <= 1
+        assert len(runtime._worker._slots) <= 1
 
     def until_says(self, name, text, level=2, **streams):
         """Goes on sending until a status says this; the level is the least one."""
@@ -148,10 +148,13 @@ class Vehicle:
 
 
 @pytest.fixture
-def drive(rig, answers, monkeypatch):
-    monkeypatch.setattr(watches, "QUIET_S", 0.4)
-    size = {"model.input_height": SIDE, "model.input_width": SIDE}
-    return lambda **parameters: Vehicle(rig, answers, **size, **parameters)
+def drive(rig, answers):
+    settings = {
+        "model.input_height": SIDE,
+        "model.input_width": SIDE,
+        "patience": Patience(quiet_s=0.4, hung_s=0.8),
+    }
+    return lambda **parameters: Vehicle(rig, answers, **settings, **parameters)
 
 
 @pytest.mark.parametrize(("dead", "other"), [("x", "rgb"), ("rgb", "x")])
@@ -323,8 +326,8 @@ def test_an_unknown_encoding_is_named_with_what_is_allowed(drive):
 
 def test_exceptions_in_the_pass_and_in_a_callback(drive, monkeypatch):
     one = drive()
-    session = one.rig.node._session
-    for target, name in ((session.segmenter, "predict"), (session._pipeline, "push_message")):
+    runtime = one.rig.node.runtime
+    for target, name in ((runtime.segmenter, "predict"), (runtime._pipeline, "push_message")):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, lambda *_: 1 // 0)
             one.until_says("thermal input", "ZeroDivisionError")
@@ -342,7 +345,7 @@ def test_the_device_runs_out_of_memory(drive, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(one.rig.node._session.segmenter, "predict", exhausted)
+        patch.setattr(one.rig.node.runtime.segmenter, "predict", exhausted)
         one.until_says("inference", "out_of_memory")
     monkeypatch.undo()
     one.recovers()
@@ -351,7 +354,7 @@ def test_the_device_runs_out_of_memory(drive, monkeypatch):
 
 def test_a_batch_that_does_not_fit_runs_in_smaller_ones(rig, monkeypatch):
     one = rig(**{"pairs": ["thermal", "back"], "back.modality": "thermal"})
-    segmenter = one.node._session.segmenter
+    segmenter = one.node.runtime.segmenter
     predict, sizes = segmenter.predict, []
 
     def small_only(samples, *more):
@@ -361,7 +364,7 @@ def test_a_batch_that_does_not_fit_runs_in_smaller_ones(rig, monkeypatch):
         return predict(samples, *more)
 
     monkeypatch.setattr(segmenter, "predict", small_only)
-    worker = one.node._session._worker
+    worker = one.node.runtime._worker
     monkeypatch.setattr(worker, "_max_wait_s", 2.0)
     masks = [one.hear(f"{pair}/mask") for pair in ("thermal", "back")]
     from node_rig import ask
@@ -375,11 +378,10 @@ def test_a_batch_that_does_not_fit_runs_in_smaller_ones(rig, monkeypatch):
 
 
 def test_a_pass_that_hangs_is_reported(drive, monkeypatch):
-    monkeypatch.setattr("segrgbx_ros.node.worker.HUNG_S", 0.2)
     one = drive()
-    segmenter = one.rig.node._session.segmenter
+    segmenter = one.rig.node.runtime.segmenter
     predict = segmenter.predict
-    slow = [1.0]
+    slow = [2.0]
 
     def hang(samples, *more):
         if slow:

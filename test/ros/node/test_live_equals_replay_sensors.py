@@ -147,7 +147,7 @@ def write_recording(path):
 
 def play_live(bag_path, config, log, monkeypatch):
     masks, described = {pair: [] for pair in PAIRS}, {}
-    domain, program = own_domain(), ("-m", "segrgbx_ros.node.node")
+    domain, program = own_domain(), ("-m", "segrgbx_ros.node")
     if not HAS_PACKETS:
         program, known = ("-c", CARRIER), player.message_class
         carrier = {EVENT_PACKET: CompressedImage}

@@ -28,7 +28,7 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 from segrgbx_core.base.images import encode_image  # noqa: E402
 from segrgbx_core.labels import overlay  # noqa: E402
 from segrgbx_ros.messages.images import image_array  # noqa: E402
-from segrgbx_ros.node import reporter  # noqa: E402
+from segrgbx_ros.node.health.streams import Patience  # noqa: E402
 from segrgbx_ros.node.node import FAILURE, SUCCESS  # noqa: E402
 
 # ---- answers ----
@@ -164,9 +164,8 @@ def test_nan_depth_and_another_resolution_are_fine(rig):
     assert (masks[0].height, masks[0].width) == (HEIGHT, WIDTH)
 
 
-def test_missing_x_is_explained(rig, monkeypatch, capfd):
-    monkeypatch.setattr(reporter, "PATIENCE_NS", 200_000_000)
-    one = rig()
+def test_missing_x_is_explained(rig, capfd):
+    one = rig(patience=Patience(explain_s=0.2))
     for _ in range(3):
         one.say("thermal/rgb/image", rgb_image(next(STAMPS)))
         one.pump(0.1)
@@ -214,7 +213,7 @@ def test_incompatible_qos_names_topic_and_policy(rig):
 def test_an_exception_in_the_model_is_survived(rig, monkeypatch):
     one = rig()
     masks = one.hear("thermal/mask")
-    segmenter = one.node._session.segmenter
+    segmenter = one.node.runtime.segmenter
     predict = segmenter.predict
     monkeypatch.setattr(segmenter, "predict", lambda *_: 1 // 0)
     ask(one)
@@ -305,7 +304,7 @@ def test_configure_fails_with_one_clear_sentence(rig, capfd, parameters, complai
 
 def test_an_unexpected_exception_in_a_transition_is_logged(rig, capfd, monkeypatch):
     one = rig(wait=False, autostart=False)
-    monkeypatch.setattr("segrgbx_ros.node.node.ready", lambda *_: 1 // 0)
+    monkeypatch.setattr("segrgbx_ros.node.node._load", lambda *_: 1 // 0)
     assert one.node.trigger_configure() != SUCCESS
     assert one.state() == "unconfigured"
     assert "ZeroDivisionError" in capfd.readouterr().err
@@ -341,7 +340,7 @@ def test_dynamic_parameters_change_and_others_do_not(rig):
     )
     assert [result.successful for result in results] == [True, False, False, False]
     assert "one of drop, rgb_only, hold_last" in results[2].reason
-    assert one.node._session._pipeline.config.sync.max_dt_ms == 10.0
+    assert one.node.runtime._pipeline.config.sync.max_dt_ms == 10.0
 
 
 def test_enable_switches_inference_and_keeps_the_model(rig):
@@ -363,10 +362,10 @@ def test_reset_and_reload(rig, checkpoint):
     answer = one.call(Trigger, "segrgbx/reload_model")
     assert (answer.success, answer.message) == (False, "deactivate the node first")
     one.node.trigger_deactivate()
-    before = one.node._session.segmenter
+    before = one.node.runtime.segmenter
     answer = one.call(Trigger, "segrgbx/reload_model")
     assert (answer.success, answer.message) == (True, "loaded tiny.safetensors")
-    assert one.node._session.segmenter is not before
+    assert one.node.runtime.segmenter is not before
     one.node.trigger_activate()
     masks = one.hear("thermal/mask")
     one.pump(0.2)

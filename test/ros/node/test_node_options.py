@@ -129,7 +129,7 @@ def test_reset_forgets_scenes_too(rig):
     one = rig(**SIZE, **{"model.scene.refresh_every": 100, "model.scene.change": 1.0})
     masks = one.hear("thermal/mask")
     ages = []
-    segmenter = one.node._session.segmenter
+    segmenter = one.node.runtime.segmenter
     predict = segmenter.predict
 
     def noted(*arguments):

@@ -88,7 +88,7 @@ def run(environment, tmp_path):
 
 
 def node(*arguments):
-    return ("-m", "segrgbx_ros.node.node", "--ros-args", *arguments)
+    return ("-m", "segrgbx_ros.node", "--ros-args", *arguments)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -150,7 +150,7 @@ def test_wrong_arguments_are_refused_in_words(run, tmp_path, arguments, code, se
     empty = tmp_path / "empty.yaml"
     empty.write_text("/**:\n  ros__parameters:\n    pairs: []\n")
     arguments = [word.format(empty=empty) for word in arguments]
-    process = run("-m", "segrgbx_ros.node.node", *arguments)
+    process = run("-m", "segrgbx_ros.node", *arguments)
     assert process.end(seconds=60) == code, process.output
     assert sentence in process.output
     assert "Traceback" not in process.output

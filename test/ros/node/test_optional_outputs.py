@@ -90,7 +90,7 @@ def test_an_override_of_quality_of_service_holds_for_its_topic_alone(rig):
         **SIZE,
         **{f"qos_overrides.{name}": value for name, value in given.items()},
     )
-    outputs = one.node._session._outputs["thermal"]
+    outputs = one.node.runtime._outputs["thermal"]
     made = {**outputs._publishers, **outputs._latched}
     depths = {name: publisher.qos_profile.depth for name, publisher in made.items()}
     assert depths.pop("mask") == 7
@@ -217,7 +217,7 @@ def test_events_that_find_no_room_are_warned_about(rig):
     masks = one.hear("thermal/mask")
     ask(one)
     one.until(lambda: masks)
-    one.node._session._pipeline["thermal"].counts.lost_events = 5
+    one.node.runtime._pipeline["thermal"].counts.lost_events = 5
     text = "5 events found no room; raise sensor.event.max_buffer_mb"
     one.until(lambda: any(text in warning for warning in warnings(one)))
     one.until(lambda: one.report()["thermal sync"][2]["lost_events"] == "5")

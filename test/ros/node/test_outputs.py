@@ -23,18 +23,19 @@ from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
 from segrgbx_ros.config.node import DiagnosticsConfig, OutputConfig, node_config  # noqa: E402
 from segrgbx_ros.messages.images import compressed_array, image_array  # noqa: E402
 from segrgbx_ros.node import outputs  # noqa: E402
-from segrgbx_ros.node.diagnostics import (  # noqa: E402
+from segrgbx_ros.node.health.reasons import (  # noqa: E402
     ERROR,
     OK,
     WARN,
     Status,
     inference_status,
     input_status,
+    silence_reason,
     sync_status,
-    to_message,
 )
+from segrgbx_ros.node.health.reporter import to_message  # noqa: E402
+from segrgbx_ros.node.health.streams import FreezeDetector, PairHealth, StreamHealth, Throttle  # noqa: E402
 from segrgbx_ros.node.runtime import ArrivalClock, RateLimit  # noqa: E402
-from segrgbx_ros.node.stream_health import FreezeWatch, InputWatch, PairWatch, Throttle  # noqa: E402
 from segrgbx_ros.node.worker import WorkReport  # noqa: E402
 
 LABELS = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc")
@@ -235,11 +236,11 @@ LIMITS = DiagnosticsConfig()
 
 def watch(rgb_hz=20.0, x_hz=20.0):
     now_ns = time.monotonic_ns()
-    inputs = {name: InputWatch(f"/{name}") for name in ("rgb", "x")}
+    inputs = {name: StreamHealth(f"/{name}") for name in ("rgb", "x")}
     for one, rate in zip(inputs.values(), (rgb_hz, x_hz), strict=True):
         for number in range(5 if rate else 0):
-            one.arrived(now_ns - round((4 - number) * 1e9 / rate), "mono8")
-    return PairWatch("thermal", inputs)
+            one.on_message(now_ns - round((4 - number) * 1e9 / rate), "mono8")
+    return PairHealth("thermal", inputs)
 
 
 def test_rates_are_measured_and_slow_inputs_reported():
@@ -253,17 +254,17 @@ def test_rates_are_measured_and_slow_inputs_reported():
 
 def test_silence_has_a_reason():
     now_ns = time.monotonic_ns()
-    topic = InputWatch("/x")
-    assert "no publisher; check the remapping" in topic.silence(now_ns, 0)
-    assert "'/x/compressed' has one" in topic.silence(now_ns, 0, "/x/compressed")
-    assert "Fast DDS profile" in topic.silence(now_ns, 1)
+    topic = StreamHealth("/x")
+    assert "no publisher; check the remapping" in silence_reason(topic, now_ns, 0)
+    assert "'/x/compressed' has one" in silence_reason(topic, now_ns, 0, "/x/compressed")
+    assert "Fast DDS profile" in silence_reason(topic, now_ns, 1)
     topic.incompatible.append("publisher '/camera' offers BEST_EFFORT")
-    assert "QoS does not match: publisher '/camera' offers" in topic.silence(now_ns, 1)
-    topic = InputWatch("/x")
-    topic.arrived(now_ns - 3 * 10**9, "mono8")
-    assert topic.silence(now_ns, 1) == "'/x' has been silent for 3 s"
-    topic.arrived(now_ns, "mono8")
-    assert topic.silence(now_ns, 1) == ""
+    assert "QoS does not match: publisher '/camera' offers" in silence_reason(topic, now_ns, 1)
+    topic = StreamHealth("/x")
+    topic.on_message(now_ns - 3 * 10**9, "mono8")
+    assert silence_reason(topic, now_ns, 1) == "'/x' has been silent for 3 s"
+    topic.on_message(now_ns, "mono8")
+    assert silence_reason(topic, now_ns, 1) == ""
 
 
 def test_pairing_explains_itself():
@@ -276,11 +277,11 @@ def test_pairing_explains_itself():
     status = sync_status(pair, counts, inputs_ok=True, max_dt_ms=50)
     assert "too_far 9" in status.message
     assert "+80.0 ms off, limit 50 ms; see thermal.x_offset_ms" in status.message
-    pair.paired(time.monotonic_ns(), 0, held=False)
+    pair.on_pair(time.monotonic_ns(), 0, held=False)
     for _ in range(2):
         assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == OK
     for dt_ns, held in ((45_000_000, False), (None, False), (200_000_000, True)):
-        pair.paired(1, dt_ns, held)
+        pair.on_pair(1, dt_ns, held)
         assert sync_status(pair, counts, inputs_ok=True, max_dt_ms=50).level == WARN
 
 
@@ -316,11 +317,11 @@ def test_statuses_become_messages():
 
 def test_a_camera_that_repeats_its_picture_is_named():
     pair = watch()
-    freeze = pair.inputs["x"].freeze = FreezeWatch()
+    freeze = pair.inputs["x"].freeze = FreezeDetector()
     pictures = [np.full(50, value, np.uint8) for value in (1, 2, 2, 2, 2, 3)]
     for number, picture in enumerate(pictures):
-        freeze.take(picture, number + 1)
-        freeze.take(picture, number + 1)  # a duplicate is no new picture
+        freeze.on_image(picture, number + 1)
+        freeze.on_image(picture, number + 1)  # a duplicate is no new picture
     status = input_status(pair, [], LIMITS)
     assert status.level == WARN
     assert "repeated one picture 3 times" in status.message

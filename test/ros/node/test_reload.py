@@ -15,6 +15,7 @@ from node_rig import ask  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from segrgbx_core.base.errors import ConfigError  # noqa: E402
+from segrgbx_ros.node.health.streams import Patience  # noqa: E402
 from segrgbx_ros.node.node import FAILURE, SUCCESS  # noqa: E402
 
 SIZE = {"model.input_height": 64, "model.input_width": 64}
@@ -47,7 +48,7 @@ def test_a_reload_frees_the_old_model(rig, no_collector):
     answers(one)
     one.node.trigger_deactivate()
     for _ in range(3):
-        old = weakref.ref(one.node._session.segmenter)
+        old = weakref.ref(one.node.runtime.segmenter)
         assert reload(one) == (True, "loaded tiny.safetensors")
         assert old() is None
         assert gc.get_freeze_count() > 0
@@ -58,7 +59,7 @@ def test_a_reload_frees_the_old_model(rig, no_collector):
 def test_cleanup_frees_the_model(rig, no_collector):
     one = rig(**SIZE)
     one.node.trigger_deactivate()
-    old = weakref.ref(one.node._session.segmenter)
+    old = weakref.ref(one.node.runtime.segmenter)
     transition = ChangeState.Request().transition
     transition.id = CLEANUP
     assert one.call(ChangeState, "segrgbx/change_state", transition=transition).success
@@ -69,19 +70,19 @@ def test_cleanup_frees_the_model(rig, no_collector):
 def test_a_reload_that_fails_keeps_the_old_model(rig, monkeypatch, capfd, error):
     one = rig(**SIZE)
     one.node.trigger_deactivate()
-    before = one.node._session.segmenter
+    before = one.node.runtime.segmenter
 
     def refuse(*_):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("segrgbx_ros.node.node.ready", refuse)
+        patch.setattr("segrgbx_ros.node.node._load", refuse)
         success, message = reload(one)
     assert not success
     assert str(error) in message
     assert message.endswith("; the old model stays")
     assert f"cannot be reloaded: {message.split(';')[0]}" in capfd.readouterr().err
-    assert one.node._session.segmenter is before
+    assert one.node.runtime.segmenter is before
     one.node.trigger_activate()
     answers(one)
     one.node.trigger_deactivate()
@@ -94,7 +95,7 @@ def test_a_reload_keeps_what_enable_was_told(rig, is_enabled):
     assert one.call(SetBool, "segrgbx/enable", data=is_enabled).success
     one.node.trigger_deactivate()
     assert reload(one)[0]
-    assert one.node._session.is_enabled is is_enabled
+    assert one.node.runtime.is_enabled is is_enabled
     one.node.trigger_activate()
     if is_enabled:
         answers(one)
@@ -103,9 +104,8 @@ def test_a_reload_keeps_what_enable_was_told(rig, is_enabled):
 
 
 def test_a_pass_that_hangs_stops_activation_and_reload_but_not_the_node(rig, monkeypatch, capfd):
-    monkeypatch.setattr("segrgbx_ros.node.worker.STOP_S", 0.1)
-    one = rig(**SIZE)
-    segmenter = one.node._session.segmenter
+    one = rig(patience=Patience(stop_s=0.1), **SIZE)
+    segmenter = one.node.runtime.segmenter
     predict, reached, opened = segmenter.predict, threading.Event(), threading.Event()
 
     def hang(*arguments):

@@ -41,7 +41,7 @@ def rgb_of(pair):
 def test_each_pair_gets_its_own_answer(rig, checkpoint):
     one = rig(pairs=PAIRS, **SIZE, **{"batch.max_wait_ms": 100.0})
     batches = []
-    segmenter = one.node._session.segmenter
+    segmenter = one.node.runtime.segmenter
     predict = segmenter.predict
     segmenter.predict = lambda samples, *more: (
         batches.append(len(samples)) or predict(samples, *more)

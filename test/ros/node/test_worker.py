@@ -13,8 +13,8 @@ pytestmark = pytest.mark.ros
 from segrgbx_core.base.errors import EncodingError  # noqa: E402
 from segrgbx_core.base.samples import Prediction  # noqa: E402
 from segrgbx_ros.config.node import BatchConfig  # noqa: E402
-from segrgbx_ros.node import worker  # noqa: E402
-from segrgbx_ros.node.debug import DebugOutputs  # noqa: E402
+from segrgbx_ros.node.health.streams import Patience  # noqa: E402
+from segrgbx_ros.node.outputs import DebugOutputs  # noqa: E402
 from segrgbx_ros.node.worker import Memory, Worker, WorkReport  # noqa: E402
 
 NAMES = ("a", "b", "c")
@@ -41,11 +41,15 @@ class Bench:
         deliver: called with the name of a pair that goes out; may raise.
     """
 
-    def __init__(self, predict=lambda names: None, deliver=lambda name: None, memory=None):
+    def __init__(
+        self, predict=lambda names: None, deliver=lambda name: None, memory=None, stop_s=2.0
+    ):
         self.passes, self.published, self.complaints = [], [], []
         self._told, self._on_delivery = predict, deliver
         batch = BatchConfig(max_size=4, max_wait_ms=0.0)
-        self.worker = Worker(self, batch, 4, self.deliver, self.complain, memory)
+        self.worker = Worker(
+            self, batch, 4, self.deliver, self.complain, memory, patience=Patience(stop_s=stop_s)
+        )
         self.total = WorkReport()
 
     def predict(self, samples, streams):
@@ -192,24 +196,22 @@ def gate():
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_what_is_in_a_pass_is_dropped_when_all_is_cleared(gate, monkeypatch, stops):
-    bench = Bench(gate)
+def test_what_is_in_a_pass_is_dropped_when_all_is_cleared(gate, stops):
+    bench = Bench(gate, stop_s=0.01)
     for name in NAMES:
         bench.worker.submit(offered(name))
     bench.worker.start()
     assert gate.reached.wait(10)
     bench.worker.submit(offered("waits"))
     if stops:
-        monkeypatch.setattr(worker, "STOP_S", 0.01)
         assert not bench.worker.stop()
     else:
         bench.worker.clear()
-    monkeypatch.undo()
     gate.opened.set()
     bench.until_decided(4)
     assert (bench.total.cleared, bench.total.answered, bench.published) == (4, 0, [])
     if stops:
-        assert bench.worker.start()
+        until(bench.worker.start)
     bench.worker.submit(offered("later"))
     bench.until_decided(5)
     assert bench.published == ["later"]
@@ -250,9 +252,8 @@ def test_clearing_waits_for_a_publication_that_has_begun():
     assert (bench.published, bench.total.cleared) == (["a"], 1)
 
 
-def test_the_thread_does_not_start_beside_one_that_hangs(gate, monkeypatch):
-    monkeypatch.setattr(worker, "STOP_S", 0.01)
-    bench = Bench(gate)
+def test_the_thread_does_not_start_beside_one_that_hangs(gate):
+    bench = Bench(gate, stop_s=0.01)
     bench.worker.submit(offered("a"))
     bench.worker.start()
     assert gate.reached.wait(10)
@@ -261,12 +262,11 @@ def test_the_thread_does_not_start_beside_one_that_hangs(gate, monkeypatch):
     assert not bench.worker.start()
     assert time.monotonic() - began < 5
     assert bench.worker.is_alive
-    monkeypatch.undo()
     gate.opened.set()
-    assert bench.worker.start()
+    until(bench.worker.start)
     bench.worker.submit(offered("b"))
     until(lambda: bench.published == ["b"])
-    assert bench.worker.stop()
+    until(bench.worker.stop)
     assert not bench.worker.is_alive
 
 

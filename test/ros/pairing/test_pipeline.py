@@ -14,6 +14,7 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Prediction, XForm
 from segrgbx_core.sensors import EncodingConfig
 from segrgbx_ros.config.node import BatchConfig, Stream, node_config
+from segrgbx_ros.node.health.streams import Patience
 from segrgbx_ros.node.worker import Worker
 from segrgbx_ros.pairing.pipeline import Pipeline
 
@@ -210,6 +211,7 @@ def bench():
         num_pairs=2,
         deliver=lambda paired, sample, answer: done.append((paired.name, answer.stamp_ns)),
         complain=lambda *what: complaints.append(what),
+        patience=Patience(stop_s=0.5),
     )
     worker.start()
     yield SimpleNamespace(worker=worker, model=model, done=done, complaints=complaints)
@@ -302,15 +304,13 @@ def test_what_the_model_keeps_is_forgotten_once_and_before_the_next_pass(bench):
     assert bench.model.forgotten == [1]
 
 
-def test_a_stopped_worker_drops_the_answer_it_was_making(bench, monkeypatch):
+def test_a_stopped_worker_drops_the_answer_it_was_making(bench):
     bench.model.hold.clear()
     bench.worker.submit(pair(0))
     wait_until(lambda: bench.model.batches)
-    with monkeypatch.context() as patch:
-        patch.setattr("segrgbx_ros.node.worker.STOP_S", 0.05)
-        assert not bench.worker.stop()
+    assert not bench.worker.stop()
     bench.model.hold.set()
-    assert bench.worker.start()
+    wait_until(bench.worker.start)
     bench.worker.submit(pair(10))
     wait_until(lambda: bench.done)
     assert bench.done == [("thermal", START + 10 * MS)]

@@ -1,7 +1,8 @@
-"""Watches that count what arrives and what becomes of it, between one report and the next."""
+"""What arrives on every input and what becomes of it, counted between reports."""
 
 from __future__ import annotations
 
+import threading
 import time
 import zlib
 from collections import Counter, deque
@@ -12,44 +13,58 @@ from typing import Any
 import numpy as np
 
 NS_PER_S = 1e9
-QUIET_S = 2.0
-"""An input without messages for this long is called silent."""
 _SHARE = 0.1
 """Weight of the newest delay in the smoothed one."""
-_LOST_HINT = (
-    "images above 512 KiB need the Fast DDS profile config/fastdds_large_images.xml in "
-    "FASTDDS_DEFAULT_PROFILES_FILE, for the driver too"
-)
 _STRIDE = 61
-"""Every how many bytes a picture is looked at to tell whether it is the one before."""
+"""Every so many bytes of an image enter its fingerprint."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the node waits before it says or does something.
+
+    Attributes:
+        quiet_s: an input without messages for this long is called silent.
+        explain_s: a pair that gives nothing for this long is worth a warning in the log.
+        hung_s: a pass that has run for this long is reported.
+        stop_s: how long the end of a pass is waited for at most.
+    """
+
+    quiet_s: float = 2.0
+    explain_s: float = 5.0
+    hung_s: float = 5.0
+    stop_s: float = 2.0
+
+
+PATIENT = Patience()
 
 
 @dataclass
-class FreezeWatch:
-    """Tells when a camera repeats its last picture, as thermal ones do while they calibrate.
+class FreezeDetector:
+    """Detects a camera that repeats its last image, as thermal ones do while they calibrate.
 
     Attributes:
-        repeats: pictures equal to the one before, so far.
+        repeats: images equal to the one before, so far.
         longest: most of them in a row since the report before.
     """
 
     repeats: int = 0
     longest: int = 0
-    _print: int = 0
+    _fingerprint: int = 0
     _stamp_ns: int = 0
     _row: int = 0
 
-    def take(self, data: Any, stamp_ns: int) -> None:
-        """Looks at the bytes of a picture; the same stamp twice is no new picture."""
-        seen = np.frombuffer(data, np.uint8)
-        sample = seen if len(seen) < _STRIDE * _STRIDE else seen[::_STRIDE]
+    def on_image(self, data: Any, stamp_ns: int) -> None:
+        """Compares an image with the one before; the same stamp twice is no new image."""
+        pixels = np.frombuffer(data, np.uint8)
+        sample = pixels if len(pixels) < _STRIDE * _STRIDE else pixels[::_STRIDE]
         fingerprint = zlib.crc32(sample.tobytes())
         if stamp_ns == self._stamp_ns:
             return
-        self._row = self._row + 1 if fingerprint == self._print and self._stamp_ns else 0
+        self._row = self._row + 1 if fingerprint == self._fingerprint and self._stamp_ns else 0
         self.repeats += self._row > 0
         self.longest = max(self.longest, self._row)
-        self._print, self._stamp_ns = fingerprint, stamp_ns
+        self._fingerprint, self._stamp_ns = fingerprint, stamp_ns
 
     def take_longest(self) -> int:
         """The longest row of repeats since the last call."""
@@ -58,7 +73,7 @@ class FreezeWatch:
 
 
 @dataclass
-class InputWatch:
+class StreamHealth:
     """What one input topic delivered.
 
     Attributes:
@@ -69,8 +84,9 @@ class InputWatch:
         incompatible: publishers whose quality of service does not match, one clause for each.
         lost: messages that the middleware reports as lost.
         delay_ns: reception minus stamp, smoothed; None before the first message.
-        freeze: tells repeated pictures, None where nobody asks.
+        freeze: detects repeated images, None where they are not looked for.
         publishers: that are known on the topic.
+        quiet_s: see `Patience`.
     """
 
     topic: str
@@ -80,11 +96,12 @@ class InputWatch:
     incompatible: list[str] = field(default_factory=list)
     lost: int = 0
     delay_ns: float | None = None
-    freeze: FreezeWatch | None = None
+    freeze: FreezeDetector | None = None
     publishers: int = 0
+    quiet_s: float = Patience.quiet_s
     _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
 
-    def arrived(self, now_ns: int, encoding: str, delay_ns: int = 0) -> None:
+    def on_message(self, now_ns: int, encoding: str, delay_ns: int = 0) -> None:
         """Counts a message.
 
         Args:
@@ -102,47 +119,16 @@ class InputWatch:
         else:
             self.delay_ns = old + _SHARE * (delay_ns - old)
 
+    def is_quiet(self, now_ns: int) -> bool:
+        """True when nothing came of late; `now_ns` is monotonic."""
+        return not self.last_ns or now_ns - self.last_ns >= self.quiet_s * NS_PER_S
+
     def rate_hz(self, now_ns: int) -> float:
         """Messages per second of late."""
-        recent = sum(1 for time_ns in self._times if now_ns - time_ns < QUIET_S * NS_PER_S)
+        recent = sum(1 for time_ns in self._times if now_ns - time_ns < self.quiet_s * NS_PER_S)
         if recent < 2:
             return 0.0
         return (recent - 1) / ((self._times[-1] - self._times[-recent]) / NS_PER_S)
-
-    def silence(self, now_ns: int, num_publishers: int, twin: str = "") -> str:
-        """Why nothing arrives, empty when something did of late.
-
-        Args:
-            now_ns: monotonic time.
-            num_publishers: that are known on the topic.
-            twin: a topic of another transport that does have publishers, empty for none.
-        """
-        if self.last_ns and now_ns - self.last_ns < QUIET_S * NS_PER_S:
-            return ""
-        if self.incompatible:
-            return (
-                f"'{self.topic}': QoS does not match: {'; '.join(self.incompatible)}; set "
-                "qos.input_reliability: best_effort or change the publisher"
-            )
-        if num_publishers == 0:
-            hint = f"; '{twin}' has one: set the transport" if twin else ""
-            return absence(self.topic, num_publishers, hint)
-        if not self.received:
-            return f"{absence(self.topic, num_publishers)}; {_LOST_HINT}"
-        return f"'{self.topic}' has been silent for {(now_ns - self.last_ns) / NS_PER_S:.0f} s"
-
-
-def absence(topic: str, num_publishers: int, hint: str = "") -> str:
-    """Why nothing has ever come on a topic.
-
-    Args:
-        topic: resolved name.
-        num_publishers: that are known on it.
-        hint: what to do where there is none, instead of looking at the remapping.
-    """
-    if num_publishers == 0:
-        return f"'{topic}' has no publisher{hint or '; check the remapping'}"
-    return f"'{topic}' has a publisher but nothing arrives"
 
 
 @dataclass
@@ -170,12 +156,12 @@ class Recent:
 
 
 @dataclass
-class PairWatch:
+class PairHealth:
     """What became of the messages of one pair.
 
     Attributes:
         pair: its name.
-        inputs: the watches of its topics by short name, rgb first.
+        inputs: its topics by short name, rgb first.
         last_pair_ns: monotonic time of the newest pair; of activation before the first, and of
             `~/enable` after a pause.
         has_paired: True once there was one.
@@ -185,10 +171,11 @@ class PairWatch:
         stream_lost: gaps in X itself: event packets missing between those that came, or exposures
             that lack an angle.
         is_depth: True for depth, whose encodings decide the unit.
+        quiet_s: see `Patience`.
     """
 
     pair: str
-    inputs: dict[str, InputWatch]
+    inputs: dict[str, StreamHealth]
     last_pair_ns: int = 0
     has_paired: bool = False
     bad: Counter[str] = field(default_factory=Counter)
@@ -196,14 +183,21 @@ class PairWatch:
     limited: int = 0
     stream_lost: int = 0
     is_depth: bool = False
+    quiet_s: float = Patience.quiet_s
     _recent: Recent = field(default_factory=Recent)
+    # Messages are refused by the worker's thread and by callbacks.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def skew_ms(self) -> float:
         """How far X's stamps run ahead of RGB's, judged by when both arrive."""
-        rgb, x, *_ = (watch.delay_ns for watch in self.inputs.values())
+        rgb, x, *_ = (stream.delay_ns for stream in self.inputs.values())
         return 0.0 if rgb is None or x is None else (rgb - x) / 1e6
 
-    def paired(self, now_ns: int, dt_ns: int | None, held: bool) -> None:
+    def is_quiet(self, now_ns: int) -> bool:
+        """True when no pair was made of late; `now_ns` is monotonic."""
+        return now_ns - self.last_pair_ns > self.quiet_s * NS_PER_S
+
+    def on_pair(self, now_ns: int, dt_ns: int | None, held: bool) -> None:
         """Counts a pair; `dt_ns` is None where RGB goes alone."""
         self.last_pair_ns = now_ns
         self.has_paired = True
@@ -214,10 +208,16 @@ class PairWatch:
             self._recent.dt_sum_ns += dt_ns
             self._recent.dt_max_ns = max(self._recent.dt_max_ns, abs(dt_ns))
 
-    def refused(self, cause: str, message: str) -> None:
-        """Counts a message that could not be used."""
-        self.bad[cause] += 1
-        self.last_bad = message
+    def on_refused(self, cause: str, message: str) -> None:
+        """Counts a message that could not be used; from any thread."""
+        with self._lock:
+            self.bad[cause] += 1
+            self.last_bad = message
+
+    def refused(self) -> dict[str, int]:
+        """Messages that could not be used so far, by cause."""
+        with self._lock:
+            return dict(self.bad)
 
     def take_recent(self) -> Recent:
         """What happened since the last call."""
@@ -233,15 +233,16 @@ class Throttle:
         self._period_ns = round(period_s * NS_PER_S)
         self._last: dict[str, int] = {}
         self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def __call__(self, key: str, message: str) -> None:
-        """Logs, or counts, a message of this key."""
+        """Logs, or counts, a message of this key; from any thread."""
         now_ns = time.monotonic_ns()
-        last = self._last.get(key)
-        if last is not None and now_ns - last < self._period_ns:
-            self._held[key] += 1
-            return
-        self._last[key] = now_ns
-        more = f" ({self._held[key]} more since the last)" if self._held[key] else ""
-        self._held[key] = 0
-        self._log(message + more)
+        with self._lock:
+            last = self._last.get(key)
+            if last is not None and now_ns - last < self._period_ns:
+                self._held[key] += 1
+                return
+            self._last[key] = now_ns
+            held = self._held.pop(key, 0)
+        self._log(message + (f" ({held} more since the last)" if held else ""))

@@ -1,17 +1,10 @@
-"""Quality of service in words: who offers what, who asks for what, and why they do not match."""
+"""Who else is on a topic: what they offer, what they ask for, and why both do not match."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-
-IMAGE_QOS = QoSProfile(depth=2, reliability=QoSReliabilityPolicy.RELIABLE)
-LATCHED_QOS = QoSProfile(
-    depth=1,
-    reliability=QoSReliabilityPolicy.RELIABLE,
-    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
-)
 
 
 def publisher_mismatch(publisher: Any, asked: QoSProfile) -> str:

@@ -1,4 +1,4 @@
-"""Named reasons: statuses that say what is wrong with what the watches have counted."""
+"""Reasons in words: statuses that say what is wrong with what was counted. No rclpy here."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segrgbx_core.sync.aligner import AlignCounts
-from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_core.sync.counts import NS_PER_MS, AlignCounts
 from segrgbx_ros.config.node import DiagnosticsConfig
-from segrgbx_ros.node import stream_health as watches
-from segrgbx_ros.node.stream_health import PairWatch, Recent
+from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Recent, StreamHealth
 from segrgbx_ros.node.worker import WorkReport
 
 if TYPE_CHECKING:
     from segrgbx_ros.load_model import MemoryFacts  # torch ring: never imported from here
 
-try:
-    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-except ImportError:  # the node runs without it and says so in its log
-    DiagnosticArray = None
-
 OK, WARN, ERROR = 0, 1, 2
 FROZEN = 3
-"""Repeated pictures in a row from which on a camera is called frozen."""
+"""Repeated images in a row from which on a camera is called frozen."""
+_LOST_HINT = (
+    "images above 512 KiB need the Fast DDS profile config/fastdds_large_images.xml in "
+    "FASTDDS_DEFAULT_PROFILES_FILE, for the driver too"
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,45 @@ class Status:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+def silence_reason(stream: StreamHealth, now_ns: int, num_publishers: int, twin: str = "") -> str:
+    """Why nothing arrives on a topic, empty when something did of late.
+
+    Args:
+        stream: the topic's counts.
+        now_ns: monotonic time.
+        num_publishers: that are known on the topic.
+        twin: a topic of another transport that does have publishers, empty for none.
+    """
+    if not stream.is_quiet(now_ns):
+        return ""
+    if stream.incompatible:
+        return (
+            f"'{stream.topic}': QoS does not match: {'; '.join(stream.incompatible)}; set "
+            "qos.input_reliability: best_effort or change the publisher"
+        )
+    if num_publishers == 0:
+        hint = f"; '{twin}' has one: set the transport" if twin else ""
+        return absence_reason(stream.topic, num_publishers, hint)
+    if not stream.received:
+        return f"{absence_reason(stream.topic, num_publishers)}; {_LOST_HINT}"
+    return f"'{stream.topic}' has been silent for {(now_ns - stream.last_ns) / NS_PER_S:.0f} s"
+
+
+def absence_reason(topic: str, num_publishers: int, hint: str = "") -> str:
+    """Why nothing has ever come on a topic.
+
+    Args:
+        topic: resolved name.
+        num_publishers: that are known on it.
+        hint: what to do where there is none, instead of looking at the remapping.
+    """
+    if num_publishers == 0:
+        return f"'{topic}' has no publisher{hint or '; check the remapping'}"
+    return f"'{topic}' has a publisher but nothing arrives"
+
+
 def input_status(
-    watch: PairWatch,
+    health: PairHealth,
     silences: Iterable[str],
     limits: DiagnosticsConfig,
     notes: Iterable[str] = (),
@@ -55,47 +89,46 @@ def input_status(
     """State of the inputs of a pair.
 
     Args:
-        watch: what arrived.
-        silences: why nothing arrives, one sentence for each silent topic.
+        health: what arrived.
+        silences: why nothing arrives, one sentence for each silent stream.
         limits: when to warn.
         notes: what else to warn about, one sentence each.
     """
     now_ns = time.monotonic_ns()
-    # A copy in one step: the worker may add a cause at any time.
-    values: dict[str, Any] = {f"bad_{cause}": count for cause, count in list(watch.bad.items())}
-    values["x_stream_lost"] = watch.stream_lost
+    values: dict[str, Any] = {f"bad_{cause}": n for cause, n in health.refused().items()}
+    values["x_stream_lost"] = health.stream_lost
     errors, warnings = list(silences), list(notes)
-    for short, topic in watch.inputs.items():
-        rate = topic.rate_hz(now_ns)
-        policies = "; ".join(topic.incompatible)
+    for short, stream in health.inputs.items():
+        rate = stream.rate_hz(now_ns)
+        policies = "; ".join(stream.incompatible)
         values |= {
-            f"{short}_topic": topic.topic,
+            f"{short}_topic": stream.topic,
             f"{short}_hz": f"{rate:.1f}",
-            f"{short}_encoding": topic.encoding,
-            f"{short}_age_ms": f"{(now_ns - topic.last_ns) / 1e6:.0f}" if topic.last_ns else "",
-            f"{short}_received": topic.received,
-            f"{short}_lost": topic.lost,
-            f"{short}_publishers": topic.publishers,
+            f"{short}_encoding": stream.encoding,
+            f"{short}_age_ms": f"{(now_ns - stream.last_ns) / 1e6:.0f}" if stream.last_ns else "",
+            f"{short}_received": stream.received,
+            f"{short}_lost": stream.lost,
+            f"{short}_publishers": stream.publishers,
             f"{short}_incompatible_qos": policies,
         }
-        if topic.freeze is not None:
-            values[f"{short}_repeated"] = topic.freeze.repeats
-            if (row := topic.freeze.take_longest()) >= FROZEN:
+        if stream.freeze is not None:
+            values[f"{short}_repeated"] = stream.freeze.repeats
+            if (row := stream.freeze.take_longest()) >= FROZEN:
                 warnings.append(
-                    f"'{topic.topic}' repeated one picture {row} times: the camera calibrates "
+                    f"'{stream.topic}' repeated one picture {row} times: the camera calibrates "
                     "itself (flat-field correction) or its driver is stuck"
                 )
-        if watch.is_depth and (note := _depth_note(topic.encoding)):
-            warnings.append(f"'{topic.topic}': {note}")
-        if policies and not any(topic.topic in text for text in errors):
-            errors.append(f"'{topic.topic}': QoS of a publisher does not match: {policies}")
-        elif topic.received > 1 and rate < limits.min_rate_hz and not errors:
-            warnings.append(f"'{topic.topic}' at {rate:.1f} Hz, below {limits.min_rate_hz:g} Hz")
-    if watch.last_bad:
-        errors.append(watch.last_bad)
+        if health.is_depth and (note := _depth_note(stream.encoding)):
+            warnings.append(f"'{stream.topic}': {note}")
+        if policies and not any(stream.topic in text for text in errors):
+            errors.append(f"'{stream.topic}': QoS of a publisher does not match: {policies}")
+        elif stream.received > 1 and rate < limits.min_rate_hz and not errors:
+            warnings.append(f"'{stream.topic}' at {rate:.1f} Hz, below {limits.min_rate_hz:g} Hz")
+    if health.last_bad:
+        errors.append(health.last_bad)
     level = ERROR if errors else WARN if warnings else OK
     return Status(
-        level, f"{watch.pair} input", "; ".join(errors or warnings) or "receiving", values
+        level, f"{health.pair} input", "; ".join(errors or warnings) or "receiving", values
     )
 
 
@@ -108,7 +141,7 @@ def _depth_note(encoding: str) -> str:
 
 
 def sync_status(
-    watch: PairWatch,
+    health: PairHealth,
     counts: AlignCounts,
     inputs_ok: bool,
     max_dt_ms: float,
@@ -117,13 +150,13 @@ def sync_status(
     """State of the pairing of a pair.
 
     Args:
-        watch: of the pair; what is new in it is taken.
+        health: of the pair; what is new in it is taken.
         counts: of its aligner, since activation.
         inputs_ok: False when an input is silent, which explains missing pairs.
         max_dt_ms: the limit that pairs keep.
         offset_ms: how far X's stamps are known to run ahead.
     """
-    skew_ms, recent = watch.skew_ms(), watch.take_recent()
+    skew_ms, recent = health.skew_ms(), health.take_recent()
     dropped = {cause: count for cause, count in counts.dropped.items() if count}
     values: dict[str, Any] = {
         "rgb_taken": counts.pushed_rgb,
@@ -134,10 +167,10 @@ def sync_status(
         "lost_events": counts.lost_events,
         **_distances(recent),
         "arrival_skew_ms": f"{skew_ms:.1f}",
-        "rate_limited": watch.limited,
+        "rate_limited": health.limited,
         **{f"dropped_{cause}": count for cause, count in dropped.items()},
     }
-    name = f"{watch.pair} sync"
+    name = f"{health.pair} sync"
     if recent.held or recent.alone:
         text = f"of {recent.pairs} pairs {recent.alone} without X, {recent.held} with an older X"
         return Status(WARN, name, text, values)
@@ -147,11 +180,11 @@ def sync_status(
     if recent.pairs and abs(skew_ms - offset_ms) > 2 * max_dt_ms:
         text = (
             f"stamps of X run {skew_ms:+.0f} ms ahead of RGB's, judged by arrival; unless one of "
-            f"them travels that much longer, set {watch.pair}.x_offset_ms"
+            f"them travels that much longer, set {health.pair}.x_offset_ms"
         )
         return Status(WARN, name, text, values)
-    is_quiet = time.monotonic_ns() - watch.last_pair_ns > watches.QUIET_S * watches.NS_PER_S
-    if recent.pairs or (watch.has_paired and not is_quiet):
+    is_quiet = health.is_quiet(time.monotonic_ns())
+    if recent.pairs or (health.has_paired and not is_quiet):
         return Status(OK, name, "pairing", values)
     if inputs_ok and not is_quiet:
         return Status(OK, name, "no pairs yet", values)
@@ -162,7 +195,7 @@ def sync_status(
     if counts.last_miss_ns is not None:
         text += (
             f": nearest X was {counts.last_miss_ns / 1e6:+.1f} ms off, limit {max_dt_ms:g} ms; "
-            f"see {watch.pair}.x_offset_ms"
+            f"see {health.pair}.x_offset_ms"
         )
     return Status(ERROR, name, text, values)
 
@@ -258,25 +291,3 @@ def device_status(segmenter: Any, memory: MemoryFacts, exhausted: int) -> Status
     if free < 0.1 * whole:
         return Status(WARN, "device", f"{free:.0f} MB of {whole:.0f} MB are free", values)
     return Status(OK, "device", segmenter.device_name, values)
-
-
-def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], stamp: Any) -> Any:
-    """A DiagnosticArray; only where `message_type` gives one."""
-    array = DiagnosticArray()
-    array.header.stamp = stamp
-    array.status = [
-        DiagnosticStatus(
-            level=bytes([status.level]),
-            name=f"{node_name}: {status.name}",
-            message=status.message,
-            hardware_id=hardware_id,
-            values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
-        )
-        for status in statuses
-    ]
-    return array
-
-
-def message_type() -> Any | None:
-    """diagnostic_msgs/DiagnosticArray, None where it is not installed."""
-    return DiagnosticArray

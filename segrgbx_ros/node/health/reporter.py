@@ -1,0 +1,187 @@
+"""Reports: statuses in /diagnostics all the time, warnings in the log now and then."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from segrgbx_core.labels.label_space import PublishedLabels
+from segrgbx_core.sync.counts import AlignCounts
+from segrgbx_ros.config.node import NodeConfig
+from segrgbx_ros.node.health import reasons
+from segrgbx_ros.node.health.reasons import ERROR, OK, WARN, Status
+from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Patience, Throttle
+from segrgbx_ros.node.worker import WorkReport
+
+if TYPE_CHECKING:
+    from segrgbx_core.runtime.segmenter import Segmenter
+    from segrgbx_ros.load_model import MemoryFacts  # torch ring: never imported from here
+
+try:
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+except ImportError:  # an optional feature
+    DiagnosticArray = None
+
+
+@dataclass(frozen=True, eq=False)
+class PairSnapshot:
+    """State of one pair of an active node.
+
+    Attributes:
+        health: its counts.
+        counts: of its aligner.
+        silences: why nothing arrives, one sentence for each silent topic.
+        notes: what its answers lack, one sentence each.
+    """
+
+    health: PairHealth
+    counts: AlignCounts
+    silences: Sequence[str]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """State of a configured node at one moment.
+
+    Attributes:
+        config: the options in force.
+        is_active: False between configure and activate.
+        is_enabled: False while inference is switched off.
+        pairs: every pair; empty unless the node is active and enabled.
+        mismatches: subscribers whose quality of service does not match, by topic.
+        work: what the worker did since the snapshot before.
+        capacity: pairs that share a pass at most.
+        trouble: what is wrong with the worker's thread, empty when nothing is.
+        segmenter: the loaded model.
+        memory: what is known of its memory.
+        labels: published classes by pair.
+    """
+
+    config: NodeConfig
+    is_active: bool
+    is_enabled: bool
+    pairs: Sequence[PairSnapshot]
+    mismatches: Mapping[str, Iterable[str]]
+    work: WorkReport
+    capacity: int
+    trouble: str
+    segmenter: Segmenter
+    memory: MemoryFacts
+    labels: Mapping[str, PublishedLabels] = field(default_factory=dict)
+
+
+class Reporter:
+    """Turns snapshots of a configured node into reports.
+
+    Args:
+        node: owns the publisher.
+        is_on: whether /diagnostics is published; the log gets its warnings anyway.
+        patience: when to warn in the log.
+    """
+
+    def __init__(self, node: LifecycleNode, is_on: bool, patience: Patience) -> None:
+        self._node = node
+        self._explain_ns = patience.explain_s * NS_PER_S
+        self._totals: Counter[str] = Counter()
+        self._lost_events: Counter[str] = Counter()
+        self._since_ns = time.monotonic_ns()
+        self._mismatch = Throttle(lambda text: node.get_logger().error(text))
+        self._waiting = Throttle(lambda text: node.get_logger().warning(text))
+        self._publisher = None
+        if is_on and DiagnosticArray is not None:
+            self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def reset(self) -> None:
+        """All counts begin with an activation, so that they belong together."""
+        self._totals.clear()
+        self._lost_events.clear()
+
+    def destroy(self) -> None:
+        """Destroys the publisher."""
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
+            self._publisher = None
+
+    def report(self, snapshot: Snapshot) -> None:
+        """Publishes one report and warns about pairs that give nothing."""
+        statuses = self.statuses(snapshot)
+        if self._publisher is not None:
+            stamp = self._node.get_clock().now().to_msg()
+            hardware = snapshot.segmenter.device_name
+            self._publisher.publish(to_message(self._node.get_name(), hardware, statuses, stamp))
+
+    def statuses(self, snapshot: Snapshot) -> list[Status]:
+        """State of every pair, then of worker, device and model."""
+        now_ns = time.monotonic_ns()
+        seconds, self._since_ns = (now_ns - self._since_ns) / NS_PER_S, now_ns
+        statuses: list[Status] = []
+        for pair in snapshot.pairs:
+            statuses += self._pair(pair, snapshot.config, now_ns)
+        for topic, clauses in snapshot.mismatches.items():
+            statuses.append(reasons.output_status(topic, clauses))
+            self._mismatch(topic, statuses[-1].message)
+        statuses.append(self._inference(snapshot, seconds))
+        statuses.append(
+            reasons.device_status(snapshot.segmenter, snapshot.memory, snapshot.work.exhausted)
+        )
+        statuses.append(reasons.model_status(snapshot.segmenter, snapshot.labels))
+        return statuses
+
+    def _inference(self, snapshot: Snapshot, seconds: float) -> Status:
+        work = snapshot.work
+        for name in ("answered", "replaced", "cleared", "exhausted"):
+            self._totals[f"{name}_total"] += getattr(work, name)
+        self._totals.update({f"failed_{cause}": count for cause, count in work.failed.items()})
+        if not snapshot.is_active:
+            return Status(OK, "inference", "inactive")
+        if not snapshot.is_enabled:
+            return Status(WARN, "inference", "switched off by ~/enable")
+        limits = snapshot.config.diagnostics
+        status = reasons.inference_status(work, seconds, self._totals, limits)
+        status = replace(status, values={**status.values, "batch_max": snapshot.capacity})
+        if snapshot.trouble:
+            return replace(status, level=ERROR, message=snapshot.trouble)
+        return status
+
+    def _pair(self, pair: PairSnapshot, config: NodeConfig, now_ns: int) -> list[Status]:
+        health, counts = pair.health, pair.counts
+        notes = list(pair.notes)
+        lost = counts.lost_events - self._lost_events[health.pair]
+        self._lost_events[health.pair] = counts.lost_events
+        if lost > 0:
+            notes.append(f"{lost} events found no room; raise sensor.event.max_buffer_mb")
+        state = reasons.input_status(health, pair.silences, config.diagnostics, notes)
+        sync = reasons.sync_status(
+            health,
+            counts,
+            not pair.silences,
+            config.sync.max_dt_ms,
+            config.pair(health.pair).x_offset_ms,
+        )
+        if now_ns - health.last_pair_ns > self._explain_ns:
+            why = "; ".join(pair.silences) or sync.message
+            self._waiting(health.pair, f"pair '{health.pair}': waiting: {why}")
+        return [state, sync]
+
+
+def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], stamp: Any) -> Any:
+    """A diagnostic_msgs/DiagnosticArray; only where that package is installed."""
+    array = DiagnosticArray()
+    array.header.stamp = stamp
+    array.status = [
+        DiagnosticStatus(
+            level=bytes([status.level]),
+            name=f"{node_name}: {status.name}",
+            message=status.message,
+            hardware_id=hardware_id,
+            values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
+        )
+        for status in statuses
+    ]
+    return array
