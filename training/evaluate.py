@@ -21,28 +21,32 @@ from segrgbx_core.base.images import image_size
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.data.datasets import READERS
-from training.eval.eval_data import Source, open_sources, sources_of_run
-from training.eval.joint import JointReport
-from training.eval.scoring import Pace, evaluate_sources
-from training.eval.test_time_augmentation import Fit, ViewConfig
+from training.eval.eval_data import EvalSplit, open_splits, open_splits_of_run
+from training.eval.report import JointReport
+from training.eval.scoring import EvalOptions, evaluate_splits
+from training.eval.test_time_augmentation import Fit, TtaConfig
 from training.stage2.config import read_run
 
 
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user."""
-    chosen = _parser().parse_args(arguments)
-    pools = _pools(chosen)
-    config, views = _inference(chosen), _views(chosen)
-    pace = Pace(chosen.limit, chosen.batch_size, chosen.workers, progress=True)
-    reports = [
-        evaluate_sources(chosen.checkpoint, pool, config, views, pace, chosen.space)
-        for pool in pools
-    ]
-    report = JointReport(tuple(reports)) if chosen.run else reports[0]
+    """Command line; 2 for a user error."""
+    args = _parser().parse_args(arguments)
+    pools = _pools(args)
+    config = _inference(args)
+    options = EvalOptions(
+        augmentation=_augmentation(args),
+        space=args.space,
+        limit=args.limit,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        progress=True,
+    )
+    reports = [evaluate_splits(args.checkpoint, pool, config, options) for pool in pools]
+    report = JointReport(tuple(reports)) if args.run else reports[0]
     sys.stdout.write(report.to_markdown())
-    if chosen.out:
-        report.write(Path(chosen.out))
+    if args.out:
+        report.write(Path(args.out))
     return 0
 
 
@@ -73,7 +77,7 @@ def _parser() -> CommandParser:
         "--size", type=image_size, metavar="WxH", help="model's input, as trained if left out"
     )
     views.add_argument(
-        "--fit", default=Fit.WHOLE.value, help=ViewConfig.model_fields["fit"].description
+        "--fit", default=Fit.WHOLE.value, help=TtaConfig.model_fields["fit"].description
     )
     views.add_argument("--scales", nargs="+", type=float, default=[1.0])
     views.add_argument("--flip", action="store_true", help="average with the mirrored frame")
@@ -84,32 +88,32 @@ def _parser() -> CommandParser:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto")
     machine.add_argument("--precision", default="auto")
-    machine.add_argument("--batch-size", type=int, default=Pace.batch_size)
+    machine.add_argument("--batch-size", type=int, default=EvalOptions.batch_size)
     machine.add_argument("--workers", type=int, default=2, help="threads that read ahead")
     parser.add_argument("--out", default="", help="folder for report.md, report.json, pictures")
     return parser
 
 
-def _pools(chosen: argparse.Namespace) -> list[list[Source]]:
+def _pools(args: argparse.Namespace) -> list[list[EvalSplit]]:
     """What to score, opened before anything is computed."""
-    if chosen.run:
-        if chosen.root:
+    if args.run:
+        if args.root:
             raise ConfigError("--root has no effect with --run; set data.0.root=DATA instead")
-        run = read_run(chosen.run, chosen.set)
-        return sources_of_run(run.data, run.sensor, chosen.split)
-    if not chosen.root:
+        run = read_run(args.run, args.set)
+        return open_splits_of_run(run.data, run.sensor, args.split)
+    if not args.root:
         raise ConfigError("name the data set's folder with --root, or a run file with --run")
-    options = apply_overrides({}, chosen.set)
-    return [open_sources(chosen.reader, chosen.root, chosen.split, chosen.modality, options)]
+    options = apply_overrides({}, args.set)
+    return [open_splits(args.reader, args.root, args.split, args.modality, options)]
 
 
-def _inference(chosen: argparse.Namespace) -> InferenceConfig:
-    height, width = chosen.size or (0, 0)
+def _inference(args: argparse.Namespace) -> InferenceConfig:
+    height, width = args.size or (0, 0)
     return from_mapping(
         InferenceConfig,
         {
-            "device": chosen.device,
-            "precision": chosen.precision,
+            "device": args.device,
+            "precision": args.precision,
             "input_height": height,
             "input_width": width,
         },
@@ -117,15 +121,15 @@ def _inference(chosen: argparse.Namespace) -> InferenceConfig:
     )
 
 
-def _views(chosen: argparse.Namespace) -> ViewConfig:
-    given: dict[str, Any] = {"fit": chosen.fit, "scales": chosen.scales, "flip": chosen.flip}
-    if chosen.stride is not None:
-        if chosen.fit != Fit.WINDOW.value:
+def _augmentation(args: argparse.Namespace) -> TtaConfig:
+    given: dict[str, Any] = {"fit": args.fit, "scales": args.scales, "flip": args.flip}
+    if args.stride is not None:
+        if args.fit != Fit.WINDOW.value:
             raise ConfigError("--stride has no effect without --fit window")
-        given["stride"] = chosen.stride
-    if chosen.size and chosen.fit == Fit.NATIVE.value:
+        given["stride"] = args.stride
+    if args.size and args.fit == Fit.NATIVE.value:
         raise ConfigError("--size has no effect with --fit native; leave one out")
-    return from_mapping(ViewConfig, given, "command line")
+    return from_mapping(TtaConfig, given, "command line")
 
 
 if __name__ == "__main__":

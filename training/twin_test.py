@@ -25,7 +25,7 @@ from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.data.config import DataConfig
 from training.data.datasets import open_reader
 from training.data.datasets.synthetic import XSource
-from training.eval.scoring import evaluate
+from training.eval.scoring import EvalOptions, evaluate
 from training.experiments.parallel_runs import train_arms
 from training.stage2.config import SegmentationRun, read_run
 from training.world.records import save_record
@@ -144,7 +144,7 @@ def told_apart(
 ) -> tuple[float, float]:
     """Share of right classes on twins, and share of their pixels that are found at all."""
     reader = open_reader("synthetic_street", root, "val", modality, {"x": x.value})
-    matrix = evaluate(checkpoint, reader, batch_size=16).matrix.matrix
+    matrix = evaluate(checkpoint, reader, options=EvalOptions(batch_size=16)).matrix.matrix
     twins = matrix[[[FIRST], [SECOND]], [FIRST, SECOND]]
     objects = matrix[[FIRST, SECOND]].sum()
     return float(twins.trace() / max(1, twins.sum())), float(twins.sum() / max(1, objects))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.tables import rounded
 from segrgbx_core.labels.label_space import VOID
 
 
@@ -113,69 +115,33 @@ class ConfusionMatrix:
         total = self.num_pixels
         return float(np.trace(self.matrix[:, :-1]) / total) if total else float("nan")
 
-    def to_dict(
-        self, names: Sequence[str] | None = None, classes: Sequence[int] | None = None
-    ) -> dict[str, Any]:
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values for JSON reports; undefined ones are None.
 
         Args:
-            names: class names, the ids as text when left out.
-            classes: ids that mIoU averages over; all when left out.
+            names: of the classes.
         """
-        names = [str(i) for i in range(self.num_classes)] if names is None else names
         return {
-            "miou": {absent.value: plain(self.miou(absent, classes)) for absent in AbsentClass},
-            "pixel_accuracy": plain(self.pixel_accuracy()),
+            "miou": {absent.value: rounded(self.miou(absent)) for absent in AbsentClass},
+            **{metric.key: rounded(metric.value(self)) for metric in METRICS},
             "num_pixels": self.num_pixels,
-            "iou": {name: plain(v) for name, v in zip(names, self.iou(), strict=True)},
-            "accuracy": {name: plain(v) for name, v in zip(names, self.accuracy(), strict=True)},
+            "iou": {name: rounded(v) for name, v in zip(names, self.iou(), strict=True)},
+            "accuracy": {name: rounded(v) for name, v in zip(names, self.accuracy(), strict=True)},
             "matrix": self.matrix.tolist(),
         }
 
-    def summary(
-        self, names: Sequence[str] | None = None, classes: Sequence[int] | None = None
-    ) -> str:
-        """A Markdown table of the classes that appear, with mIoU and pixel accuracy, in per cent.
 
-        Both conventions for absent classes are given where they differ.
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a whole confusion matrix besides mIoU."""
 
-        Args:
-            names: class names, the ids as text when left out.
-            classes: ids to list and to average over; all when left out.
-        """
-        names = [str(i) for i in range(self.num_classes)] if names is None else names
-        ids = list(range(self.num_classes)) if classes is None else list(classes)
-        iou, accuracy, pixels = self.iou(), self.accuracy(), self.matrix.sum(axis=1)
-        shown = [i for i in ids if not np.isnan(iou[i])]
-        width = max([len("class"), *(len(names[i]) for i in shown)])
-        lines = [
-            f"| {'class':<{width}} |   IoU | accuracy | share of truth |",
-            f"|{'-' * (width + 2)}|------:|---------:|---------------:|",
-        ]
-        for i in shown:
-            share = pixels[i] / max(1, self.num_pixels)
-            lines.append(
-                f"| {names[i]:<{width}} | {_percent(iou[i]):>5} | {_percent(accuracy[i]):>8} "
-                f"| {_percent(share):>14} |"
-            )
-        skip, zero = (_percent(self.miou(absent, ids)) for absent in AbsentClass)
-        absent = len(ids) - len(shown)
-        lines.append("")
-        if absent:
-            lines.append(
-                f"mIoU {skip} over the {len(shown)} classes that appear; "
-                f"{zero} with the {absent} absent counted as 0"
-            )
-        else:
-            lines.append(f"mIoU {skip} over {len(ids)} classes")
-        lines.append(f"pixel accuracy {_percent(self.pixel_accuracy())}")
-        return "\n".join(lines)
+    key: str
+    """Its name in JSON."""
+    title: str
+    """Its name in tables."""
+    value: Callable[[ConfusionMatrix], float]
+    """A share in [0, 1]; NaN where undefined."""
 
 
-def plain(value: float) -> float | None:
-    """A figure for JSON: rounded, None where it is undefined."""
-    return None if np.isnan(value) else round(float(value), 6)
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{100 * value:.2f}"
+METRICS = (Metric("pixel_accuracy", "pixel accuracy", ConfusionMatrix.pixel_accuracy),)
+"""What every report of scores states beside mIoU, over all samples and by group."""

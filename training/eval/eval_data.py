@@ -1,4 +1,4 @@
-"""What is scored: readers of data sets by split, pooled where several make up one data set."""
+"""What is scored: opened splits of data sets, pooled where several make up one data set."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from segrgbx_core.base.errors import ConfigError, did_you_mean
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.sensors import SensorConfig
 from training.data.config import DataConfig
-from training.data.datasets import READERS, Reader, open_reader
+from training.data.datasets import READERS, Reader, open_reader, sensor_of
+from training.data.datasets.synthetic import is_rendered
 from training.eval.protocols import PROTOCOLS
 
 PUBLISHED = "published"
-"""Split that means the one which published figures are for."""
+"""Name for the split that published figures are for."""
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class EvalSplit:
     """One opened split.
 
     Attributes:
         reader: its samples.
-        split: its name; empty where nobody said.
-        root: folder of the data set; None where nobody said.
+        split: its name; empty where it is not known.
+        root: folder of the data set; None where it is not known.
         options: the data set's own options, in words.
-        sensors: facts about its sensors, where the reader does not state them.
+        sensors: facts about its sensors, for the encoders; None for defaults.
     """
 
     reader: Reader
@@ -37,35 +38,46 @@ class Source:
     sensors: SensorConfig | None = None
 
     @property
-    def name(self) -> str:
-        """The folder's name: tells pooled sources apart."""
+    def folder(self) -> str:
+        """Name of the data set's folder: tells pooled splits apart."""
         return self.root.name if self.root else ""
 
+    @property
+    def is_synthetic(self) -> bool:
+        """True for scenes that this project rendered."""
+        return is_rendered(self.reader.native, self.root)
 
-def source_of(reader: Reader, sensors: SensorConfig | None = None) -> Source:
-    """A reader that is already open, with what it says about itself."""
+
+def split_of(reader: Reader, sensors: SensorConfig | None = None) -> EvalSplit:
+    """A reader that is already open, with what it says about itself.
+
+    Args:
+        reader: samples.
+        sensors: facts about sensors, where the reader does not state them.
+    """
+    sensors = sensor_of(reader, sensors)
     describe = getattr(reader, "describe", None)
     if describe is None:
-        return Source(reader, sensors=sensors)
-    facts = describe()
-    return Source(reader, facts.split, Path(facts.root), sensors=sensors)
+        return EvalSplit(reader, sensors=sensors)
+    summary = describe()
+    return EvalSplit(reader, summary.split, Path(summary.root), sensors=sensors)
 
 
-def open_sources(
+def open_splits(
     name: str,
     roots: Sequence[str],
     split: str,
-    kind: str = "",
+    modality: str = "",
     options: Mapping[str, Any] | None = None,
     sensors: SensorConfig | None = None,
-) -> list[Source]:
+) -> list[EvalSplit]:
     """Opens a split in one or several folders of one data set.
 
     Args:
         name: key of `READERS`.
         roots: folders.
         split: name of the split, or `PUBLISHED`.
-        kind: modality by name; empty for the data set's usual one.
+        modality: by name; empty for the data set's usual one.
         options: the data set's own options, for every folder.
         sensors: facts about sensors, for readers that do not state them.
 
@@ -76,18 +88,19 @@ def open_sources(
     if name not in READERS:
         raise ConfigError(f"data set '{name}' is not known{did_you_mean(name, READERS)}")
     if split == PUBLISHED:
-        split = _published(name, "val")
+        split = _published_split(name, "val")
     text = ", ".join(f"{key}={value}" for key, value in (options or {}).items())
-    chosen = modality(kind) if kind else _usual(name)
+    x = _modality(modality) if modality else _usual_modality(name)
+    readers = [open_reader(name, root, split, x, options) for root in roots]
     return [
-        Source(open_reader(name, root, split, chosen, options), split, Path(root), text, sensors)
-        for root in roots
+        EvalSplit(reader, split, Path(root), text, sensor_of(reader, sensors))
+        for reader, root in zip(readers, roots, strict=True)
     ]
 
 
-def sources_of_run(
+def open_splits_of_run(
     entries: Sequence[DataConfig], sensors: SensorConfig, split: str
-) -> list[list[Source]]:
+) -> list[list[EvalSplit]]:
     """Opens a split of every data set of a run; entries of one data set and modality are pooled.
 
     Args:
@@ -97,24 +110,23 @@ def sources_of_run(
             other is the name of a split that every data set must have.
 
     Raises:
-        as `open_sources`.
+        as `open_splits`.
     """
-    pools: dict[tuple[str, Modality], list[Source]] = {}
-    for data in entries:
-        named = _split_of(data, split)
-        [source] = open_sources(
-            data.reader, [data.root], named, data.modality, data.options, sensors
+    pools: dict[tuple[str, Modality], list[EvalSplit]] = {}
+    for entry in entries:
+        opened = open_splits(
+            entry.reader,
+            [entry.root],
+            _split_of_entry(entry, split),
+            entry.modality,
+            entry.options,
+            sensors,
         )
-        pools.setdefault((source.reader.native, data.modality), []).append(source)
+        pools.setdefault((opened[0].reader.native, entry.modality), []).extend(opened)
     return list(pools.values())
 
 
-def modality(name: str) -> Modality:
-    """The modality of that name.
-
-    Raises:
-        ConfigError: when there is none.
-    """
+def _modality(name: str) -> Modality:
     try:
         return Modality(name)
     except ValueError:
@@ -123,20 +135,20 @@ def modality(name: str) -> Modality:
         ) from None
 
 
-def _usual(name: str) -> Modality:
+def _usual_modality(name: str) -> Modality:
     offered: Sequence[Modality] = getattr(READERS[name], "modalities", MODALITIES)
     if len(offered) == len(MODALITIES):
         return Modality.THERMAL  # rendered scenes have all; the demo's is thermal
     return offered[0]
 
 
-def _split_of(data: DataConfig, split: str) -> str:
-    named = {"val": data.val_split, "train": data.train_split}
+def _split_of_entry(entry: DataConfig, split: str) -> str:
+    named = {"val": entry.val_split, "train": entry.train_split}
     if split == PUBLISHED:
-        return _published(data.reader, data.val_split)
+        return _published_split(entry.reader, entry.val_split)
     return named.get(split, split)
 
 
-def _published(name: str, otherwise: str) -> str:
+def _published_split(name: str, otherwise: str) -> str:
     native = getattr(READERS[name], "native", name)
     return PROTOCOLS[native].split if native in PROTOCOLS else otherwise

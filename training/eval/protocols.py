@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from segrgbx_core.base.tables import rounded
 from segrgbx_core.labels.label_space import UNIFIED, LabelSpace, NativeSpace
-from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix, plain
+from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 from segrgbx_core.labels.tables import DELIVER, MFNET, NYU, URBANLF, ZJU
 from training.data.datasets import deliver, mfnet, nyu, urbanlf, zju_rgbp
 from training.data.datasets.deliver import Case, Weather
@@ -23,7 +24,7 @@ from training.data.datasets.urbanlf import Part
 
 
 @dataclass(frozen=True)
-class Figure:
+class Reading:
     """One way to average the IoU of classes.
 
     Attributes:
@@ -66,7 +67,7 @@ class Protocol:
     """How results on a data set are reported.
 
     Attributes:
-        figures: readings of the mean, the one that we report first at the front.
+        readings: of the mean, the one that we report first at the front.
         split: what published figures are usually for.
         counts: published samples by split.
         sections: titles of groups of samples, each with the groups in their order.
@@ -74,7 +75,7 @@ class Protocol:
         note: what to know before comparing.
     """
 
-    figures: tuple[Figure, ...]
+    readings: tuple[Reading, ...]
     split: str = "val"
     counts: Mapping[str, int] = field(default_factory=dict)
     sections: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -82,22 +83,20 @@ class Protocol:
     note: str = ""
 
     @property
-    def primary(self) -> Figure:
+    def primary(self) -> Reading:
         """The reading that stands for the data set where one number is wanted."""
-        return self.figures[0]
+        return self.readings[0]
 
     @property
-    def alternative(self) -> Figure:
+    def alternative(self) -> Reading:
         """The other published reading; the primary one where there is no other."""
-        return self.figures[1] if len(self.figures) > 1 else self.figures[0]
+        return self.readings[1] if len(self.readings) > 1 else self.readings[0]
 
     def values(self, matrix: ConfusionMatrix) -> dict[str, dict[str, float | None]]:
         """Every reading under both rules for absent classes, by key; None where undefined."""
         return {
-            figure.key: {
-                absent.value: plain(figure.value(matrix, absent)) for absent in AbsentClass
-            }
-            for figure in self.figures
+            one.key: {absent.value: rounded(one.value(matrix, absent)) for absent in AbsentClass}
+            for one in self.readings
         }
 
     def ordered(self, groups: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -110,16 +109,16 @@ class Protocol:
         return {title: names for title, names in sections.items() if names}
 
 
-def _all(space: NativeSpace, key: str = "miou") -> Figure:
+def _all(space: NativeSpace, key: str = "miou") -> Reading:
     title = f"mean over {space.num_classes} classes"
-    return Figure(key, title, tuple(range(space.num_classes)))
+    return Reading(key, title, tuple(range(space.num_classes)))
 
 
 _OBJECTS = tuple(range(1, MFNET.num_classes))
 
 PROTOCOLS: dict[str, Protocol] = {
     DELIVER.name: Protocol(
-        figures=(_all(DELIVER),),
+        readings=(_all(DELIVER),),
         counts={split: sum(weathers.values()) for split, weathers in deliver.COUNTS.items()},
         sections=(
             ("weather", tuple(weather.value for weather in Weather)),
@@ -128,10 +127,10 @@ PROTOCOLS: dict[str, Protocol] = {
         note="Published figures are mostly on val; test comes out several points lower.",
     ),
     MFNET.name: Protocol(
-        figures=(
-            Figure("miou_9", "mean over 9 classes, unlabeled among them", (0, *_OBJECTS)),
-            Figure("miou_8", "mean over the 8 classes besides unlabeled", _OBJECTS),
-            Figure(
+        readings=(
+            Reading("miou_9", "mean over 9 classes, unlabeled among them", (0, *_OBJECTS)),
+            Reading("miou_8", "mean over the 8 classes besides unlabeled", _OBJECTS),
+            Reading(
                 "miou_mfnet_script",
                 "as MFNet's own script: pixels of unlabeled removed, divided by 9",
                 _OBJECTS,
@@ -145,15 +144,15 @@ PROTOCOLS: dict[str, Protocol] = {
         note="Papers use 9 classes or 8; that is worth about five points.",
     ),
     NYU.name: Protocol(
-        figures=(_all(NYU),),
+        readings=(_all(NYU),),
         split="test",
         counts=nyu.COUNTS,
         note="There is no val split; models are chosen on test.",
     ),
     ZJU.name: Protocol(
-        figures=(
+        readings=(
             _all(ZJU, "miou_8"),
-            Figure(
+            Reading(
                 "miou_9",
                 "8 classes and background, which counts IoU 0",
                 tuple(range(ZJU.num_classes)),
@@ -164,7 +163,7 @@ PROTOCOLS: dict[str, Protocol] = {
         note="The paper's figures of other models fit their published ones times 8/9.",
     ),
     URBANLF.name: Protocol(
-        figures=(_all(URBANLF),),
+        readings=(_all(URBANLF),),
         counts={
             split: sum(counts[split] for counts in urbanlf.COUNTS.values())
             for split in urbanlf.UrbanLfReader.splits
@@ -190,11 +189,11 @@ def protocol_of(space: LabelSpace, scored: str, native: str) -> Protocol:
         the data set's; the plain mean over its classes where it has none of its own.
     """
     own = space.native(native)
-    known = PROTOCOLS.get(native, Protocol(figures=(_all(own),)))
+    known = PROTOCOLS.get(native, Protocol(readings=(_all(own),)))
     if scored != UNIFIED:
         return known
-    figures = (
-        Figure("miou", "mean over all unified classes", tuple(range(space.num_classes))),
-        Figure("miou_own", f"mean over the classes of {native}", own.to_unified),
+    readings = (
+        Reading("miou", "mean over all unified classes", tuple(range(space.num_classes))),
+        Reading("miou_own", f"mean over the classes of {native}", own.to_unified),
     )
-    return replace(known, figures=figures, note="")
+    return replace(known, readings=readings, note="")

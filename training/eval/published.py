@@ -1,19 +1,29 @@
-"""Published figures, from `paper_tables.yaml`, and the results of ours that stand beside them."""
+"""Our results beside published ones: figures of `paper_tables.yaml`, and the page with both."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from segrgbx_core.base.config import Config, from_mapping, option, read_yaml
 from segrgbx_core.base.errors import DataError
-from training.eval.joint import JOINT_FORMAT
-from training.eval.report import FORMAT
+from segrgbx_core.base.tables import UNDEFINED, markdown_table, number, percent
+from segrgbx_core.bench.compare import PAPER_MS
+from training.eval.report import FORMAT, JOINT_FORMAT
 
 _TABLES = Path(__file__).with_name("paper_tables.yaml")
+_METHODS = {
+    "segrgbx": "SegRGB-X",
+    "segrgbx_paper_style": "SegRGB-X",
+    "cmx": "CMX",
+    "cmnext": "CMNeXt",
+    "geminifusion": "GeminiFusion",
+    "stitchfusion": "StitchFusion",
+}
 
 
 class PaperRow(Config):
@@ -142,7 +152,7 @@ def read_results(paths: Sequence[Path | str]) -> list[Result]:
     """
     results = []
     for path in map(Path, paths):
-        data = read_json(path)
+        data = _read_json(path)
         kind = data.get("format")
         if kind not in (FORMAT, JOINT_FORMAT):
             raise DataError(
@@ -155,7 +165,21 @@ def read_results(paths: Sequence[Path | str]) -> list[Result]:
     return results
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_bench(path: Path) -> dict[str, Any]:
+    """What `segrgbx-bench --compare --json` wrote.
+
+    Raises:
+        DataError: when the file is missing or something else.
+    """
+    data = _read_json(path)
+    if not {"setting", "models"} <= set(data):
+        raise DataError(
+            f"{path}: holds no times of models; write it with segrgbx-bench --compare --json"
+        )
+    return data
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds names with values.
 
     Raises:
@@ -170,3 +194,244 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DataError(f"{path}: holds {type(data).__name__}; expected names with values")
     return data
+
+
+@dataclass(eq=False)
+class Row:
+    """One row of ours: a generalist, or specialists of one architecture.
+
+    Attributes:
+        method: architecture's name.
+        role: what its checkpoints were trained for.
+        results: by data set.
+    """
+
+    method: str
+    role: Role
+    results: dict[str, Result] = field(default_factory=dict)
+
+    def is_ours(self, role: Role) -> bool:
+        """True for SegRGB-X as a generalist or in that role."""
+        return self.method == "SegRGB-X" and self.role in (Role.GENERALIST, role)
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonPage:
+    """The page that `training.report` writes.
+
+    Attributes:
+        published: figures of others.
+        results: ours that may stand beside them.
+        apart: ours that may not.
+        bench: what `segrgbx-bench --compare` measured, or None.
+    """
+
+    published: Published
+    results: tuple[Result, ...]
+    apart: tuple[Result, ...]
+    bench: dict[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls, published: Published, results: Sequence[Result], bench: dict[str, Any] | None = None
+    ) -> ComparisonPage:
+        """Sorts results into those that are comparable and those that are not."""
+        fit = tuple(result for result in results if result.is_comparable)
+        apart = tuple(result for result in results if not result.is_comparable)
+        return cls(published, fit, apart, bench)
+
+    def to_markdown(self) -> str:
+        """The page."""
+        paper = self.published.paper
+        sections = [
+            f"# Our results beside published ones\n\n{_legend(paper.conditions)}",
+            self._table(
+                paper.table_1, lambda row: row.role is Role.GENERALIST or row.method != "SegRGB-X"
+            ),
+            self._table(paper.table_2, lambda row: row.is_ours(Role.FINE_TUNED)),
+            self._times(),
+            self._table(paper.table_5, lambda row: row.is_ours(Role.SPECIALIST)),
+            "## The literature, under the methods' own protocols",
+            *map(self._literature, self.published.literature),
+            self._details(),
+            *self._apart(),
+        ]
+        return "".join(f"{section}\n\n" for section in sections)
+
+    def _table(self, table: PaperTable, is_shown: Callable[[Row], bool]) -> str:
+        columns = self.published.columns
+        lines = [
+            [
+                "paper",
+                row.method,
+                f"{row.model} ({row.note})" if row.note else row.model,
+                *(number(value, 2) for value in row.values),
+            ]
+            for row in table.rows
+        ]
+        rows = [row for row in arrange(self.results, columns) if is_shown(row)]
+        lines += [line for row in rows for line in self._own(row)]
+        header = ["source", "method", "model", "mean", *columns.values()]
+        text = f"## {table.title}\n\n{markdown_table(header, lines, 'lllr')}"
+        return text if rows else f"{text}\n\nOurs: no result yet."
+
+    def _own(self, row: Row) -> Iterator[list[str]]:
+        """A row of ours under its first and, where that differs, its second readings."""
+        for word, is_second in (("first", False), ("second", True)):
+            results = row.results.values()
+            if is_second and all(result.second == result.primary for result in results):
+                continue
+            values, cells = [], []
+            for native in self.published.columns:
+                result = row.results.get(native)
+                if result is None:
+                    cells.append(UNDEFINED)
+                    continue
+                value = result.value(result.second if is_second else result.primary)
+                mark = "" if result.is_complete else " (part)"
+                cells.append(f"{percent(value)}{mark} [{self.results.index(result) + 1}]")
+                if value is not None and result.is_complete:
+                    values.append(value)
+            is_full = len(values) == len(self.published.columns)
+            mean = percent(sum(values) / len(values)) if is_full else UNDEFINED
+            yield ["**ours**", f"{row.method}, {word} reading", row.role.value, mean, *cells]
+
+    def _times(self) -> str:
+        means = {row.method: row.values[0] for row in self.published.paper.table_1.rows}
+        rows = [
+            ["paper", method, number(means[method], 2), number(paper_ms, 2), "not stated"]
+            for method, paper_ms in ((_METHODS[key], ms) for key, ms in PAPER_MS.items())
+        ]
+        note = "Ours: no measurement given (`--bench`)."
+        if self.bench is not None:
+            setting = self.bench["setting"]
+            machine = f"{setting['device']}, {setting['input']}, {setting['preset']}"
+            rows += [
+                ["**ours**", model["title"], UNDEFINED, number(model["median_ms"], 2), machine]
+                for model in self.bench["models"].values()
+            ]
+            note = (
+                "Ours: medians with random weights, which change labels and not times. Compare "
+                "ratios, not milliseconds of unlike machines."
+            )
+        header = ["source", "method", "mean mIoU", "ms", "measured on"]
+        table = markdown_table(header, rows, "llrrl")
+        return f"## Table III, time per frame\n\n{table}\n\n{note}"
+
+    def _literature(self, group: Literature) -> str:
+        rows = [
+            ["literature", row.method, row.x, number(row.value, 2), row.note] for row in group.rows
+        ]
+        for position, result in enumerate(self.results, 1):
+            if result.native == group.data:
+                value = percent(result.value(result.primary))
+                mark = "" if result.is_complete else ", part of the split"
+                method = f"{_method(result)}, {result.role.value}"
+                rows.append(["**ours**", method, result.modality, value, f"[{position}]{mark}"])
+        title = self.published.columns.get(group.data, group.data)
+        table = markdown_table(["source", "method", "X", "mIoU", "note"], rows, "lllrl")
+        return f"**{title}**: {group.conditions}.\n\n{table}"
+
+    def _details(self) -> str:
+        text = "No result on a real data set yet."
+        return "## Ours in detail\n\n" + (_details(self.results, 1) if self.results else text)
+
+    def _apart(self) -> Iterator[str]:
+        """Synthetic and other results, with no published figure beside them."""
+        kinds: dict[str, tuple[str, Callable[[Result], bool]]] = {
+            "Synthetic": (
+                "Rendered scenes of this project. They say nothing about real data sets and "
+                "cannot be compared with anything above.",
+                lambda result: result.is_synthetic,
+            ),
+            "Untrained": (
+                "Random weights; the figures mean nothing.",
+                lambda result: result.is_random,
+            ),
+            "Any class may answer": (
+                "Answers are chosen from all unified classes: a diagnosis, not a protocol.",
+                lambda result: result.label_space != result.native,
+            ),
+            "Not trained on": (
+                "The checkpoint never learned from the data set that it is scored on.",
+                lambda result: result.native not in result.trained_on,
+            ),
+        }
+        left = list(self.apart)
+        for title, (text, is_of_kind) in kinds.items():
+            shown = [result for result in left if is_of_kind(result)]
+            left = [result for result in left if not is_of_kind(result)]
+            if shown:
+                yield f"## {title}\n\n{text}\n\n{_details(shown, None)}"
+
+
+def arrange(results: Sequence[Result], columns: Sequence[str] | dict[str, str]) -> list[Row]:
+    """Sorts results into rows of a table: one per generalist, one per kind of specialists.
+
+    Args:
+        results: comparable ones.
+        columns: data sets of the table; results on others are left out.
+
+    Raises:
+        DataError: for a result that must not stand beside published ones.
+    """
+    rows: list[tuple[tuple[str, ...], Row]] = []
+    for result in results:
+        if not result.is_comparable:
+            raise DataError(
+                f"{result.checkpoint} on {result.native}: is synthetic, untrained, a diagnosis or "
+                "trained elsewhere; it cannot stand in a table with results on real data sets"
+            )
+        if result.native not in columns:
+            continue
+        role = result.role
+        same = result.hash if role is Role.GENERALIST else ""
+        key = (result.architecture, role.value, result.views, same)
+        row = next(
+            (row for own, row in rows if own == key and result.native not in row.results), None
+        )
+        if row is None:
+            row = Row(_method(result), role)
+            rows.append((key, row))
+        row.results[result.native] = result
+    return [row for _, row in rows]
+
+
+def _method(result: Result) -> str:
+    return _METHODS.get(result.architecture, result.architecture)
+
+
+def _legend(conditions: str) -> str:
+    return (
+        f"- **paper**: printed in SegRGB-X's paper. {conditions}\n"
+        "- **literature**: printed by the methods' own authors, under their own protocols.\n"
+        "- **ours**: measured here. [n] leads to split, samples, reading, size and checkpoint in "
+        '"Ours in detail"; (part) is not the whole split. Absent classes are left out. The '
+        "first reading averages 9 classes of MFNet and 8 of RGB-P, the second 8 and 9. A mean is "
+        "given where all five data sets are complete. Fine-tuned: one data set, from a "
+        "checkpoint.\n\n"
+        "mIoU in per cent."
+    )
+
+
+def _details(results: Sequence[Result], first: int | None) -> str:
+    rows = []
+    for position, result in enumerate(results):
+        samples = str(result.samples)
+        options = f", {result.options}" if result.options else ""
+        synthetic = "synthetic, " if result.is_synthetic else ""
+        for key, title in result.readings.items():
+            rows.append(
+                [
+                    "" if first is None else f"[{position + first}]",
+                    f"{synthetic}{result.native} {result.modality}{options}",
+                    result.split,
+                    samples if result.is_complete else f"**{samples} of {result.whole}**",
+                    title,
+                    *(percent(result.value(key, rule)) for rule in ("skip", "zero")),
+                    result.views,
+                    f"{result.checkpoint} `{result.hash[:16]}`, {result.role.value}",
+                ]
+            )
+    header = ["ours", "data", "split", "samples", "reading", "mIoU", "absent 0", "views"]
+    return markdown_table([*header, "checkpoint"], rows, "lllllrrl")

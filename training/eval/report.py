@@ -1,24 +1,35 @@
-"""What an evaluation found, as Markdown, JSON and a picture."""
+"""What an evaluation found, on one data set or on several: Markdown, JSON and a picture."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix, plain
-from training.eval.confusion_picture import draw_confusion
+from segrgbx_core.base.tables import markdown_table, percent, rounded
+from segrgbx_core.labels.metrics import METRICS, AbsentClass, ConfusionMatrix
 from training.eval.protocols import Protocol
 
 FORMAT = "segrgbx evaluation 1"
 """Marks report.json of one data set; the number rises when its keys change their meaning."""
+JOINT_FORMAT = "segrgbx joint evaluation 1"
+"""Marks report.json of several data sets."""
+SYNTHETIC_NOTE = "**Synthetic**: rendered scenes; says nothing about real ones."
+RANDOM_NOTE = "**Untrained**: random weights; the figures mean nothing."
+_CELL_IN = 0.42
+"""Side of a cell of the confusion picture in inches: room for a whole per cent in small type."""
+_FEW = 30
+"""Classes up to which every cell shows its number; of more, only those above one per cent do."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class Conditions:
     """What was scored, and how.
 
     Attributes:
@@ -53,23 +64,14 @@ class Subject:
 
     @property
     def column(self) -> str:
-        """Data set and modality: what one column of a table is about."""
+        """Data set and modality: the title of a column."""
         return f"{self.native} {self.modality}".strip()
 
-    def counted(self, samples: int) -> str:
+    def share_text(self, samples: int) -> str:
         """How many of the split's samples were scored, in words."""
         if samples == self.whole:
             return f"{samples} samples"
         return f"**{samples} of {self.whole} samples**"
-
-    def warnings(self) -> list[str]:
-        """What forbids reading the result as that of a real data set."""
-        lines = []
-        if self.is_synthetic:
-            lines.append("**Synthetic**: rendered scenes; says nothing about real ones.")
-        if self.is_random:
-            lines.append("**Untrained**: random weights; the figures mean nothing.")
-        return lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ class Report:
         names: its class names.
         matrix: all samples.
         protocol: readings of the mean.
-        subject: what was scored, and how.
+        conditions: what was scored, and how.
         groups: the samples of each group, such as night.
         sizes: number of samples of each group.
         samples: number of samples.
@@ -97,7 +99,7 @@ class Report:
     names: tuple[str, ...]
     matrix: ConfusionMatrix
     protocol: Protocol
-    subject: Subject
+    conditions: Conditions
     groups: dict[str, ConfusionMatrix] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     samples: int = 0
@@ -105,7 +107,13 @@ class Report:
     @property
     def miou(self) -> float:
         """The data set's first reading of mIoU over the classes that occur, in [0, 1]."""
-        return self.protocol.primary.value(self.matrix)
+        return self.mean()
+
+    def mean(self, is_second: bool = False, absent: AbsentClass = AbsentClass.SKIP) -> float:
+        """Mean IoU in [0, 1] by the first or second reading; the same where there is one."""
+        protocol = self.protocol
+        reading = protocol.alternative if is_second else protocol.primary
+        return reading.value(self.matrix, absent)
 
     def part_mean(self, absent: AbsentClass = AbsentClass.SKIP) -> float:
         """Plain mean of the parts' means; NaN unless every part was scored."""
@@ -117,25 +125,25 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        figures = self.protocol.figures
+        readings = self.protocol.readings
         return {
             "format": FORMAT,
             "checkpoint": self.checkpoint,
             "hash": self.hash,
             "data": self.data,
-            **asdict(self.subject),
+            **asdict(self.conditions),
             "label_space": self.space,
             "samples": self.samples,
-            "primary": figures[0].key,
-            "readings": {figure.key: figure.title for figure in figures},
+            "primary": readings[0].key,
+            "readings": {one.key: one.title for one in readings},
             "figures": self.protocol.values(self.matrix),
-            "part_mean": {absent.value: plain(self.part_mean(absent)) for absent in AbsentClass},
+            "part_mean": {absent.value: rounded(self.part_mean(absent)) for absent in AbsentClass},
             **self.matrix.to_dict(self.names),
             "groups": {
                 name: {
                     "samples": self.sizes.get(name, 0),
                     "figures": self.protocol.values(matrix),
-                    "pixel_accuracy": plain(matrix.pixel_accuracy()),
+                    **{metric.key: rounded(metric.value(matrix)) for metric in METRICS},
                 }
                 for name, matrix in sorted(self.groups.items())
             },
@@ -143,29 +151,32 @@ class Report:
 
     def to_markdown(self) -> str:
         """A page with every reading of mIoU, groups and classes."""
-        subject = self.subject
-        split = f", {subject.split}" if subject.split else ""
+        conditions = self.conditions
+        split = f", {conditions.split}" if conditions.split else ""
         lines = [f"# {self.data}{split}: {self.checkpoint}", ""]
-        for warning in subject.warnings():
-            lines += [warning, ""]
+        if conditions.is_synthetic:
+            lines += [SYNTHETIC_NOTE, ""]
+        if conditions.is_random:
+            lines += [RANDOM_NOTE, ""]
+        beside = [f"{metric.title} {percent(metric.value(self.matrix))}" for metric in METRICS]
+        beside.append(f"mean class accuracy {percent(_mean_accuracy(self.matrix))}")
         lines += [
-            f"{subject.counted(self.samples)}, label space `{self.space}`, "
+            f"{conditions.share_text(self.samples)}, label space `{self.space}`, "
             f"checkpoint `{self.hash[:16]}`"
-            + (f", {subject.options}" if subject.options else "")
-            + (f", {subject.views}" if subject.views else "")
-            + (f", {subject.precision} on {subject.device}" if subject.device else "")
+            + (f", {conditions.options}" if conditions.options else "")
+            + (f", {conditions.views}" if conditions.views else "")
+            + (f", {conditions.precision} on {conditions.device}" if conditions.device else "")
             + ".",
             "",
-            f"mIoU **{percent(self.miou)}** ({self.protocol.primary.title}), "
-            f"pixel accuracy {percent(self.matrix.pixel_accuracy())}, "
-            f"mean class accuracy {percent(_mean(self.matrix))}.",
+            f"mIoU **{percent(self.miou)}** ({self.protocol.primary.title}), {', '.join(beside)}.",
             "",
-            *self._readings(),
+            self._readings(),
+            "",
         ]
         if self.protocol.note:
             lines += [self.protocol.note, ""]
         for title, names in self.protocol.ordered(self.groups).items():
-            lines += [*self._groups(title, names), ""]
+            lines += [self._groups(title, names), ""]
         return "\n".join([*lines, *self._classes()]) + "\n"
 
     def write(self, folder: Path) -> None:
@@ -175,60 +186,113 @@ class Report:
         text = f"{self.to_markdown()}\n![Where the pixels of each class go]({picture})\n"
         (folder / "report.md").write_text(text, encoding="utf-8")
         write_json(folder / "report.json", self.to_dict())
-        kind = " (synthetic)" if self.subject.is_synthetic else ""
-        title = f"{self.data} {self.subject.split}{kind}, {self.checkpoint}"
+        kind = " (synthetic)" if self.conditions.is_synthetic else ""
+        title = f"{self.data} {self.conditions.split}{kind}, {self.checkpoint}"
         draw_confusion(self.matrix, self.names, folder / picture, title)
 
-    def _readings(self) -> list[str]:
-        lines = ["| mIoU | absent classes left out | absent classes count 0 |", "|---|---:|---:|"]
-        for figure in self.protocol.figures:
-            skip, zero = (percent(figure.value(self.matrix, absent)) for absent in AbsentClass)
-            lines.append(f"| {figure.title} | {skip} | {zero} |")
-        if not np.isnan(self.part_mean()):
-            skip, zero = (percent(self.part_mean(absent)) for absent in AbsentClass)
-            names = " and ".join(self.protocol.parts)
-            lines.append(f"| plain mean of {names}; above: pooled pixels | {skip} | {zero} |")
-        return [*lines, ""]
-
-    def _groups(self, title: str, names: list[str]) -> list[str]:
-        figures = self.protocol.figures
-        keys = [cell for figure in figures for cell in (figure.key, "absent 0")]
-        lines = [
-            f"| {title} | samples | {' | '.join(keys)} | pixel accuracy |",
-            f"|---|---:|{'---:|' * len(keys)}---:|",
+    def _readings(self) -> str:
+        rows = [
+            [one.title, *(percent(one.value(self.matrix, absent)) for absent in AbsentClass)]
+            for one in self.protocol.readings
         ]
+        if not np.isnan(self.part_mean()):
+            names = " and ".join(self.protocol.parts)
+            means = (percent(self.part_mean(absent)) for absent in AbsentClass)
+            rows.append([f"plain mean of {names}; above: pooled pixels", *means])
+        return markdown_table(["mIoU", "absent classes left out", "absent classes count 0"], rows)
+
+    def _groups(self, title: str, names: Sequence[str]) -> str:
+        readings = self.protocol.readings
+        keys = [cell for one in readings for cell in (one.key, "absent 0")]
+        rows = []
         for name in names:
             matrix = self.groups[name]
-            cells = [
-                percent(figure.value(matrix, absent))
-                for figure in figures
-                for absent in AbsentClass
-            ]
-            lines.append(
-                f"| {name} | {self.sizes.get(name, 0)} | {' | '.join(cells)} "
-                f"| {percent(matrix.pixel_accuracy())} |"
-            )
-        return lines
+            values = [one.value(matrix, absent) for one in readings for absent in AbsentClass]
+            values += [metric.value(matrix) for metric in METRICS]
+            rows.append([name, self.sizes.get(name, 0), *map(percent, values)])
+        return markdown_table([title, "samples", *keys, *(m.title for m in METRICS)], rows)
 
     def _classes(self) -> list[str]:
         matrix = self.matrix
-        share = matrix.matrix.sum(axis=1) / max(1, matrix.num_pixels)
-        rows = zip(self.names, matrix.iou(), matrix.accuracy(), share, strict=True)
-        lines = ["| class | IoU | accuracy | share of truth |", "|---|---:|---:|---:|"]
-        absent = []
-        for name, iou, accuracy, part in rows:
+        shares = matrix.matrix.sum(axis=1) / max(1, matrix.num_pixels)
+        rows, absent = [], []
+        columns = zip(self.names, matrix.iou(), matrix.accuracy(), shares, strict=True)
+        for name, iou, accuracy, share in columns:
             if np.isnan(iou):
                 absent.append(name)
-                continue
-            lines.append(f"| {name} | {percent(iou)} | {percent(accuracy)} | {percent(part)} % |")
+            else:
+                rows.append([name, percent(iou), percent(accuracy), f"{percent(share)} %"])
+        lines = [markdown_table(["class", "IoU", "accuracy", "share of truth"], rows)]
         if absent:
             lines += ["", f"In neither truth nor answers: {', '.join(absent)}."]
         return lines
 
 
-def percent(value: float | None) -> str:
-    """A share in per cent, a dash where it is undefined."""
-    return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
+JOINT_ROWS = {
+    "first reading": (False, AbsentClass.SKIP),
+    "first reading, absent classes count 0": (False, AbsentClass.ZERO),
+    "second reading": (True, AbsentClass.SKIP),
+    "second reading, absent classes count 0": (True, AbsentClass.ZERO),
+}
+"""Rows of the joint table, by title: what `Report.mean` takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class JointReport:
+    """One checkpoint on several data sets: the row of the paper's Table I, under every reading."""
+
+    reports: tuple[Report, ...]
+    """One per data set and modality."""
+
+    @property
+    def parts(self) -> dict[str, list[Report]]:
+        """Real and synthetic results apart; a mean over both would say nothing."""
+        parts: dict[str, list[Report]] = {"real": [], "synthetic": []}
+        for report in self.reports:
+            parts["synthetic" if report.conditions.is_synthetic else "real"].append(report)
+        return {name: reports for name, reports in parts.items() if reports}
+
+    def means(self) -> dict[str, dict[str, float | None]]:
+        """Plain mean over the data sets by part and reading; None where one is undefined."""
+        return {
+            part: {title: rounded(_mean(reports, *row)) for title, row in JOINT_ROWS.items()}
+            for part, reports in self.parts.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "format": JOINT_FORMAT,
+            "means": self.means(),
+            "reports": [report.to_dict() for report in self.reports],
+        }
+
+    def to_markdown(self) -> str:
+        """A page with the joint tables, and what stands in them."""
+        first = self.reports[0]
+        lines = [f"# {first.checkpoint} on {len(self.reports)} data sets", ""]
+        lines += [f"Checkpoint `{first.hash[:16]}`, {first.conditions.views}.", ""]
+        if first.conditions.is_random:
+            lines += [RANDOM_NOTE, ""]
+        for part, reports in self.parts.items():
+            if part == "synthetic":
+                lines += [SYNTHETIC_NOTE, ""]
+            lines += [_joint_table(reports), ""]
+        titles = ["data set", "split", "samples", "first reading", "second reading"]
+        lines.append(markdown_table(titles, map(_joint_row, self.reports), "l"))
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Writes `report.md` and `report.json`, and each data set's own report one folder down."""
+        folder.mkdir(parents=True, exist_ok=True)
+        links = []
+        for report in self.reports:
+            name = report.conditions.column.replace(" ", "_")
+            report.write(folder / name)
+            links.append(f"- [{report.data}]({name}/report.md)")
+        text = "\n".join([self.to_markdown(), *links])
+        (folder / "report.md").write_text(f"{text}\n", encoding="utf-8")
+        write_json(folder / "report.json", self.to_dict())
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -236,7 +300,95 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(f"{json.dumps(values, indent=1, allow_nan=False)}\n", encoding="utf-8")
 
 
-def _mean(matrix: ConfusionMatrix) -> float:
+def confusion_shares(
+    matrix: ConfusionMatrix, names: Sequence[str]
+) -> tuple[NDArray[np.float64], list[str], list[str]]:
+    """The rows and columns that a picture of a confusion matrix has.
+
+    Args:
+        matrix: counts.
+        names: of its classes.
+
+    Returns:
+        shares of each row's pixels (rows, columns), each row summing to 1; names of the rows,
+        which are the classes that have truth; names of the columns, which are the classes that
+        have truth or answers and, where pixels went unanswered, `no answer`.
+    """
+    counts = matrix.matrix
+    has_truth = counts.sum(axis=1) > 0
+    is_answered = counts.sum(axis=0) > 0
+    columns = is_answered | np.append(has_truth, False)
+    pixels = counts[has_truth][:, columns].astype(np.float64)
+    shares = pixels / pixels.sum(axis=1, keepdims=True)
+    titles = [*names, "no answer"]
+    return (
+        shares,
+        [name for name, is_shown in zip(names, has_truth, strict=True) if is_shown],
+        [name for name, is_shown in zip(titles, columns, strict=True) if is_shown],
+    )
+
+
+def draw_confusion(
+    matrix: ConfusionMatrix, names: Sequence[str], path: Path | str, title: str = ""
+) -> None:
+    """Draws a confusion matrix, each row in per cent of its class's pixels.
+
+    Args:
+        matrix: counts.
+        names: of its classes.
+        path: image file; its ending chooses the format.
+        title: heading.
+    """
+    shares, rows, columns = confusion_shares(matrix, names)
+    size = (2.6 + _CELL_IN * max(len(columns), 4), 1.9 + _CELL_IN * max(len(rows), 2))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    if rows:
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+        bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+        bar.set_ticks([0, 0.5, 1], labels=["0", "50", "100 %"])
+        bar.outline.set_visible(False)
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    least = 0.005 if len(columns) <= _FEW else 0.01
+    for row, column in np.argwhere(shares >= least):
+        share = shares[row, column]
+        colour = "white" if share > 0.55 else "#30343c"
+        number = axes.text(
+            column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour
+        )
+        number.set_in_layout(False)  # it lies within the axes; measuring thousands takes seconds
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
+    figure.savefig(path, dpi=130)
+
+
+def _mean(reports: Sequence[Report], is_second: bool, absent: AbsentClass) -> float:
+    return float(np.mean([report.mean(is_second, absent) for report in reports]))
+
+
+def _joint_table(reports: Sequence[Report]) -> str:
+    titles = ["mIoU", "mean", *(report.conditions.column for report in reports)]
+    rows = [
+        [title, f"**{percent(_mean(reports, *row))}**", *(percent(r.mean(*row)) for r in reports)]
+        for title, row in JOINT_ROWS.items()
+    ]
+    return markdown_table(titles, rows)
+
+
+def _joint_row(report: Report) -> list[str]:
+    conditions, protocol = report.conditions, report.protocol
+    second = "same" if len(protocol.readings) == 1 else protocol.alternative.title
+    samples = conditions.share_text(report.samples)
+    return [conditions.column, conditions.split, samples, protocol.primary.title, second]
+
+
+def _mean_accuracy(matrix: ConfusionMatrix) -> float:
     values = matrix.accuracy()
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")

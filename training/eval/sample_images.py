@@ -1,4 +1,4 @@
-"""What a model answers, drawn beside the truth, while it is being trained."""
+"""Predictions of sample images beside the truth, drawn while a model is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from training.data.datasets import Reader, sensor_of, spread
 
 
-def answers(
+def prediction_sheet(
     checkpoint: Path | str,
     reader: Reader,
     count: int,
@@ -37,7 +37,7 @@ def answers(
     native = segmenter.label_space.native(reader.native)
     palette = palette_array(native.palette)
     items = [reader[index] for index in spread(len(reader), count)]
-    given = [answer.labels for answer in segmenter.predict([item.sample for item in items])]
+    predicted = [one.labels for one in segmenter.predict([item.sample for item in items])]
     rows: list[list[Array | None]] = [
         [
             item.sample.rgb,
@@ -45,9 +45,9 @@ def answers(
             blend(item.sample.rgb, item.labels, palette),
             blend(item.sample.rgb, labels, palette),
         ]
-        for item, labels in zip(items, given, strict=True)
+        for item, labels in zip(items, predicted, strict=True)
     ]
-    shown = present_ids(*(item.labels for item in items), *given)
+    shown = present_ids(*(item.labels for item in items), *predicted)
     return contact_sheet(
         rows,
         ("RGB", reader.modality.facts.title, "truth", "answer"),

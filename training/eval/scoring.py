@@ -17,25 +17,29 @@ from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import SensorConfig
-from training.data.datasets import Labelled, Reader, sensor_of, spread
-from training.data.datasets.synthetic import is_rendered
-from training.eval.eval_data import Source, source_of
+from training.data.datasets import Labelled, Reader, spread
+from training.eval.eval_data import EvalSplit, split_of
 from training.eval.protocols import protocol_of
-from training.eval.report import Report, Subject
-from training.eval.test_time_augmentation import ViewConfig, Viewer
+from training.eval.report import Conditions, Report
+from training.eval.test_time_augmentation import SINGLE_PASS, TtaConfig, TtaSegmenter
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How samples are gone through; changes no result.
+class EvalOptions:
+    """How a split is gone through.
 
     Attributes:
+        augmentation: which views of a frame are averaged; by default the frame as it is, once.
+        space: empty scores in the data set's own classes (argmax among them, as in the paper);
+            `unified` lets the model answer any class, and answers outside the data set are wrong.
         limit: number of samples, evenly spread; 0 for all.
-        batch_size: samples or windows per forward pass.
+        batch_size: samples or windows per forward pass; changes no result.
         workers: threads that read ahead; 0 reads when a sample is due.
         progress: True draws a bar with the time that is left.
     """
 
+    augmentation: TtaConfig = SINGLE_PASS
+    space: str = ""
     limit: int = 0
     batch_size: int = 4
     workers: int = 0
@@ -47,10 +51,7 @@ def evaluate(
     reader: Reader,
     config: InferenceConfig | None = None,
     sensors: SensorConfig | None = None,
-    space: str = "",
-    limit: int = 0,
-    batch_size: int = 4,
-    views: ViewConfig | None = None,
+    options: EvalOptions = EvalOptions(),
 ) -> Report:
     """Scores a checkpoint on a reader's samples.
 
@@ -59,154 +60,138 @@ def evaluate(
         reader: what to score on.
         config: device, precision and size.
         sensors: facts about the data set's sensors, where its reader does not state them.
-        space: empty scores in the data set's own classes (argmax among them, as in the paper);
-            `unified` lets the model answer any class, and answers outside the data set are wrong.
-        limit: number of samples, evenly spread; 0 for all.
-        batch_size: samples per forward pass.
-        views: which views of a frame are averaged; None: the frame as it is, once.
+        options: how its samples are gone through.
 
     Raises:
         DataError: naming the file or sample that cannot be read or does not fit.
         ConfigError: when the checkpoint does not know the data set's classes.
         CheckpointError: when the checkpoint is broken or was not trained for the modality.
     """
-    pace = Pace(limit, batch_size)
-    return evaluate_sources(checkpoint, [source_of(reader, sensors)], config, views, pace, space)
+    return evaluate_splits(checkpoint, [split_of(reader, sensors)], config, options)
 
 
-def evaluate_sources(
+def evaluate_splits(
     checkpoint: Path | str,
-    sources: Sequence[Source],
+    splits: Sequence[EvalSplit],
     config: InferenceConfig | None = None,
-    views: ViewConfig | None = None,
-    pace: Pace = Pace(),
-    space: str = "",
+    options: EvalOptions = EvalOptions(),
 ) -> Report:
-    """Scores a checkpoint on the samples of several readers of one data set, pooled.
+    """Scores a checkpoint on several splits of one data set and modality, pooled.
 
     Args:
         checkpoint: file to load.
-        sources: readers of one data set and modality.
+        splits: at least one.
         config: device, precision and size.
-        views: which views of a frame are averaged; None: the frame as it is, once.
-        pace: how samples are gone through; its limit holds for each source.
-        space: as `evaluate`.
+        options: how samples are gone through; its limit holds for each split.
 
     Raises:
         as `evaluate`.
     """
-    views = views or ViewConfig()
-    native = sources[0].reader.native
-    space = space or native
-    tally: _Tally | None = None
-    for source in sources:
-        # One at a time: readers of one data set may differ in their sensors.
-        sensors = sensor_of(source.reader, source.sensors)
-        segmenter = Segmenter.from_checkpoint(checkpoint, config, sensors, label_space=space)
-        tally = tally or _Tally(segmenter, space)
-        group = source.name if len(sources) > 1 else ""
-        for item, labels in _answered(segmenter, source, views, pace):
-            tally.add(item, labels, native, group)
-    assert tally is not None, "at least one source"
-    return tally.report(sources, views, segmenter, Path(checkpoint).name)
+    native = splits[0].reader.native
+    space = options.space or native
+    counts: _Counts | None = None
+    for split in splits:
+        # One at a time: splits of one data set may differ in their sensors.
+        segmenter = Segmenter.from_checkpoint(checkpoint, config, split.sensors, label_space=space)
+        counts = counts or _Counts(segmenter, space)
+        group = split.folder if len(splits) > 1 else ""
+        for item, labels in _predictions(segmenter, split, options):
+            counts.add(item, labels, native, group)
+    assert counts is not None, "at least one split"
+    conditions = _conditions(splits, options.augmentation, segmenter)
+    unified = " (any class)" if space == UNIFIED else ""
+    return Report(
+        checkpoint=Path(checkpoint).name,
+        hash=segmenter.checkpoint.hash,
+        data=f"{conditions.column}{unified}",
+        space=space,
+        names=tuple(segmenter.classes.names),
+        matrix=counts.matrix,
+        protocol=protocol_of(segmenter.label_space, space, native),
+        conditions=conditions,
+        groups=counts.groups,
+        sizes=dict(counts.sizes),
+        samples=counts.samples,
+    )
 
 
-class _Tally:
-    """Counts of one data set while samples come in."""
+class _Counts:
+    """Confusion matrices of one data set, over all samples and by group."""
 
     def __init__(self, segmenter: Segmenter, space: str) -> None:
-        self.space, self.names = space, tuple(segmenter.classes.names)
-        self.label_space = segmenter.label_space
-        self.matrix = ConfusionMatrix(len(self.names))
+        self._space, self._label_space = space, segmenter.label_space
+        self._num_classes = len(segmenter.classes.names)
+        self.matrix = ConfusionMatrix(self._num_classes)
         self.groups: dict[str, ConfusionMatrix] = {}
         self.sizes: Counter[str] = Counter()
         self.samples = 0
 
     def add(self, item: Labelled, labels: NDArray[np.uint8], native: str, group: str = "") -> None:
         """Counts one sample, also in its groups; `group` is for samples that have none."""
-        own = ConfusionMatrix(len(self.names))
+        own = ConfusionMatrix(self._num_classes)
         try:
             truth = item.labels
-            if self.space == UNIFIED:
-                truth = self.label_space.unify(truth, native)
+            if self._space == UNIFIED:
+                truth = self._label_space.unify(truth, native)
             own.update(truth, labels)
         except DataError as error:
             raise DataError(f"{native}: sample '{item.name}': {error}") from None
         self.matrix.merge(own)
         self.samples += 1
         for name in item.groups or ((group,) if group else ()):
-            self.groups.setdefault(name, ConfusionMatrix(len(self.names))).merge(own)
+            self.groups.setdefault(name, ConfusionMatrix(self._num_classes)).merge(own)
             self.sizes[name] += 1
 
-    def report(
-        self, sources: Sequence[Source], views: ViewConfig, segmenter: Segmenter, checkpoint: str
-    ) -> Report:
-        """What was found."""
-        native = sources[0].reader.native
-        subject = _subject(sources, views, segmenter)
-        unified = " (any class)" if self.space == UNIFIED else ""
-        return Report(
-            checkpoint=checkpoint,
-            hash=segmenter.checkpoint.hash,
-            data=f"{subject.column}{unified}",
-            space=self.space,
-            names=self.names,
-            matrix=self.matrix,
-            protocol=protocol_of(self.label_space, self.space, native),
-            subject=subject,
-            groups=self.groups,
-            sizes=dict(self.sizes),
-            samples=self.samples,
-        )
 
-
-def _answered(
-    segmenter: Segmenter, source: Source, views: ViewConfig, pace: Pace
+def _predictions(
+    segmenter: Segmenter, split: EvalSplit, options: EvalOptions
 ) -> Iterator[tuple[Labelled, NDArray[np.uint8]]]:
-    """Samples of a source with the labels that the model gives them."""
-    reader = source.reader
-    size = len(reader)
-    if size == 0:
+    """Samples of a split with the labels that the model gives them."""
+    reader, augmentation = split.reader, options.augmentation
+    if len(reader) == 0:
         raise DataError(f"{reader.native}: the split has no samples to score")
-    chosen = spread(size, pace.limit)
-    viewer = None if views.is_plain else Viewer(segmenter, views, pace.batch_size)
+    indices = spread(len(reader), options.limit)
+    averaged = None
+    if not augmentation.is_single_pass:
+        averaged = TtaSegmenter(segmenter, augmentation, options.batch_size)
     bar = tqdm(
-        total=len(chosen),
+        total=len(indices),
         unit="sample",
-        desc=f"{reader.native} {source.split}".strip(),
-        disable=not pace.progress,
+        desc=f"{reader.native} {split.split}".strip(),
+        disable=not options.progress,
         leave=False,
     )
     with bar:
-        for items in _read(reader, chosen, pace):
-            yield from zip(items, _labels(segmenter, viewer, items, reader.native), strict=True)
+        for items in _read(reader, indices, options):
+            yield from zip(items, _labels(segmenter, averaged, items, reader.native), strict=True)
             bar.update(len(items))
 
 
 def _labels(
-    segmenter: Segmenter, viewer: Viewer | None, items: Sequence[Labelled], native: str
+    segmenter: Segmenter, averaged: TtaSegmenter | None, items: Sequence[Labelled], native: str
 ) -> list[NDArray[np.uint8]]:
     try:
-        if viewer is not None:
-            return [viewer.labels(item.sample) for item in items]
+        if averaged is not None:
+            return [averaged.labels(item.sample) for item in items]
         return [answer.labels for answer in segmenter.predict([item.sample for item in items])]
     except EncodingError as error:
         if len(items) == 1:
             raise DataError(f"{native}: sample '{items[0].name}': {error}") from None
-    # One of them is at fault: asked one by one, the error can name it.
-    return [_labels(segmenter, viewer, [item], native)[0] for item in items]
+    # One of them is at fault: run one by one, the error can name it.
+    return [_labels(segmenter, averaged, [item], native)[0] for item in items]
 
 
-def _read(reader: Reader, chosen: Sequence[int], pace: Pace) -> Iterator[list[Labelled]]:
-    """Samples in batches, read ahead by threads where asked."""
-    batches = [
-        chosen[start : start + pace.batch_size] for start in range(0, len(chosen), pace.batch_size)
-    ]
-    if pace.workers == 0:
+def _read(
+    reader: Reader, indices: Sequence[int], options: EvalOptions
+) -> Iterator[list[Labelled]]:
+    """Samples in batches, read ahead by threads where `options.workers` says so."""
+    size = options.batch_size
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    if options.workers == 0:
         for batch in batches:
             yield [reader[index] for index in batch]
         return
-    with ThreadPoolExecutor(pace.workers) as pool:
+    with ThreadPoolExecutor(options.workers) as pool:
         ahead = [[pool.submit(reader.__getitem__, index) for index in batches[0]]]
         try:
             for following in [*batches[1:], []]:
@@ -217,25 +202,27 @@ def _read(reader: Reader, chosen: Sequence[int], pace: Pace) -> Iterator[list[La
                 future.cancel()
 
 
-def _subject(sources: Sequence[Source], views: ViewConfig, segmenter: Segmenter) -> Subject:
-    reader = sources[0].reader
+def _conditions(
+    splits: Sequence[EvalSplit], augmentation: TtaConfig, segmenter: Segmenter
+) -> Conditions:
+    reader = splits[0].reader
     contract = segmenter.contract
     run = contract.provenance.get("run", {})
-    splits = list(dict.fromkeys(source.split for source in sources))
-    counts = protocol_of(segmenter.label_space, reader.native, reader.native).counts
-    found = sum(len(source.reader) for source in sources)
-    return Subject(
+    names = list(dict.fromkeys(split.split for split in splits))
+    published = protocol_of(segmenter.label_space, reader.native, reader.native).counts
+    num_samples = sum(len(split.reader) for split in splits)
+    return Conditions(
         native=reader.native,
         modality=str(reader.modality),
-        split=" + ".join(filter(None, splits)),
-        options=sources[0].options,
-        whole=counts.get(splits[0], found) if len(splits) == 1 else found,
-        views=views.text(segmenter.input.height, segmenter.input.width),
+        split=" + ".join(filter(None, names)),
+        options=splits[0].options,
+        whole=published.get(names[0], num_samples) if len(names) == 1 else num_samples,
+        views=augmentation.text(segmenter.input.height, segmenter.input.width),
         device=segmenter.device_name,
         precision=segmenter.precision,
         architecture=contract.model.architecture,
         trained_on=contract.native_spaces,
         started_from=str(run.get("init", "")),
         is_random=contract.is_random,
-        is_synthetic=any(is_rendered(reader.native, source.root) for source in sources),
+        is_synthetic=any(split.is_synthetic for split in splits),
     )

@@ -1,8 +1,11 @@
-"""How a frame is shown to the model when it is scored: sizes, mirrored copies, windows.
+"""Test-time augmentation: sizes, mirrored copies and windows of a frame, averaged.
 
-Plain is what a vehicle does: the whole frame once, in the model's input size. Published figures
-often average over scales, mirrored copies or overlapping windows. The average is that of softmax
-probabilities on the grid of RGB; whatever the view, MA-CLIP looks at whole frames, as at run time.
+Without it a frame is seen once, whole, in the model's input size, as on a vehicle. Published
+figures often average over scales, mirrored copies or overlapping windows. The average is that of
+softmax probabilities on the grid of RGB; whatever the view, MA-CLIP sees whole frames, as at run
+time.
+
+Legend: B pairs, C classes, h w the logits' grid, H W the grid of an RGB image.
 """
 
 from __future__ import annotations
@@ -19,15 +22,18 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 from torch import Tensor
 
-from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.config import Config, from_mapping, option
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
-from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.label_space import UNIFIED, VOID
 from segrgbx_core.model import Scene
-from segrgbx_core.runtime.batch import resize_image
+from segrgbx_core.runtime.batch import Batch, InputConfig, Placement, make_batch, resize_image
+from segrgbx_core.runtime.decode import rgb_axes
+from segrgbx_core.runtime.devices import flushed_denormals
+from segrgbx_core.runtime.pinned_buffers import Staging
 from segrgbx_core.runtime.scene_cache import join_scenes, split_scene
 from segrgbx_core.runtime.segmenter import Segmenter
-from segrgbx_core.sensors import EncodingConfig, flip_horizontally, resamples_linearly
-from training.eval.probabilities import EncodedPair, Probabilities
+from segrgbx_core.sensors import EncodingConfig, encode, flip_horizontally, resamples_linearly
 
 _MULTIPLE = 32
 """Total stride of the encoder: input sides that are multiples leave no ragged last cell."""
@@ -44,7 +50,7 @@ class Fit(str, Enum):
     """Part by part: windows of the model's input size slide over it in its own resolution."""
 
 
-class ViewConfig(Config):
+class TtaConfig(Config):
     """Which views of a frame are averaged."""
 
     fit: Fit = option(
@@ -68,8 +74,8 @@ class ViewConfig(Config):
         return scales
 
     @property
-    def is_plain(self) -> bool:
-        """True where one pass per frame does, as `Segmenter.predict` takes it."""
+    def is_single_pass(self) -> bool:
+        """True where each frame is seen once, as by `Segmenter.predict`."""
         return self.fit is Fit.WHOLE and self.scales == (1.0,) and not self.flip
 
     def text(self, height: int, width: int) -> str:
@@ -90,6 +96,9 @@ class ViewConfig(Config):
         return f"{words}, mirrored too" if self.flip else words
 
 
+SINGLE_PASS = TtaConfig()
+
+
 @dataclass(frozen=True)
 class _Window:
     """A rectangle of a frame, in pixels."""
@@ -106,22 +115,130 @@ class _Window:
         return replace(pair, rgb=pair.rgb[rows, columns], x_image=pair.x_image[rows, columns])
 
 
-class Viewer:
-    """Answers samples by the average over their views.
+@dataclass(frozen=True, eq=False)
+class EncodedPair:
+    """A frame, or a part of one, as the model gets it.
+
+    Attributes:
+        rgb: uint8 (H, W, 3).
+        x_image: float32 (h, w, 3) in [0, 1], of the same field of view.
+        modality: of X.
+    """
+
+    rgb: NDArray[np.uint8]
+    x_image: NDArray[np.float32]
+    modality: Modality
+
+
+class ClassProbabilities:
+    """The probabilities of all classes, where `Segmenter.predict` gives one class per pixel.
+
+    Goes through the same engine, encoding, input and interpolation. Not thread-safe.
 
     Args:
-        segmenter: what answers each view.
+        segmenter: whose engine, encoding, input and label space are used; it stays usable.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+        self._staging = Staging(segmenter.device)
+        self._columns: Tensor | None = None
+        if segmenter.classes.space != UNIFIED:
+            columns = segmenter.label_space.project_index(segmenter.classes.space)
+            self._columns = torch.from_numpy(columns).to(segmenter.device)
+
+    def encode(self, sample: RgbxSample) -> EncodedPair:
+        """A sample with the X image that `Segmenter.predict` makes of it.
+
+        Raises:
+            EncodingError: when X does not fit its modality.
+            CheckpointError: when the modality was not trained.
+            ConfigError: when another modality's LoRA is merged.
+        """
+        segmenter = self.segmenter
+        segmenter.require(sample.modality)
+        x_image = encode(sample, segmenter.contract.encoding, segmenter.sensors)
+        return EncodedPair(sample.rgb, x_image, sample.modality)
+
+    @torch.inference_mode()
+    def encode_scene(
+        self, pairs: Sequence[EncodedPair], size: tuple[int, int] | None = None
+    ) -> Scene:
+        """The outputs of MA-CLIP, prompts and refinement for whole frames, shared by all views.
+
+        Args:
+            pairs: whole frames.
+            size: (height, width) in which the model sees them; None for the segmenter's input.
+
+        Raises:
+            ConfigError: when the size is out of range.
+        """
+        batch = self._batch(pairs, self._input(size))
+        with flushed_denormals():
+            return self.segmenter.engine.scene(batch)
+
+    @torch.inference_mode()
+    def probabilities(
+        self,
+        pairs: Sequence[EncodedPair],
+        scene: Scene | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> list[Tensor]:
+        """Probabilities on the RGB grids.
+
+        Args:
+            pairs: frames or parts of them.
+            scene: one entry per pair, from `encode_scene`; None: of the pairs.
+            size: (height, width) in which the model sees them; None for the segmenter's input.
+
+        Returns:
+            per pair float32 (C, H, W) on the device, summing to 1 over C; NaN where the model gave
+            no numbers.
+
+        Raises:
+            ConfigError: when the size is out of range.
+        """
+        config = self._input(size)
+        batch = self._batch(pairs, config)
+        with flushed_denormals():
+            scene = self.segmenter.engine.scene(batch) if scene is None else scene
+            logits = self.segmenter.engine.logits(batch, scene)
+        if self._columns is not None:
+            logits = logits.index_select(1, self._columns)
+        return [
+            _on_rgb_grid(coarse.float(), placement, config)
+            for coarse, placement in zip(logits, batch.placements, strict=True)
+        ]
+
+    def _input(self, size: tuple[int, int] | None) -> InputConfig:
+        own = self.segmenter.input
+        if size is None:
+            return own
+        options = {"height": size[0], "width": size[1], "resize_mode": own.resize_mode}
+        return from_mapping(InputConfig, options, where="size of a view")
+
+    def _batch(self, pairs: Sequence[EncodedPair], config: InputConfig) -> Batch:
+        rgb, x = [pair.rgb for pair in pairs], [pair.x_image for pair in pairs]
+        modalities, encoding = [pair.modality for pair in pairs], self.segmenter.contract.encoding
+        return make_batch(rgb, x, modalities, config, self._staging, encoding)
+
+
+class TtaSegmenter:
+    """Segments samples by the average over their views.
+
+    Args:
+        segmenter: segments each view.
         config: which views.
         batch_size: windows per forward pass.
     """
 
-    def __init__(self, segmenter: Segmenter, config: ViewConfig, batch_size: int = 4) -> None:
-        self._source = Probabilities(segmenter)
+    def __init__(self, segmenter: Segmenter, config: TtaConfig, batch_size: int = 4) -> None:
+        self._classes = ClassProbabilities(segmenter)
         self._segmenter, self._config, self._batch_size = segmenter, config, batch_size
 
     @torch.inference_mode()
     def labels(self, sample: RgbxSample) -> NDArray[np.uint8]:
-        """The most probable classes, uint8 (H, W); `VOID` where the model gave no numbers.
+        """The most probable classes, uint8 (H, W); `VOID` where logits are not finite.
 
         Raises:
             as `Segmenter.predict`.
@@ -139,18 +256,18 @@ class Viewer:
             as `Segmenter.predict`.
         """
         config = self._config
-        pairs = [self._source.encoded(sample)]
+        pairs = [self._classes.encode(sample)]
         if config.flip:
             pairs.append(self._mirrored(pairs[0]))
         height, width = sample.rgb.shape[:2]
         native = _up(height), _up(width)
-        scene = self._source.look(pairs, native if config.fit is Fit.NATIVE else None)
+        scene = self._classes.encode_scene(pairs, native if config.fit is Fit.NATIVE else None)
         total: Tensor | None = None
         for scale in config.scales:
             if config.fit is Fit.WINDOW:
                 answers = self._windowed(pairs, scene, scale)
             else:
-                answers = self._source.of(pairs, scene, self._size(native, scale))
+                answers = self._classes.probabilities(pairs, scene, self._size(native, scale))
             for position, answer in enumerate(answers):
                 answer = answer.flip(-1) if position else answer  # the second pair is mirrored
                 total = answer if total is None else total.add_(answer)
@@ -189,8 +306,8 @@ class Viewer:
         for start in range(0, len(jobs), self._batch_size):
             chunk = jobs[start : start + self._batch_size]
             parts = [window.of(scaled[position]) for position, window in chunk]
-            looks = join_scenes([scenes[position] for position, _ in chunk])
-            answers = self._source.of(parts, looks, size)
+            parts_scene = join_scenes([scenes[position] for position, _ in chunk])
+            answers = self._classes.probabilities(parts, parts_scene, size)
             for (position, window), answer in zip(chunk, answers, strict=True):
                 if position == len(sums):
                     sums.append(answer.new_zeros(len(answer), rows, columns))
@@ -212,12 +329,22 @@ class Viewer:
         height, width = min(self._input_size[0], rows), min(self._input_size[1], columns)
         return [
             _Window(top, left, height, width)
-            for top in starts(rows, height, self._config.stride)
-            for left in starts(columns, width, self._config.stride)
+            for top in window_starts(rows, height, self._config.stride)
+            for left in window_starts(columns, width, self._config.stride)
         ]
 
 
-def starts(length: int, window: int, stride: float) -> list[int]:
+def _on_rgb_grid(logits: Tensor, placement: Placement, config: InputConfig) -> Tensor:
+    """Coarse logits (C, h, w) to probabilities (C, H, W)."""
+    is_number = logits.isfinite().all(dim=0)  # (h, w)
+    axes = rgb_axes(logits, placement, (config.height, config.width))
+    rows, columns = axes[0].weights, axes[1].weights.T
+    probabilities = (rows @ logits.nan_to_num(0.0, 0.0, 0.0) @ columns).softmax(dim=0)
+    is_broken = rows @ (~is_number).float() @ columns > 0
+    return probabilities.masked_fill_(is_broken, float("nan"))
+
+
+def window_starts(length: int, window: int, stride: float) -> list[int]:
     """First pixels of windows that cover a side; the last one ends with it.
 
     Args:

@@ -45,8 +45,8 @@ from training.engine.batch_norm import BatchNormMode
 from training.engine.config import in_steps, require_stretch, scoring_options
 from training.engine.loop import Batch, Loop
 from training.engine.run import git_commit, run_folder, without_places
-from training.eval.sample_images import answers
-from training.eval.scoring import evaluate
+from training.eval.sample_images import prediction_sheet
+from training.eval.scoring import EvalOptions, evaluate
 from training.stage2.config import SegmentationRun
 from training.stage2.losses import (
     ClassWeights,
@@ -140,7 +140,8 @@ class SegmentationTask:
         scores: dict[str, float] = {}
         for name, reader in self._val_readers():
             limit, sensor = self.config.run.score_samples, self.config.sensor
-            report = evaluate(path, reader, scoring_options(self.config.run), sensor, limit=limit)
+            options = EvalOptions(limit=limit)
+            report = evaluate(path, reader, scoring_options(self.config.run), sensor, options)
             scores[name] = report.miou
         scores["score"] = sum(scores.values()) / len(scores)
         return scores
@@ -150,7 +151,7 @@ class SegmentationTask:
         run, sensor = self.config.run, self.config.sensor
         options = scoring_options(run)
         return {
-            name: answers(path, reader, run.pictures, sensor, options)
+            name: prediction_sheet(path, reader, run.pictures, sensor, options)
             for name, reader in self._val_readers()
         }
 

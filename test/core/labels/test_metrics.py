@@ -125,16 +125,6 @@ def test_wrong_input_is_refused(matrix, truth, labels, message):
     np.testing.assert_array_equal(matrix.matrix, before)
 
 
-def test_summary_gives_both_conventions_only_where_they_differ(matrix):
-    text = matrix.summary(["road", "car", "sky", "bus"])
-    assert "| road  | 66.67 |    66.67 |          50.00 |" in text
-    assert "bus" not in text
-    assert (
-        "mIoU 66.67 over the 3 classes that appear; 50.00 with the 1 absent counted as 0" in text
-    )
-    assert matrix.summary(classes=[0, 1, 2]).splitlines()[-2] == "mIoU 66.67 over 3 classes"
-
-
 def test_report_is_json(matrix):
     report = json.loads(json.dumps(matrix.to_dict(["road", "car", "sky", "bus"])))
     assert report["miou"] == {"skip": 0.666667, "zero": 0.5}

@@ -17,9 +17,9 @@ from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.data.datasets import Labelled, open_reader
 from training.data.datasets.export import UrbanLfLayout, export_urbanlf
 from training.data.datasets.synthetic import is_rendered, mark_rendered
-from training.eval.eval_data import open_sources
-from training.eval.scoring import Pace, evaluate, evaluate_sources
-from training.eval.test_time_augmentation import Fit, ViewConfig
+from training.eval.eval_data import open_splits
+from training.eval.scoring import EvalOptions, evaluate, evaluate_splits
+from training.eval.test_time_augmentation import Fit, TtaConfig
 from training.evaluate import main
 
 CPU = InferenceConfig(device="cpu")
@@ -57,9 +57,9 @@ def iou_of(matrix):
 
 
 def test_several_roots_are_one_matrix(checkpoint, urbanlf):
-    def scored(roots, **pace):
-        sources = open_sources("urbanlf", roots, "val")
-        return evaluate_sources(checkpoint, sources, CPU, pace=Pace(**pace))
+    def scored(roots, **options):
+        splits = open_splits("urbanlf", roots, "val")
+        return evaluate_splits(checkpoint, splits, CPU, EvalOptions(**options))
 
     real, synthetic = (scored([root]) for root in urbanlf)
     pooled = scored(urbanlf)
@@ -71,17 +71,19 @@ def test_several_roots_are_one_matrix(checkpoint, urbanlf):
     assert np.array_equal(pooled.groups["synthetic"].matrix, synthetic.matrix.matrix)
     assert pooled.sizes == {"real": 3, "synthetic": 2}
     assert pooled.part_mean() == pytest.approx((real.miou + synthetic.miou) / 2)
-    assert pooled.subject.whole == 108
-    assert not pooled.subject.is_synthetic  # UrbanLF's own rendered part is the public data set's
+    assert pooled.conditions.whole == 108
+    assert (
+        not pooled.conditions.is_synthetic
+    )  # UrbanLF's own rendered part is the public data set's
     ahead = scored(urbanlf, workers=2, batch_size=1)
     assert np.array_equal(ahead.matrix.matrix, total)
 
 
 def test_limits_spread_over_the_split(checkpoint, urbanlf):
     reader = open_reader("urbanlf", urbanlf[0], "val", Modality.LIGHT_FIELD)
-    found = evaluate(checkpoint, reader, CPU, limit=2)
+    found = evaluate(checkpoint, reader, CPU, options=EvalOptions(limit=2))
     assert found.samples == 2
-    assert found.subject.split == "val"
+    assert found.conditions.split == "val"
     assert "**2 of 108 samples**" in found.to_markdown()
     assert found.matrix.num_pixels == sum(
         int((reader[index].labels != VOID).sum()) for index in (0, 2)
@@ -91,8 +93,8 @@ def test_limits_spread_over_the_split(checkpoint, urbanlf):
 def test_views_change_the_answers_and_are_named(checkpoint, urbanlf):
     reader = open_reader("urbanlf", urbanlf[1], "val", Modality.LIGHT_FIELD)
     plain = evaluate(checkpoint, reader, CPU)
-    views = ViewConfig(fit=Fit.NATIVE, scales=(0.75, 1.0), flip=True)
-    other = evaluate(checkpoint, reader, CPU, views=views)
+    views = TtaConfig(fit=Fit.NATIVE, scales=(0.75, 1.0), flip=True)
+    other = evaluate(checkpoint, reader, CPU, options=EvalOptions(views))
     assert other.matrix.num_pixels == plain.matrix.num_pixels
     assert not np.array_equal(other.matrix.matrix, plain.matrix.matrix)
     assert "native resolution, scales 0.75, 1, mirrored too" in other.to_markdown()
@@ -101,7 +103,7 @@ def test_views_change_the_answers_and_are_named(checkpoint, urbanlf):
 
 def test_any_class_may_answer_in_the_unified_space(checkpoint, urbanlf):
     reader = open_reader("urbanlf", urbanlf[0], "val", Modality.LIGHT_FIELD)
-    found = evaluate(checkpoint, reader, CPU, space="unified")
+    found = evaluate(checkpoint, reader, CPU, options=EvalOptions(space="unified"))
     assert len(found.names) > 14
     figures = found.to_dict()["figures"]
     assert figures["miou"]["skip"] < figures["miou_own"]["skip"]
@@ -110,7 +112,7 @@ def test_any_class_may_answer_in_the_unified_space(checkpoint, urbanlf):
 def test_random_weights_are_named(checkpoint, urbanlf):
     reader = open_reader("urbanlf", urbanlf[0], "val", Modality.LIGHT_FIELD)
     found = evaluate(checkpoint, reader, CPU)
-    assert found.subject.is_random
+    assert found.conditions.is_random
     assert "**Untrained**" in found.to_markdown()
 
 
@@ -159,7 +161,7 @@ def test_published_splits_differ_by_data_set(tmp_path, checkpoint, run_file, cap
     arguments = [str(checkpoint), "--run", str(run_file), "--split", "published"]
     assert main(arguments) == 2  # the fixture has no test split of MFNet
     assert "test.txt: is missing; expected the list of MFNet's test" in capsys.readouterr().err
-    assert open_sources("nyu", [str(tmp_path / "nyu")], "published")[0].split == "test"
+    assert open_splits("nyu", [str(tmp_path / "nyu")], "published")[0].split == "test"
 
 
 def test_command_line_of_one_data_set(tmp_path, checkpoint, urbanlf, capsys):
@@ -220,7 +222,7 @@ def test_a_label_outside_the_table_names_the_file(tmp_path, checkpoint, write_wo
 def test_a_damaged_file_is_named(tmp_path, checkpoint, write_world, damage, role):
     modality, val = write_world("mfnet", tmp_path)
     reader = open_reader("mfnet", tmp_path, val, modality)
-    sources = open_sources("mfnet", [str(tmp_path)], val)  # all files are there when it begins
+    splits = open_splits("mfnet", [str(tmp_path)], val)  # all files are there when it begins
     path = reader.files[1].label if role == "label" else reader.files[1].rgb
     data = path.read_bytes()
     broken = {"empty": b"", "cut short": data[: len(data) // 2], "other file": b"text"}
@@ -229,7 +231,7 @@ def test_a_damaged_file_is_named(tmp_path, checkpoint, write_world, damage, role
     else:
         path.write_bytes(broken[damage])
     with pytest.raises(DataError) as caught:
-        evaluate_sources(checkpoint, sources, CPU, pace=Pace(workers=2))
+        evaluate_splits(checkpoint, splits, CPU, EvalOptions(workers=2))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -292,9 +294,9 @@ def test_label_spaces_that_the_checkpoint_lacks_are_refused(checkpoint):
 def test_rendered_scenes_in_a_public_layout_are_marked(tmp_path, checkpoint, write_world):
     modality, val = write_world("mfnet", tmp_path / "data")
     reader = open_reader("mfnet", tmp_path / "data", val, modality)
-    assert not evaluate(checkpoint, reader, CPU).subject.is_synthetic
+    assert not evaluate(checkpoint, reader, CPU).conditions.is_synthetic
     mark_rendered(tmp_path / "data")
-    assert evaluate(checkpoint, reader, CPU).subject.is_synthetic
+    assert evaluate(checkpoint, reader, CPU).conditions.is_synthetic
     assert is_rendered("mfnet", tmp_path)
     assert is_rendered("synthetic_street")
     assert not is_rendered("mfnet", tmp_path / "data" / "images" / "deeper")

@@ -9,17 +9,16 @@ from segrgbx_core.bench.compare import PAPER_MS
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.labels.tables import PUBLIC_SPACES
-from training.eval.joint import JointReport
 from training.eval.protocols import PROTOCOLS, protocol_of
-from training.eval.published import Role, read_published, read_results
-from training.eval.report import Report, Subject, write_json
-from training.report import Page, arrange, main
+from training.eval.published import ComparisonPage, Role, arrange, read_published, read_results
+from training.eval.report import Conditions, JointReport, Report, write_json
+from training.report import main
 
 SPACE = synthetic_label_space()
 NAMES = tuple(space.name for space in PUBLIC_SPACES)
 
 
-def scored(native, share=0.5, hash_of="ab", **subject):
+def scored(native, share=0.5, hash_of="ab", **conditions):
     """A report whose every class has IoU `share`: the other pixels go unanswered."""
     space = SPACE.native(native)
     matrix = ConfusionMatrix(space.num_classes)
@@ -29,11 +28,11 @@ def scored(native, share=0.5, hash_of="ab", **subject):
     protocol = protocol_of(SPACE, native, native)
     whole = protocol.counts.get(protocol.split, 7)
     facts = {"native": native, "modality": "x", "split": protocol.split, "whole": whole}
-    facts |= {"views": "whole frames at 512x512", "trained_on": NAMES, **subject}
+    facts |= {"views": "whole frames at 512x512", "trained_on": NAMES, **conditions}
     samples = facts.pop("samples", whole)
     return Report(
         f"{hash_of}.safetensors", hash_of * 32, native, native, space.names, matrix, protocol,
-        Subject(**facts), samples=samples,
+        Conditions(**facts), samples=samples,
     )  # fmt: skip
 
 
@@ -44,7 +43,7 @@ def page(tmp_path):
         for number, report in enumerate(reports):
             paths.append(tmp_path / f"{number}.json")
             write_json(paths[-1], report if isinstance(report, dict) else report.to_dict())
-        return Page.of(read_published(), read_results(paths))
+        return ComparisonPage.of(read_published(), read_results(paths))
 
     return build
 

@@ -10,10 +10,8 @@ from segrgbx_core.labels.label_space import UNIFIED, synthetic_label_space
 from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 from segrgbx_core.labels.tables import DELIVER, MFNET, PUBLIC_SPACES, ZJU
 from training.data.datasets.deliver import Case, Weather
-from training.eval.confusion_picture import draw_confusion, shown_shares
-from training.eval.joint import JointReport
 from training.eval.protocols import PROTOCOLS, protocol_of
-from training.eval.report import Report, Subject
+from training.eval.report import Conditions, JointReport, Report, confusion_shares, draw_confusion
 
 SPACE = synthetic_label_space()
 
@@ -27,7 +25,7 @@ def counts(num_classes, *cells):
 
 
 def reading(native, key):
-    return next(f for f in PROTOCOLS[native].figures if f.key == key)
+    return next(f for f in PROTOCOLS[native].readings if f.key == key)
 
 
 # 80 of 90 unlabeled pixels are right, 10 are taken for car; 30 of 40 car pixels are right, 10 are
@@ -76,7 +74,7 @@ def test_zju_background_counts_as_a_ninth_class_at_zero():
 def test_nothing_counted_is_undefined_not_zero():
     for native, protocol in PROTOCOLS.items():
         empty = ConfusionMatrix(SPACE.native(native).num_classes)
-        for figure in protocol.figures:
+        for figure in protocol.readings:
             assert math.isnan(figure.value(empty)), (native, figure.key)
         assert protocol.values(empty)[protocol.primary.key]["skip"] is None
 
@@ -103,19 +101,19 @@ def test_unified_answers_are_read_over_all_and_over_own_classes():
     assert protocol_of(SPACE, "synthetic_street", "synthetic_street").primary.key == "miou"
 
 
-def report(native="urbanlf", synthetic=False, groups=None, matrix=None, **subject):
+def report(native="urbanlf", synthetic=False, groups=None, matrix=None, **conditions):
     space = SPACE.native(native)
     groups = groups or {}
     total = matrix or ConfusionMatrix(space.num_classes)
     for part in groups.values():
         total.merge(part)
-    subject = Subject(
-        **{"native": native, "modality": "x", "split": "val", "whole": 2, **subject},
+    conditions = Conditions(
+        **{"native": native, "modality": "x", "split": "val", "whole": 2, **conditions},
         is_synthetic=synthetic,
     )
     return Report(
         "c.safetensors", "ab" * 32, native, native, space.names, total,
-        protocol_of(SPACE, native, native), subject, groups, dict.fromkeys(groups, 1), 2,
+        protocol_of(SPACE, native, native), conditions, groups, dict.fromkeys(groups, 1), 2,
     )  # fmt: skip
 
 
@@ -191,7 +189,7 @@ def test_reports_say_what_they_are_not():
 
 def test_confusion_picture_shows_shares_of_each_row(tmp_path):
     matrix = counts(9, *STREET, (2, 9, 10))
-    shares, rows, columns = shown_shares(matrix, MFNET.names)
+    shares, rows, columns = confusion_shares(matrix, MFNET.names)
     assert rows == ["unlabeled", "car", "person"]
     assert columns == ["unlabeled", "car", "person", "no answer"]
     np.testing.assert_allclose(shares[2], [0, 0.25, 0.25, 0.5])

@@ -14,8 +14,14 @@ from segrgbx_core.runtime.checkpoint import random_checkpoint
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import PolarizationSensor, SensorConfig
 from segrgbx_core.sensors.polarization import PolarizationLayout
-from training.eval.probabilities import EncodedPair, Probabilities
-from training.eval.test_time_augmentation import Fit, ViewConfig, Viewer, starts
+from training.eval.test_time_augmentation import (
+    ClassProbabilities,
+    EncodedPair,
+    Fit,
+    TtaConfig,
+    TtaSegmenter,
+    window_starts,
+)
 
 CPU = InferenceConfig(device="cpu")
 SENSORS = SensorConfig(polarization=PolarizationSensor(layout=PolarizationLayout.CHANNELS4))
@@ -55,7 +61,7 @@ def test_one_view_is_what_the_vehicle_answers(checkpoint, size, space):
     segmenter = Segmenter.from_checkpoint(checkpoint, CPU, label_space=space)
     given = sample(height=size[0], width=size[1])
     [answer] = segmenter.predict([given])
-    viewer = Viewer(segmenter, ViewConfig(scales=(1.0,)))
+    viewer = TtaSegmenter(segmenter, TtaConfig(scales=(1.0,)))
     assert agree(viewer.labels(given), answer.labels)
     probabilities = viewer.probabilities(given)
     assert probabilities.shape == (len(segmenter.classes.names), *size)
@@ -66,11 +72,11 @@ def test_one_view_is_what_the_vehicle_answers(checkpoint, size, space):
 
 def test_a_window_as_large_as_the_frame_is_the_frame(segmenter):
     given = sample()
-    whole = Viewer(segmenter, ViewConfig())
-    window = Viewer(segmenter, ViewConfig(fit=Fit.WINDOW))
+    whole = TtaSegmenter(segmenter, TtaConfig())
+    window = TtaSegmenter(segmenter, TtaConfig(fit=Fit.WINDOW))
     torch.testing.assert_close(window.probabilities(given), whole.probabilities(given))
-    both = ViewConfig(flip=True), ViewConfig(fit=Fit.WINDOW, flip=True)
-    mirrored = [Viewer(segmenter, config).probabilities(given) for config in both]
+    both = TtaConfig(flip=True), TtaConfig(fit=Fit.WINDOW, flip=True)
+    mirrored = [TtaSegmenter(segmenter, config).probabilities(given) for config in both]
     torch.testing.assert_close(*mirrored)
     assert not torch.allclose(mirrored[0], whole.probabilities(given), atol=1e-3)
 
@@ -79,15 +85,15 @@ def test_native_resolution_is_an_input_of_that_size(checkpoint, segmenter):
     given = sample(height=70, width=125)  # 96 x 128 in multiples of 32
     config = InferenceConfig(device="cpu", input_height=96, input_width=128)
     other = Segmenter.from_checkpoint(checkpoint, config, SENSORS, label_space="mfnet")
-    native = Viewer(segmenter, ViewConfig(fit=Fit.NATIVE)).labels(given)
+    native = TtaSegmenter(segmenter, TtaConfig(fit=Fit.NATIVE)).labels(given)
     assert native.shape == (70, 125)
     assert agree(native, other.predict([given])[0].labels)
 
 
 def test_scales_and_mirrors_are_averaged(segmenter):
     given = sample(height=60, width=90)
-    source = Probabilities(segmenter)
-    pair = source.encoded(given)
+    source = ClassProbabilities(segmenter)
+    pair = source.encode(given)
     mirrored = EncodedPair(
         np.ascontiguousarray(pair.rgb[:, ::-1]),
         np.ascontiguousarray(pair.x_image[:, ::-1]),
@@ -95,45 +101,45 @@ def test_scales_and_mirrors_are_averaged(segmenter):
     )
     views = []
     for one, flips in ((pair, False), (mirrored, True)):
-        scene = source.look([one])
+        scene = source.encode_scene([one])
         for size in ((32, 64), (64, 96), (96, 160)):  # 0.5, 1 and 1.5 times 64 x 96, up to 32
-            [answer] = source.of([one], scene, size)
+            [answer] = source.probabilities([one], scene, size)
             views.append(answer.flip(-1) if flips else answer)
-    config = ViewConfig(scales=(0.5, 1.0, 1.5), flip=True)
-    mean = Viewer(segmenter, config).probabilities(given)
+    config = TtaConfig(scales=(0.5, 1.0, 1.5), flip=True)
+    mean = TtaSegmenter(segmenter, config).probabilities(given)
     torch.testing.assert_close(mean, torch.stack(views).mean(dim=0))
 
 
 def test_windows_overlap_and_are_averaged(segmenter):
     given = sample(height=HEIGHT, width=160)
-    assert starts(160, WIDTH, 2 / 3) == [0, 64]
-    source = Probabilities(segmenter)
-    pair = source.encoded(given)
-    scene = source.look([pair])  # of the whole frame, as at run time
+    assert window_starts(160, WIDTH, 2 / 3) == [0, 64]
+    source = ClassProbabilities(segmenter)
+    pair = source.encode(given)
+    scene = source.encode_scene([pair])  # of the whole frame, as at run time
     parts = []
     for left in (0, 64):
         columns = slice(left, left + WIDTH)
         part = EncodedPair(pair.rgb[:, columns], pair.x_image[:, columns], pair.modality)
-        parts.append(source.of([part], scene)[0])
+        parts.append(source.probabilities([part], scene)[0])
     expected = torch.cat(
         [parts[0][..., :64], (parts[0][..., 64:] + parts[1][..., :32]) / 2, parts[1][..., 32:]], -1
     )
     for batch_size in (1, 2, 5):
-        viewer = Viewer(segmenter, ViewConfig(fit=Fit.WINDOW), batch_size)
+        viewer = TtaSegmenter(segmenter, TtaConfig(fit=Fit.WINDOW), batch_size)
         torch.testing.assert_close(viewer.probabilities(given), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_windows_of_scaled_frames_come_back_to_the_frame(segmenter):
     given = sample(height=HEIGHT, width=WIDTH)
-    config = ViewConfig(fit=Fit.WINDOW, scales=(0.5,))
-    source = Probabilities(segmenter)
-    pair = source.encoded(given)
+    config = TtaConfig(fit=Fit.WINDOW, scales=(0.5,))
+    source = ClassProbabilities(segmenter)
+    pair = source.encode(given)
     small = EncodedPair(
         resize_image(pair.rgb, 32, 48), resize_image(pair.x_image, 32, 48), pair.modality
     )
-    [answer] = source.of([small], source.look([pair]), (32, 64))  # 48 up to 64
+    [answer] = source.probabilities([small], source.encode_scene([pair]), (32, 64))  # 48 up to 64
     expected = F.interpolate(answer[None], (HEIGHT, WIDTH), mode="bilinear")[0]
-    torch.testing.assert_close(Viewer(segmenter, config).probabilities(given), expected)
+    torch.testing.assert_close(TtaSegmenter(segmenter, config).probabilities(given), expected)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,7 @@ def test_windows_of_scaled_frames_come_back_to_the_frame(segmenter):
     ],
 )
 def test_windows_cover_a_side_and_end_with_it(length, window, stride, expected):
-    assert starts(length, window, stride) == expected
+    assert window_starts(length, window, stride) == expected
 
 
 @pytest.mark.parametrize("fit", [Fit.WHOLE, Fit.WINDOW])
@@ -155,7 +161,7 @@ def test_mirrored_polarization_turns_the_other_way(segmenter, fit):
     given = sample(Modality.POLARIZATION, height=HEIGHT, width=160)
     swapped = np.ascontiguousarray(given.x[:, ::-1][..., [0, 3, 2, 1]])  # 45 and 135 degrees
     rgb = np.ascontiguousarray(given.rgb[:, ::-1])
-    viewer = Viewer(segmenter, ViewConfig(fit=fit, flip=True))
+    viewer = TtaSegmenter(segmenter, TtaConfig(fit=fit, flip=True))
     own = viewer.probabilities(given).flip(-1)
     # The mirrored scene seen by the same camera: the same answer, mirrored.
     physical = viewer.probabilities(RgbxSample(rgb, swapped, Modality.POLARIZATION))
@@ -175,7 +181,7 @@ def test_pixels_without_numbers_are_not_answered(segmenter, monkeypatch):
         return logits
 
     monkeypatch.setattr(engine, "logits", broken)
-    labels = Viewer(segmenter, ViewConfig(flip=True)).labels(sample())
+    labels = TtaSegmenter(segmenter, TtaConfig(flip=True)).labels(sample())
     assert (labels[:, :8] == VOID).all()
     assert (labels[:, -8:] == VOID).all()  # of the mirrored view
     assert (labels[:, 24:-24] != VOID).all()
@@ -184,17 +190,19 @@ def test_pixels_without_numbers_are_not_answered(segmenter, monkeypatch):
 def test_x_that_does_not_fit_is_refused(segmenter):
     given = RgbxSample(sample().rgb, np.zeros((3, 4, 5, 6)), Modality.THERMAL)
     with pytest.raises(EncodingError):
-        Viewer(segmenter, ViewConfig(flip=True)).labels(given)
+        TtaSegmenter(segmenter, TtaConfig(flip=True)).labels(given)
 
 
 def test_options_are_checked(segmenter):
     with pytest.raises(ValueError, match="scales are one or more factors"):
-        ViewConfig(scales=())
+        TtaConfig(scales=())
     with pytest.raises(ValueError, match="scales are one or more factors"):
-        ViewConfig(scales=(1.0, 9.0))
+        TtaConfig(scales=(1.0, 9.0))
     with pytest.raises(ConfigError, match="size of a view: height"):
-        Probabilities(segmenter).of([Probabilities(segmenter).encoded(sample())], None, (8192, 64))
-    assert ViewConfig().is_plain
-    assert not ViewConfig(flip=True).is_plain
-    text = ViewConfig(fit=Fit.WINDOW, scales=(0.75, 1.0), flip=True).text(480, 640)
+        ClassProbabilities(segmenter).probabilities(
+            [ClassProbabilities(segmenter).encode(sample())], None, (8192, 64)
+        )
+    assert TtaConfig().is_single_pass
+    assert not TtaConfig(flip=True).is_single_pass
+    text = TtaConfig(fit=Fit.WINDOW, scales=(0.75, 1.0), flip=True).text(480, 640)
     assert text == "windows 640x480, stride 0.67, scales 0.75, 1, mirrored too"
