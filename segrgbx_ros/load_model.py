@@ -81,7 +81,7 @@ def load_segmenter(config: NodeConfig) -> Segmenter:
     merge_for: Modality | None = None
     weights: LoadedCheckpoint | ExportedModel
     if model.checkpoint:
-        weights = load_weights(Path(model.checkpoint).expanduser(), model)
+        weights = load_weights(Path(model.checkpoint), model)
         merge_for = next(iter(modalities)) if len(modalities) == 1 else None
     elif model.allow_random_weights:
         weights = random_weights(default_contract("tiny"))

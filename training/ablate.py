@@ -22,7 +22,7 @@ from typing import Any
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import ConfigError, command
-from segrgbx_core.base.files import write_text
+from segrgbx_core.base.files import path_text, write_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from segrgbx_core.bench.cost import Cost, count_cost, total_cost
 from segrgbx_core.labels.label_space import synthetic_label_space
@@ -287,8 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("table", choices=list(TABLES), help="which of the paper's ablations")
-    parser.add_argument("run", help="run file that the arms change")
-    parser.add_argument("--out", default="", help="folder of pages and trainings")
+    parser.add_argument("run", type=path_text, help="run file that the arms change")
+    parser.add_argument("--out", type=path_text, default="", help="folder of pages and trainings")
     parser.add_argument("--seeds", default="", help="such as 0,1,2; the run file's when left out")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="arms to run")
     add_set_option(parser, "changes the run file")

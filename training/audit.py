@@ -9,9 +9,9 @@ draws a sheet of samples. Exits with 1 when the data is wrong, with 2 when the q
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from training.data.audit import audit, open_splits, shared_ids, write_audits
@@ -22,13 +22,13 @@ def _parser() -> CommandParser:
     parser = CommandParser(description=(__doc__ or "").splitlines()[0])
     in_files = [name for name, opens in READERS.items() if hasattr(opens, "splits")]
     parser.add_argument("data_set", choices=in_files)
-    parser.add_argument("root", type=Path)
+    parser.add_argument("root", type=user_path)
     parser.add_argument("--split", nargs="+", default=[], help="splits; all that are published")
     parser.add_argument("--modality", default="", choices=["", *(m.value for m in Modality)])
     add_set_option(parser, "options of the data set")
     parser.add_argument("--samples", type=int, default=100, help="read per split; 0 for all")
     parser.add_argument(
-        "--out", type=Path, default=None, help="folder for pictures and the report"
+        "--out", type=user_path, default=None, help="folder for pictures and the report"
     )
     return parser
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.stage1.captioners import CAPTIONERS, PAPER_PROMPT, CaptionerConfig
 from training.stage1.captions import WordList, caption_run, examine, read_captions
@@ -22,10 +23,14 @@ from training.stage1.config import read_ma_clip_run
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("config", help="run file of stage 1, such as config/train/ma_clip.yaml")
+    parser.add_argument(
+        "config", type=path_text, help="run file of stage 1, such as config/train/ma_clip.yaml"
+    )
     add_set_option(parser, "changes one run option")
     parser.add_argument("--backend", default="labels", help=", ".join(CAPTIONERS))
-    parser.add_argument("--model", default="", help="folder or hub name; file: a JSONL file")
+    parser.add_argument(
+        "--model", type=path_text, default="", help="folder or hub name; file: a JSONL file"
+    )
     parser.add_argument("--revision", default="", help="hub revision of the model")
     parser.add_argument("--prompt", default=PAPER_PROMPT, help="what a vlm is asked")
     parser.add_argument("--max-new-tokens", type=int, default=60)
@@ -34,7 +39,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
     parser.add_argument("--download", action="store_true", help="fetch a hub name's model")
     parser.add_argument("--limit", type=int, default=0, help="samples per split, 0 for all")
-    parser.add_argument("--words", default="", help="file with one known word per line")
+    parser.add_argument(
+        "--words", type=path_text, default="", help="file with one known word per line"
+    )
     parser.add_argument("--report-only", action="store_true", help="examine the file as it is")
     return parser.parse_args(arguments)
 

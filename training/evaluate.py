@@ -17,6 +17,7 @@ from typing import Any
 
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from segrgbx_core.runtime.segmenter import InferenceConfig
@@ -54,13 +55,19 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", type=path_text)
     data = parser.add_argument_group("data")
     data.add_argument("--reader", default="synthetic_street", help=", ".join(READERS))
     data.add_argument(
-        "--root", action="append", default=[], help="folder of the data set; several are pooled"
+        "--root",
+        type=path_text,
+        action="append",
+        default=[],
+        help="folder of the data set; several are pooled",
     )
-    data.add_argument("--run", default="", help="run file whose data sets are scored instead")
+    data.add_argument(
+        "--run", type=path_text, default="", help="run file whose data sets are scored instead"
+    )
     data.add_argument(
         "--split",
         default="val",
@@ -90,7 +97,9 @@ def _parser() -> CommandParser:
     machine.add_argument("--precision", default="auto")
     machine.add_argument("--batch-size", type=int, default=EvalOptions.batch_size)
     machine.add_argument("--workers", type=int, default=2, help="threads that read ahead")
-    parser.add_argument("--out", default="", help="folder for report.md, report.json, pictures")
+    parser.add_argument(
+        "--out", type=path_text, default="", help="folder for report.md, report.json, pictures"
+    )
     return parser
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import user_path
 from training.data.audit import open_splits
 from training.data.loader_bench import HEADER, make_all, measure, profile
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data_set", nargs="?", default="")
-    parser.add_argument("root", nargs="?", default=".", type=Path)
+    parser.add_argument("root", nargs="?", default=".", type=user_path)
     parser.add_argument("--split", default="train")
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--crop", type=int, default=512, help="size of a training view")

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import path_text
 from training.eval.published import ComparisonPage, read_bench, read_published, read_results
 
 
@@ -26,9 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("reports", nargs="*", help="report.json files of training.evaluate")
-    parser.add_argument("--bench", default="", help="JSON file of segrgbx-bench --compare")
-    parser.add_argument("--out", default="", help="folder for results.md")
+    parser.add_argument(
+        "reports", type=path_text, nargs="*", help="report.json files of training.evaluate"
+    )
+    parser.add_argument(
+        "--bench", type=path_text, default="", help="JSON file of segrgbx-bench --compare"
+    )
+    parser.add_argument("--out", type=path_text, default="", help="folder for results.md")
     args = parser.parse_args(arguments)
     bench = read_bench(Path(args.bench)) if args.bench else None
     page = ComparisonPage.of(read_published(), read_results(args.reports), bench)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrgbx_core.base.errors import SegrgbxError, command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.overrides import FLAG
 from training.engine.run import git_commit, log_to_terminal
@@ -243,7 +244,7 @@ def write_page(todo: Sequence[Stage], seconds: dict[str, float], out: Path) -> P
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=user_path, default=OUT)
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     options = parser.parse_args(argv)
     log_to_terminal()

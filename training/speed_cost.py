@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError, command
+from segrgbx_core.base.files import path_text, user_path
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from segrgbx_core.base.samples import Array
@@ -289,14 +290,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=user_path)
     parser.add_argument("--reader", default="synthetic_street", choices=sorted(READERS))
-    parser.add_argument("--root", required=True, help="folder of the data set")
+    parser.add_argument("--root", type=path_text, required=True, help="folder of the data set")
     parser.add_argument("--split", default="val")
     parser.add_argument("--modality", default="thermal", choices=[m.value for m in MODALITIES])
     add_set_option(parser, "options of the data set")
     parser.add_argument(
-        "--exported", default="", help="folder of segrgbx-export --modality, for its backends"
+        "--exported",
+        type=path_text,
+        default="",
+        help="folder of segrgbx-export --modality, for its backends",
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scenes", type=int, default=0, help="scenes to take, 0 for all")
@@ -308,7 +312,9 @@ def _parser() -> CommandParser:
         "--only", action="append", default=[], choices=list(forms((64, 64))), help="not all groups"
     )
     parser.add_argument("--compile", action="store_true", help="with torch.compile, slow to start")
-    parser.add_argument("--out", default="", help="folder for speed_cost.md, .json and .png")
+    parser.add_argument(
+        "--out", type=path_text, default="", help="folder for speed_cost.md, .json and .png"
+    )
     parser.add_argument(
         "--check",
         action="store_true",

@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.data.datasets.synthetic import XSource
@@ -128,8 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     add = parser.add_argument
     add("--scale", choices=list(SCALES), default="reduced")
-    add("--out", type=Path, default=Path("runs/synthetic_benchmark"))
-    add("--data", type=Path, help="folder of rendered scenes (default: OUT/data)")
+    add("--out", type=user_path, default=Path("runs/synthetic_benchmark"))
+    add("--data", type=user_path, help="folder of rendered scenes (default: OUT/data)")
     add("--workers", type=int, default=2, help="processes that render and train")
     add("--device", default="auto", help="auto or cpu")
     add_set_option(parser, "changes every run")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.engine.run import log_to_terminal
 from training.stage1.config import read_ma_clip_run
@@ -23,7 +24,9 @@ from training.stage1.task import train
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("config", help="run file, such as config/train/ma_clip.yaml")
+    parser.add_argument(
+        "config", type=path_text, help="run file, such as config/train/ma_clip.yaml"
+    )
     add_set_option(parser, "changes one option")
     parser.add_argument(
         "--precompute", action="store_true", help="embed all frames for stage 2 at the end"

@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.data.config import DataConfig
@@ -171,7 +172,7 @@ def to_markdown(verdicts: Mapping[str, Verdict]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 1 when a modality fails, 2 for a mistake of the user."""
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/twins"))
+    parser.add_argument("--out", type=user_path, default=Path("runs/twins"))
     parser.add_argument("--train", type=int, default=300, help="pictures per modality to learn")
     parser.add_argument("--val", type=int, default=150, help="pictures per modality to score")
     parser.add_argument("--workers", type=int, default=2, help="processes")

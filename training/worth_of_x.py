@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.modality import MODALITIES, Modality
 from training.data.datasets.synthetic import XSource
 from training.experiments.benchmark_scores import Score, difference, score
@@ -49,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     add = parser.add_argument
-    add("checkpoint", type=Path, help="serves the modalities")
-    add("rgb_only", type=Path, help="is asked with a black X")
-    add("--root", type=Path, required=True, help="folder with the rendered split `test`")
+    add("checkpoint", type=user_path, help="serves the modalities")
+    add("rgb_only", type=user_path, help="is asked with a black X")
+    add("--root", type=user_path, required=True, help="folder with the rendered split `test`")
     add("--device", default="auto", help="auto or cpu")
     options = parser.parse_args(argv)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,9 +31,17 @@ def expand_home(text: str) -> str:
     return expanded
 
 
+def path_text(text: str) -> str:
+    """`type=` of a command line's argument that is a path, as text; see `expand_home`."""
+    try:
+        return expand_home(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def user_path(text: str) -> Path:
-    """A path of a command line, `type=` of every argument that is one; see `expand_home`."""
-    return Path(expand_home(text))
+    """`type=` of a command line's argument that is a path; see `expand_home`."""
+    return Path(path_text(text))
 
 
 @contextmanager

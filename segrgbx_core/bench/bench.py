@@ -21,6 +21,7 @@ import torch
 
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, command, did_you_mean
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import RgbxSample
@@ -265,10 +266,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input-size", type=image_size, help="of the model, WIDTHxHEIGHT (512x512)"
     )
-    parser.add_argument("--json", default="", help="file for the report")
-    parser.add_argument("--markdown", default="", help="file for the printed tables")
+    parser.add_argument("--json", type=path_text, default="", help="file for the report")
+    parser.add_argument(
+        "--markdown", type=path_text, default="", help="file for the printed tables"
+    )
     latency = parser.add_argument_group("latency")
-    latency.add_argument("--checkpoint", default="", help="instead of random weights")
+    latency.add_argument(
+        "--checkpoint", type=path_text, default="", help="instead of random weights"
+    )
     latency.add_argument("--device", default="auto")
     latency.add_argument("--precision", default="auto")
     latency.add_argument(
@@ -284,7 +289,9 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument(
         "--variants", action="store_true", help="also other options and kept scenes, in turns"
     )
-    latency.add_argument("--exported", default="", help="folder to try as variant: backend onnx")
+    latency.add_argument(
+        "--exported", type=path_text, default="", help="folder to try as variant: backend onnx"
+    )
     latency.add_argument(
         "--compile", action="store_true", help="with the variant compile, slow to start"
     )
@@ -299,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
         "--refresh-every", type=int, default=10, help="frames that keep a scene (10)"
     )
     side.add_argument("--cuda-graph", action="store_true", help="in the fast style, on a GPU")
-    side.add_argument("--chart", default="", help="image file for a bar chart")
+    side.add_argument("--chart", type=path_text, default="", help="image file for a bar chart")
     return parser
 
 

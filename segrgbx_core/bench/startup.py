@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import path_text
 
 _STATUS = Path("/proc/self/status")
 
@@ -21,7 +22,7 @@ _STATUS = Path("/proc/self/status")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints CPU time and memory after the import, after loading and after the first answer."""
     parser = argparse.ArgumentParser(prog="python -m segrgbx_core.bench.startup")
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", type=path_text)
     parser.add_argument("--modality", default="thermal")
     chosen = parser.parse_args(arguments)
     lines = ["| after | CPU s | wall s | resident MiB | peak MiB |", "|---|---:|---:|---:|---:|"]

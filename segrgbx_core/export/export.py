@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from segrgbx_core.base.errors import CheckpointError, command
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.export.graphs import FRAME_OUTPUTS, LOGITS_OUTPUT, Tracer, make_onnx, write_onnx
 from segrgbx_core.export.parity import MIN_AGREEMENT, Labels, compare, compare_labels, make_cases
@@ -152,8 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segrgbx-export", description=__doc__.split("\n\n", 1)[0]
     )
-    parser.add_argument("checkpoint", help=".safetensors file")
-    parser.add_argument("folder", help="to make; holds frame.onnx, scene.onnx and contract.json")
+    parser.add_argument("checkpoint", type=path_text, help=".safetensors file")
+    parser.add_argument(
+        "folder", type=path_text, help="to make; holds frame.onnx, scene.onnx and contract.json"
+    )
     parser.add_argument(
         "--modality",
         choices=[modality.value for modality in MODALITIES],
@@ -171,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also AOTInductor packages for this kind of processor; needs a C++ compiler",
     )
-    parser.add_argument("--json", default="", help="file for the report")
+    parser.add_argument("--json", type=path_text, default="", help="file for the report")
     return parser
 
 

@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 from pydantic import model_validator
 
-from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.runtime.options import Backend, InferenceConfig
@@ -178,7 +178,7 @@ class PairConfig(Config):
 class ModelOptions(InferenceConfig):
     """Which checkpoint runs, where and how."""
 
-    checkpoint: str = option("", doc="path of the checkpoint (.safetensors)")
+    checkpoint: PathText = option("", doc="path of the checkpoint (.safetensors)")
     allow_random_weights: bool = option(
         False,
         doc="without a checkpoint, run an untrained network: for dry runs, labels mean nothing",

@@ -6,7 +6,7 @@ from enum import Enum
 
 from pydantic import model_validator
 
-from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.runtime.options import ConfidenceKind
 
 
@@ -38,12 +38,12 @@ class LabelConfig(Config):
     space: str = option(
         "unified", doc="label space: unified, or a data set's own that the checkpoint knows"
     )
-    file: str = option(
+    file: PathText = option(
         "",
         doc="YAML that gathers classes of the label space into classes of your own (names, "
         "colours); empty: publish them as they are",
     )
-    palette_file: str = option("", doc="YAML with other colours by class name; empty: none")
+    palette_file: PathText = option("", doc="YAML with other colours by class name; empty: none")
     min_confidence: float = option(
         0.0,
         doc="pixels whose class is less probable than this become unlabeled",

@@ -115,9 +115,9 @@ def published_ids(labels: Labels, unlabeled_id: int, is_wide: bool) -> Array:
 def _labels(config: NodeConfig, segmenter: Segmenter, space: str) -> PairLabels:
     classes, table, label = segmenter.classes_of(space), None, config.label
     if label.file:
-        classes, table = read_label_file(Path(label.file).expanduser(), classes)
+        classes, table = read_label_file(Path(label.file), classes)
     if label.palette_file:
-        classes = read_palette_file(Path(label.palette_file).expanduser(), classes)
+        classes = read_palette_file(Path(label.palette_file), classes)
     _check_unlabeled(label.unlabeled_id, classes)
     return PairLabels(space, replace(classes, unlabeled_id=label.unlabeled_id), table)
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.errors import ConfigError, DataError, command, did_you_mean
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_ros.config.node import NodeConfig, Stream, flatten, read_node_yaml
@@ -107,9 +108,17 @@ def _parser() -> CommandParser:
         description="Segments a recording as the node would, and scores it where truth is given.",
     )
     add = parser.add_argument
-    add("bag", help="rosbag2 folder, or one .mcap or .db3 file; compressed ones too")
-    add("--config", required=True, help="ROS parameter file, as for the node")
-    add("--checkpoint", help="checkpoint (.safetensors); wins over model.checkpoint of the file")
+    add(
+        "bag",
+        type=path_text,
+        help="rosbag2 folder, or one .mcap or .db3 file; compressed ones too",
+    )
+    add("--config", type=path_text, required=True, help="ROS parameter file, as for the node")
+    add(
+        "--checkpoint",
+        type=path_text,
+        help="checkpoint (.safetensors); wins over model.checkpoint of the file",
+    )
     add("--pair", action="append", metavar="NAME", help="replay this pair only; may be repeated")
     add("--namespace", help="what stands before the node's topics (default: found)")
     add(
@@ -127,13 +136,23 @@ def _parser() -> CommandParser:
         help="label images with the RGB stamp (default: <pair>/label where recorded; '' for none)",
     )
     truth.add_argument(
-        "--truth-folder", help="<stamp in ns>.png, or one .png per RGB image in order of names"
+        "--truth-folder",
+        type=path_text,
+        help="<stamp in ns>.png, or one .png per RGB image in order of names",
     )
     add("--truth-space", default=UNIFIED, help="label space of the truth's ids (default: unified)")
     add(
-        "--out", default="replay_out", help="folder for report and pictures (default: %(default)s)"
+        "--out",
+        type=path_text,
+        default="replay_out",
+        help="folder for report and pictures (default: %(default)s)",
     )
-    add("--write-bag", metavar="DIR", help="also record masks and confidences into a new folder")
+    add(
+        "--write-bag",
+        type=path_text,
+        metavar="DIR",
+        help="also record masks and confidences into a new folder",
+    )
     add(
         "--overlays",
         default="6",

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import path_text, user_path
 from segrgbx_core.base.images import write_image
 from segrgbx_core.labels import overlay
 from segrgbx_core.labels.label_space import (
@@ -51,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="label_legend", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", help="whose label space it is (default: the unified one)")
+    add("--checkpoint", type=path_text, help="whose label space it is (default: the unified one)")
     add("--space", default=UNIFIED, help="as label.space (default: %(default)s)")
-    add("--file", help="as label.file")
-    add("--palette-file", help="as label.palette_file")
-    add("--out", type=Path, help="also draw the legend into this picture")
+    add("--file", type=path_text, help="as label.file")
+    add("--palette-file", type=path_text, help="as label.palette_file")
+    add("--out", type=user_path, help="also draw the legend into this picture")
     options = parser.parse_args(arguments)
     labels = labels_of(options)
     if options.out:

@@ -24,6 +24,7 @@ import numpy as np
 from std_msgs.msg import Float64
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.base.tables import Summary
@@ -165,7 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add("--frames", type=int, default=100, help="how many (default: %(default)s)")
     add("--rate", type=float, default=5.0, help="frames per second (default: %(default)g)")
-    add("--model", default="none", help="checkpoint, or none (default: %(default)s)")
+    add(
+        "--model",
+        type=path_text,
+        default="none",
+        help="checkpoint, or none (default: %(default)s)",
+    )
     options = parser.parse_args(words)
     height, width = options.size
     checkpoint = "" if options.model == "none" else options.model

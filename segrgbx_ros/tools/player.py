@@ -18,6 +18,7 @@ from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from segrgbx_core.base.errors import ConfigError, DataError, command
+from segrgbx_core.base.files import path_text
 from segrgbx_ros.node.inputs import message_class
 from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.topic_routes import parse_remaps
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m segrgbx_ros.tools.player", description=__doc__
     )
-    parser.add_argument("bag", help="rosbag2 folder or file")
+    parser.add_argument("bag", type=path_text, help="rosbag2 folder or file")
     parser.add_argument("--rate", type=float, default=1.0, help="speed, 0 without waiting")
     parser.add_argument("--topic", action="append", help="recorded topic to play (default: all)")
     parser.add_argument("--remap", action="append", default=[], metavar="FROM:=TO")

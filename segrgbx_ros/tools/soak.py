@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.base.errors import command
-from segrgbx_core.base.files import write_text
+from segrgbx_core.base.files import path_text, write_text
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.tables import Summary
 from segrgbx_core.sync.counts import NS_PER_MS
@@ -204,9 +204,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="WxH",
         help="of RGB (default: %(default)s)",
     )
-    add("--checkpoint", default=str(ROOT / "resource/demo/segrgbx_tiny.safetensors"))
     add(
-        "--out", default="soak_out", help="folder for soak.json and the log (default: %(default)s)"
+        "--checkpoint",
+        type=path_text,
+        default=str(ROOT / "resource/demo/segrgbx_tiny.safetensors"),
+    )
+    add(
+        "--out",
+        type=path_text,
+        default="soak_out",
+        help="folder for soak.json and the log (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     height, width = options.size

@@ -183,7 +183,9 @@ def flags_of(command: str) -> frozenset[str]:
 @cache
 def _flags(module: str) -> set[str]:
     tree = ast.parse(import_graph.modules()[module].read_text("utf-8"))
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     adds = (one for one in calls if re.search(r"\badd(_argument)?$", ast.unparse(one.func)))
     found = {text for one in adds for argument in one.args for text in _strings(argument)}
+    if any(ast.unparse(one.func) == "add_set_option" for one in calls):
+        found.add("--set")
     return {text for text in found if text.startswith("--")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.base.modality import Modality
 from training.data.datasets import Reader, open_reader
 
@@ -13,7 +13,7 @@ class DataConfig(Config):
     """One data set of a run."""
 
     reader: str = option(doc="name of the data set, see training/data/datasets")
-    root: str = option(doc="its folder")
+    root: PathText = option(doc="its folder")
     modality: Modality = option(doc="its X")
     train_split: str = option("train", doc="what to learn from")
     val_split: str = option("val", doc="what to score on while training")

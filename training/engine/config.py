@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from pydantic import field_validator
 
-from segrgbx_core.base.config import Config, ConfigT, from_mapping, option, read_mapping, to_plain
+from segrgbx_core.base.config import (
+    Config,
+    ConfigT,
+    PathText,
+    from_mapping,
+    option,
+    read_mapping,
+    to_plain,
+)
 from segrgbx_core.base.errors import ConfigError, did_you_mean
 from segrgbx_core.base.overrides import apply_overrides
 from segrgbx_core.runtime.batch import InputConfig, ResizeMode
@@ -28,7 +36,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 class RunConfig(Config):
     """Length, place and bookkeeping of a run."""
 
-    out: str = option(doc="folder for checkpoints, state and logs")
+    out: PathText = option(doc="folder for checkpoints, state and logs")
     steps: int = option(1000, doc="optimizer steps", low=1)
     epochs: float = option(
         0.0,

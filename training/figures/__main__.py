@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrgbx_core.base.errors import ConfigError, command
+from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from segrgbx_core.runtime.checkpoint import load_checkpoint
@@ -31,13 +32,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     jobs = parser.add_subparsers(dest="job", required=True)
     embeddings = jobs.add_parser("embeddings", help="t-SNE of MA-CLIP's embeddings (Fig. 5)")
-    embeddings.add_argument("checkpoint")
+    embeddings.add_argument("checkpoint", type=path_text)
     embeddings.add_argument(
         "--limit", type=int, default=200, help="frames per data set, 0 for all"
     )
     embeddings.add_argument("--seed", type=int, default=0, help="of t-SNE")
     features = jobs.add_parser("features", help="heat maps of the stages (Figs. 8 and 10)")
-    features.add_argument("checkpoint")
+    features.add_argument("checkpoint", type=path_text)
     features.add_argument("--samples", type=int, default=1, help="frames per data set")
     panels = jobs.add_parser("panels", help="predictions beside the truth (Figs. 7 and 9)")
     panels.add_argument("checkpoints", nargs="+", metavar="[NAME=]CHECKPOINT")
@@ -48,8 +49,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--corruptions", action="store_true", help="frames by sensor failure, where readers say so"
     )
     for job in (embeddings, features, panels):
-        job.add_argument("run", help="run file that names the data sets")
-        job.add_argument("--out", required=True, help="picture to write")
+        job.add_argument("run", type=path_text, help="run file that names the data sets")
+        job.add_argument("--out", type=path_text, required=True, help="picture to write")
         job.add_argument("--split", default="", help="instead of each data set's val split")
         job.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         add_set_option(job, "changes the run file")

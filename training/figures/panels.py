@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from segrgbx_core.base.errors import CheckpointError, ConfigError, DataError
+from segrgbx_core.base.files import expand_home
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import LabelSpace, synthetic_label_space
 from segrgbx_core.labels.metrics import ConfusionMatrix
@@ -98,11 +99,12 @@ def entries(texts: Sequence[str]) -> list[Entry]:
     Raises:
         CheckpointError: when a file is missing or none of ours.
     """
-    parts = [text.rpartition("=") for text in texts]
-    stems = [Path(path).stem for _, _, path in parts]
+    parts = [
+        (name, Path(expand_home(path))) for name, _, path in (t.rpartition("=") for t in texts)
+    ]
+    stems = [path.stem for _, path in parts]
     columns = []
-    for (name, _, path), stem in zip(parts, stems, strict=True):
-        place = Path(path)
+    for (name, place), stem in zip(parts, stems, strict=True):
         title = name or (stem if stems.count(stem) == 1 else f"{place.parent.name}/{stem}")
         contract = read_contract(place)
         columns.append(Entry(f"{title}{' (random)' * contract.is_random}", place, contract))

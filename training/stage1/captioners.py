@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.labels.label_space import VOID
 
@@ -60,7 +60,7 @@ class CaptionerConfig(Config):
     """Which captioner, and how it decodes."""
 
     backend: str = option("labels", doc="labels, vlm, blip or file")
-    model: str = option(
+    model: PathText = option(
         "", doc="vlm, blip: folder or hub name of the model; file: JSONL with sample and text"
     )
     revision: str = option("", doc="hub revision; empty for the newest")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from segrgbx_core.runtime.batch import InputConfig
@@ -27,7 +27,7 @@ class TextConfig(Config):
     model: str = option(
         "ViT-B-16", doc="open_clip name of the model, or 'tiny' for a small random one"
     )
-    weights: str = option("", doc="its checkpoint file; empty for none")
+    weights: PathText = option("", doc="its checkpoint file; empty for none")
     pretrained: str = option(
         "",
         doc="open_clip tag of published weights, such as datacomp_xl_s13b_b90k; fetched from the "
@@ -86,11 +86,11 @@ class MaClipRun(Config):
     """Stage 1: the LoRA pool of MA-CLIP, by contrast with captions."""
 
     data: tuple[DataConfig, ...] = option(doc="data sets")
-    captions: str = option(doc="caption file, see `python -m training.captions`")
+    captions: PathText = option(doc="caption file, see `python -m training.captions`")
     run: PoolRunConfig = option(doc="length, place and bookkeeping")
     ma_clip: MaClipConfig = option(MaClipConfig(), doc="image tower and LoRA pool")
     text: TextConfig = option(TextConfig(), doc="the frozen CLIP")
-    adapters: str = option("", doc="folder of adapters to start from; empty for none")
+    adapters: PathText = option("", doc="folder of adapters to start from; empty for none")
     batching: Batching = option(
         Batching.BY_MODALITY, doc="pairs of one batch: by_modality or mixed"
     )

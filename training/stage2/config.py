@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from segrgbx_core.runtime.batch import InputConfig
@@ -21,19 +21,19 @@ from training.stage2.losses import LossConfig
 class ClipConfig(Config):
     """How the frozen MA-CLIP serves training."""
 
-    checkpoint: str = option(
+    checkpoint: PathText = option(
         "",
         doc="checkpoint to take the whole MA-CLIP from; empty for none",
     )
-    weights: str = option(
+    weights: PathText = option(
         "",
         doc="CLIP file for the frozen tower: open_clip's, timm's, or a stage 1 run's "
         "tower.safetensors; empty for random weights, which carry no knowledge",
     )
-    adapters: str = option(
+    adapters: PathText = option(
         "", doc="folder of LoRA adapters, such as best/ of a stage 1 run; empty for none"
     )
-    embeddings: str = option(
+    embeddings: PathText = option(
         "",
         doc="folder of embeddings that stage 1 computed ahead for the same tower and adapters; "
         "empty computes them here",
@@ -53,8 +53,8 @@ class SegmentationRun(Config):
     data: tuple[DataConfig, ...] = option(doc="data sets")
     run: RunConfig = option(doc="length, place and bookkeeping")
     model: AnyModelConfig = option(ModelConfig(), doc="the segmentation model")
-    init: str = option("", doc="checkpoint to start from (fine-tuning); empty for none")
-    encoder_weights: str = option(
+    init: PathText = option("", doc="checkpoint to start from (fine-tuning); empty for none")
+    encoder_weights: PathText = option(
         "",
         doc="file of ImageNet weights for the encoder, such as the published MiT; empty for none",
     )

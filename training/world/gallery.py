@@ -10,13 +10,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import MODALITIES
 from segrgbx_core.labels.label_space import palette_array
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description="Draw a sheet of rendered scenes.")
-    parser.add_argument("--out", type=Path, required=True, help="picture file")
+    parser.add_argument("--out", type=user_path, required=True, help="picture file")
     options = parser.parse_args(argv)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_image(options.out, sheet())

@@ -36,6 +36,7 @@ from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.bags.message_types import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET
 from segrgbx_core.base.camera import depth_counts
 from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option
@@ -324,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(description="Write a synthetic scene as a rosbag2 recording.")
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder to make")
+    add("--out", type=user_path, required=True, help="folder to make")
     add("--demo", choices=[m.value for m in MODALITIES], help="the demo's scene of this modality")
     add("--seed", type=int, default=TEST_SEEDS.start, help="the scene")
     add("--seconds", type=float, default=8.0)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
@@ -75,7 +76,7 @@ def _path(folder: Path, seed: int, frame: int) -> Path:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(description="Render synthetic scenes for all five X modalities.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--out", type=user_path, required=True, help="folder of the records")
     parser.add_argument("--seeds", default="0:100", help="first:last+1, or a comma list")
     parser.add_argument("--frames-per-scene", type=int, default=2)
     parser.add_argument(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from segrgbx_core.base.camera import Pinhole, depth_counts
 from segrgbx_core.base.errors import DataError, command
+from segrgbx_core.base.files import user_path
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import VOID, synthetic_label_space
@@ -165,9 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data_set", choices=sorted(EXPORTS))
     parser.add_argument(
-        "records", type=Path, help="folder with a folder of .npz records per split"
+        "records", type=user_path, help="folder with a folder of .npz records per split"
     )
-    parser.add_argument("out", type=Path, help="folder to write into")
+    parser.add_argument("out", type=user_path, help="folder to write into")
     parser.add_argument("--splits", nargs="+", default=["train", "val"])
     parser.add_argument("--limit", type=int, default=0, help="samples per split; 0 for all")
     options: Any = parser.parse_args(arguments)
