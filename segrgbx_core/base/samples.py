@@ -17,6 +17,8 @@ from segrgbx_core.base.modality import Modality
 
 Array = NDArray[Any]
 
+NS_PER_MS = 1_000_000
+
 
 class XForm(str, Enum):
     """Which door of an encoder X goes through."""

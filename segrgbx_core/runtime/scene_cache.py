@@ -20,11 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.samples import Array
+from segrgbx_core.base.samples import NS_PER_MS, Array
 from segrgbx_core.model import Scene
 from segrgbx_core.runtime.batch import Batch
 from segrgbx_core.runtime.options import SceneConfig
-from segrgbx_core.sync.counts import NS_PER_MS
 
 _MAX_STREAMS = 64
 _THUMBNAIL = 32

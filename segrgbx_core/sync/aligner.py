@@ -10,36 +10,22 @@ it, so pairs depend on the pushes alone and not on how often `poll` is called.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from segrgbx_core.base.config import Config, option
-from segrgbx_core.base.samples import Events
-from segrgbx_core.sync.counts import NS_PER_MS, AlignCounts, Drop
+from segrgbx_core.base.samples import NS_PER_MS, Events
 from segrgbx_core.sync.x_queue import (
+    Drop,
     EventBuffer,
     EventWindow,
     ImageQueue,
-    SensorClock,
     Stamped,
     XBuffer,
 )
-
-__all__ = [
-    "AlignConfig",
-    "AlignCounts",
-    "AlignPolicy",
-    "Drop",
-    "EventWindow",
-    "Match",
-    "OnMissingX",
-    "PairAligner",
-    "SensorClock",
-    "event_aligner",
-]
 
 R = TypeVar("R")
 X = TypeVar("X")
@@ -125,6 +111,82 @@ class Match(Generic[R, X]):
     dt_ns: int | None = None
     held: bool = False
     arrival_ns: int = 0
+
+
+@dataclass
+class AlignCounts:
+    """What became of every message.
+
+    RGB: `pushed_rgb == matched + held + rgb_only + sum(dropped.values()) + waiting`.
+    X: `pushed_x == used_x + sum(dropped_x.values()) + kept but not used yet`.
+    """
+
+    pushed_rgb: int = 0
+    pushed_x: int = 0
+    matched: int = 0
+    held: int = 0
+    rgb_only: int = 0
+    used_x: int = 0
+    jumps: int = 0
+    lost_events: int = 0
+    """Events given up because of `sensor.event.max_buffer_mb`."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    dropped_x: Counter[str] = field(default_factory=Counter)
+    dt_sum_ns: int = 0
+    dt_abs_sum_ns: int = 0
+    dt_abs_max_ns: int = 0
+    last_miss_ns: int | None = None
+    """Distance of the nearest X when one was last too far: a hint for the offset."""
+
+    def match(self, dt_ns: int) -> None:
+        """Counts a pair with its X minus RGB stamp."""
+        self.matched += 1
+        self.dt_sum_ns += dt_ns
+        self.dt_abs_sum_ns += abs(dt_ns)
+        self.dt_abs_max_ns = max(self.dt_abs_max_ns, abs(dt_ns))
+
+    def drop(self, cause: Drop, number: int = 1) -> None:
+        """Counts RGB messages that gave no result."""
+        if number:
+            self.dropped[cause.value] += number
+
+    def drop_x(self, cause: Drop, number: int = 1) -> None:
+        """Counts X messages that gave no result."""
+        if number:
+            self.dropped_x[cause.value] += number
+
+    @property
+    def mean_dt_ms(self) -> float:
+        """Mean of X minus RGB over matched pairs; far from 0 it is the offset to set."""
+        return self.dt_sum_ns / max(1, self.matched) / NS_PER_MS
+
+    @property
+    def mean_abs_dt_ms(self) -> float:
+        """Mean distance of stamps over matched pairs."""
+        return self.dt_abs_sum_ns / max(1, self.matched) / NS_PER_MS
+
+    @property
+    def max_abs_dt_ms(self) -> float:
+        """Largest distance of stamps over matched pairs."""
+        return self.dt_abs_max_ns / NS_PER_MS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for reports and diagnostics."""
+        return {
+            "pushed_rgb": self.pushed_rgb,
+            "pushed_x": self.pushed_x,
+            "matched": self.matched,
+            "held": self.held,
+            "rgb_only": self.rgb_only,
+            "dropped": dict(sorted(self.dropped.items())),
+            "used_x": self.used_x,
+            "dropped_x": dict(sorted(self.dropped_x.items())),
+            "jumps": self.jumps,
+            "lost_events": self.lost_events,
+            "mean_dt_ms": round(self.mean_dt_ms, 3),
+            "mean_abs_dt_ms": round(self.mean_abs_dt_ms, 3),
+            "max_abs_dt_ms": round(self.max_abs_dt_ms, 3),
+        }
 
 
 class PairAligner(Generic[R, X]):

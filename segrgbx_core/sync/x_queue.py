@@ -8,19 +8,40 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.samples import Events
-from segrgbx_core.sync.counts import Drop
 
 T = TypeVar("T")
 X = TypeVar("X")
 
 CHUNK_OVERHEAD_BYTES = 1024
 """What a chunk of events costs besides its arrays; keeps many tiny chunks within the bound."""
+
+
+class Drop(str, Enum):
+    """Why a message gave no result; the keys of `AlignCounts.dropped` and `dropped_x`."""
+
+    NO_X = "no_x"
+    """RGB: the X stream was silent."""
+    TOO_FAR = "too_far"
+    """RGB: X arrives, but none within `max_dt_ms`."""
+    OVERFLOW = "overflow"
+    """More than `queue_size` messages waited."""
+    JUMP_BACK = "jump_back"
+    """Waited when a stream's time jumped back."""
+    DUPLICATE = "duplicate"
+    """Its stamp had been seen."""
+    ZERO_STAMP = "zero_stamp"
+    """Its stamp is not set."""
+    CLEARED = "cleared"
+    """Waited when the aligner was cleared."""
+    UNUSED = "unused"
+    """X: no RGB image was nearest to it."""
 
 
 @dataclass
@@ -189,11 +210,6 @@ class EventWindow:
         self._chunks.append(events)
         self._num_bytes += _bytes(events)
         self._bound_memory()
-
-    def ready(self, stamp_ns: int) -> bool:
-        """True when the stream has reached `stamp_ns`, so that its window is complete."""
-        last = self.last_ns
-        return last is not None and last >= stamp_ns
 
     def cut(self, stamp_ns: int) -> Events | None:
         """The events of (stamp_ns - window, stamp_ns] that have arrived, sorted by time.

@@ -20,10 +20,9 @@ from std_msgs.msg import Float64, String
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.samples import Array, Events, Prediction, RgbxSample, XForm
+from segrgbx_core.base.samples import NS_PER_MS, Array, Events, Prediction, RgbxSample, XForm
 from segrgbx_core.labels import overlay
 from segrgbx_core.labels.label_space import PublishedLabels, palette_array
-from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import (
     ConfidenceEncoding,
     MaskEncoding,

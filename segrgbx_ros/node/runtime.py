@@ -11,8 +11,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from segrgbx_core.base.errors import EncodingError
-from segrgbx_core.base.samples import Prediction, RgbxSample
-from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.images import NS_PER_S

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from segrgbx_core.base.errors import SegrgbxError
-from segrgbx_core.base.samples import Prediction, RgbxSample
-from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_ros.config.node import BatchConfig
 from segrgbx_ros.node.health.streams import PATIENT, Patience
 from segrgbx_ros.pairing.pipeline import Pair

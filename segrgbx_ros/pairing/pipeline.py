@@ -15,10 +15,9 @@ import numpy as np
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
+from segrgbx_core.base.samples import NS_PER_MS, Array, Events, RgbxSample, XForm
 from segrgbx_core.sensors import EncodingConfig
 from segrgbx_core.sync.aligner import AlignCounts, Match, PairAligner, event_aligner
-from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import NodeConfig, PairConfig, Stream, XSource
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.events.stream import EventStream

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.base.samples import NS_PER_MS
 from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.metrics import ConfusionMatrix
-from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.messages.geometry import resized_ids

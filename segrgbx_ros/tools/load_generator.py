@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from segrgbx_core.sync.counts import NS_PER_MS
+from segrgbx_core.base.samples import NS_PER_MS
 from segrgbx_ros.messages.images import fill_image
 from segrgbx_ros.tools.node_process import Listener
 

@@ -25,8 +25,8 @@ import numpy as np
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import path_text, write_text
 from segrgbx_core.base.images import image_size
+from segrgbx_core.base.samples import NS_PER_MS
 from segrgbx_core.base.tables import Summary
-from segrgbx_core.sync.counts import NS_PER_MS
 from segrgbx_ros.tools.load_generator import PAIR, LoadGenerator, ReceivedMask
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain
 

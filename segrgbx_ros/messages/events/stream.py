@@ -9,7 +9,7 @@ import numpy as np
 
 from segrgbx_core.base.samples import Events
 from segrgbx_core.sensors.event import TimeSource
-from segrgbx_core.sync.aligner import SensorClock
+from segrgbx_core.sync.x_queue import SensorClock
 from segrgbx_ros.messages.events.arrays import read_event_array
 from segrgbx_ros.messages.events.packets import EventPacketDecoder, EventSlice
 from segrgbx_ros.messages.images import stamp_ns

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segrgbx_core.sync.counts import NS_PER_MS, AlignCounts
+from segrgbx_core.base.samples import NS_PER_MS
+from segrgbx_core.sync.aligner import AlignCounts
 from segrgbx_ros.config.node import DiagnosticsConfig
 from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Recent, StreamHealth
 from segrgbx_ros.node.worker import WorkReport

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.lifecycle import LifecycleNode
 
 from segrgbx_core.labels.label_space import PublishedLabels
-from segrgbx_core.sync.counts import AlignCounts
+from segrgbx_core.sync.aligner import AlignCounts
 from segrgbx_ros.config.node import NodeConfig
 from segrgbx_ros.node.health import reasons
 from segrgbx_ros.node.health.reasons import ERROR, OK, WARN, Status

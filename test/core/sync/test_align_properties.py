@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 
 from segrgbx_core.base.samples import Events
-from segrgbx_core.sync.aligner import (
-    AlignConfig,
-    AlignPolicy,
-    EventWindow,
-    OnMissingX,
-    PairAligner,
-)
+from segrgbx_core.sync.aligner import AlignConfig, AlignPolicy, OnMissingX, PairAligner
+from segrgbx_core.sync.x_queue import EventWindow
 
 pytest.importorskip("hypothesis")
 from hypothesis import given, settings

@@ -2,13 +2,8 @@ import numpy as np
 import pytest
 
 from segrgbx_core.base.samples import Events
-from segrgbx_core.sync.aligner import (
-    AlignConfig,
-    EventWindow,
-    OnMissingX,
-    SensorClock,
-    event_aligner,
-)
+from segrgbx_core.sync.aligner import AlignConfig, OnMissingX, event_aligner
+from segrgbx_core.sync.x_queue import EventWindow, SensorClock
 
 MS = 1_000_000
 WINDOW = 50 * MS
@@ -43,14 +38,6 @@ def test_neighbouring_windows_share_no_event_and_lose_none(rng):
         window.push(events(chunk, first=50 * i))
     seen = [window.cut(stamp * MS).x for stamp in range(50, 1001, 50)]
     np.testing.assert_array_equal(np.concatenate(seen), np.arange((times == 0).sum(), 5000))
-
-
-def test_ready_when_the_stream_has_reached_the_stamp():
-    window = EventWindow(WINDOW)
-    assert not window.ready(0)
-    window.push(events([10, 20]))
-    assert window.ready(20 * MS)
-    assert not window.ready(20 * MS + 1)
 
 
 def test_before_the_first_event_the_size_is_unknown():
