@@ -9,7 +9,9 @@ that for all registers at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +32,8 @@ _HIGH_NOISE = 10  # the upper time bits may step back this far without a roll-ov
 _COUNT_BITS = 16
 _FAR = 1 << 30
 _COORDINATE, _SIGN_BIT = 0x7FF, 11
+_LOW_BITS = (1 << np.arange(13)) - 1
+"""Masks of 0 to 12 bits."""
 
 
 class Columns(NamedTuple):
@@ -93,98 +97,134 @@ LIBCAER_CMP = WordFormat(
 """Lines are columns. Time counts from the message's `time_base`, no register outlives it."""
 
 
-@dataclass
 class WordDecoder:
     """Decodes the words of one stream, in order; the registers stay between calls.
 
+    Args:
+        form: meaning of the codes.
+        has_high: whether the upper time bits are known from the start.
+        has_time: whether the whole time is; nothing is emitted before.
+        block_words: words decoded at once, at most `BLOCK_WORDS`.
+
     Attributes:
-        format: meaning of the codes.
-        line: register; `NO_PLACE` until it is set.
-        base: register, moved on by vectors.
-        sign: polarity of vectors.
-        high: upper time bits, with the roll-overs above them.
-        low: lower time bits.
-        has_high: whether `high` was stated.
-        has_time: whether both were, `low` after `high`; nothing is emitted before.
+        has_time: whether upper and lower time bits were stated, the lower ones last.
         first_us: the first time that the words decoded last state in full; None for none.
+        num_cut: events of the words decoded last beyond the bound that was given.
     """
 
-    format: WordFormat
-    line: int = NO_PLACE
-    base: int = NO_PLACE
-    sign: int = 0
-    high: int = 0
-    low: int = 0
-    has_high: bool = False
-    has_time: bool = False
-    first_us: int | None = field(init=False, default=None)
-    _step: NDArray[np.int64] = field(init=False, repr=False)
-    _advance: NDArray[np.int64] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._step, self._advance = self.format.step(), self.format.advance()
+    def __init__(
+        self,
+        form: WordFormat,
+        *,
+        has_high: bool = False,
+        has_time: bool = False,
+        block_words: int = BLOCK_WORDS,
+    ) -> None:
+        self.has_time = has_time
+        self.first_us: int | None = None
+        self.num_cut = 0
+        self._form = form
+        self._step, self._advance = form.step(), form.advance()
+        self._block_words = block_words
+        # The registers. `high` has the roll-overs above its 12 bits, vectors move `base` on.
+        self._line = self._base = NO_PLACE
+        self._sign = self._high = self._low = 0
+        self._has_high = has_high
 
     @property
     def now_us(self) -> int:
         """Time of the last word."""
-        return (self.high << 12) | self.low
+        return (self._high << 12) | self._low
 
     def forget_place(self) -> None:
         """After lost words: nothing is emitted until line, base and time are stated anew."""
-        self.line = self.base = NO_PLACE
-        self.has_high = self.has_time = False
+        self._line = self._base = NO_PLACE
+        self._has_high = self.has_time = False
 
-    def decode(self, words: NDArray[np.uint16]) -> Columns:
-        """The events of these words; those without a known line or base have `NO_PLACE`."""
-        self.first_us = None
-        blocks = [
-            self._block(words[first : first + BLOCK_WORDS])
-            for first in range(0, max(len(words), 1), BLOCK_WORDS)
-        ]
-        if len(blocks) == 1:
-            return blocks[0]
-        return Columns(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+    def decode(
+        self, words: NDArray[np.uint16], extent: tuple[int, int], max_events: int
+    ) -> Columns:
+        """The events of these words on the sensor.
 
-    def _block(self, words: NDArray[np.uint16]) -> Columns:
-        form, code = self.format, words >> 12
+        A few words can stand for millions of events, so what lies beyond the sensor or the bound
+        is cut away before vectors are unfolded.
+
+        Args:
+            words: the payload of a message.
+            extent: number of lines, and of pixels along one; events beyond are dropped.
+            max_events: bound; of more events the newest are kept, and `num_cut` counts the others.
+        """
+        self.first_us, self.num_cut = None, 0
+        kept: deque[_Emitted] = deque()
+        total = 0
+        for first in range(0, len(words), self._block_words):
+            emitted = self._block(words[first : first + self._block_words], extent)
+            if emitted.num_events:
+                kept.append(emitted)
+                total += emitted.num_events
+            while kept and total - kept[0].num_events >= max_events:
+                total -= kept[0].num_events
+                self.num_cut += kept.popleft().num_events
+        if total > max_events:
+            newest = kept[0].newest(kept[0].num_events - (total - max_events))
+            self.num_cut += kept[0].num_events - newest.num_events
+            kept[0] = newest
+        parts = [emitted.unfolded() for emitted in kept]
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return Columns(*np.empty((4, 0), np.int64))
+        return Columns(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _block(self, words: NDArray[np.uint16], extent: tuple[int, int]) -> _Emitted:
+        form, code = self._form, words >> 12
         is_low, is_base = code == form.low, code == form.base
         first = self._first_valid(code, is_low)
-        emits = np.flatnonzero(
-            (code == form.single) | (code == form.vector_8) | (code == form.vector_12)
-        )
+        is_vector = (code == form.vector_8) | (code == form.vector_12)
+        emits = np.flatnonzero((code == form.single) | is_vector)
         if first:
             emits = emits[emits >= first]
         turn = self._step.take(code).cumsum()
-        bases = _Bases(is_base, words[is_base] & 0xFFF, turn)
-        along, sign, source = self._along(words, code, emits, bases)
-        lines = _register(self.line, words[code == form.line] & _COORDINATE)
-        lows = _register(self.low, words[is_low] & 0xFFF)
+        lines = _register(self._line, words[code == form.line] & _COORDINATE)
+        lows = _register(self._low, words[is_low] & 0xFFF)
         highs = self._highs(words[code == form.high])
         stated = first + _first(is_low[first:])
         if self.first_us is None and stated < len(words):
             self.first_us = int(_time_us(highs, lows, turn[stated : stated + 1])[0])
-        turn = turn[emits if source is None else emits[source]]
-        t_us, line = _time_us(highs, lows, turn), lines[_count(turn, 0)]
-        self.line, self.low, self.high = int(lines[-1]), int(lows[-1]), int(highs[-1])
-        self.has_high = self.has_high or len(highs) > 1
+        bases = _Bases(is_base, words[is_base] & 0xFFF, turn[emits])
+        along, sign, masks = self._along(words, code, emits, bases, is_vector)
+        turn = bases.turn
+        line = lines[_count(turn, 0)]
+        self._line, self._low, self._high = int(lines[-1]), int(lows[-1]), int(highs[-1])
+        self._has_high = self._has_high or len(highs) > 1
         self.has_time = self.has_time or first < len(words)
-        return Columns(line, along, t_us, sign)
+        is_inside = line < extent[0]
+        if masks is None:
+            is_inside &= along < extent[1]
+        else:
+            masks &= _LOW_BITS[np.clip(extent[1] - along, 0, 12)]
+            is_inside &= masks > 0
+        if not is_inside.all():
+            line, along, sign, turn = (part[is_inside] for part in (line, along, sign, turn))
+            masks = None if masks is None else masks[is_inside]
+        columns = Columns(line, along, _time_us(highs, lows, turn), sign)
+        return _Emitted(columns, None if masks is None else (masks, _NUM_BITS[masks]))
 
     def _first_valid(self, code: NDArray[np.integer[Any]], is_low: NDArray[np.bool_]) -> int:
         """Index of the first word with a known time."""
         if self.has_time:
             return 0
         start = 0
-        if not self.has_high:
-            start = _first(code == self.format.high)
+        if not self._has_high:
+            start = _first(code == self._form.high)
         return start + _first(is_low[start:])
 
     def _highs(self, words: NDArray[np.uint16]) -> NDArray[np.int64]:
         """Upper time bits, that of before first, each with the roll-overs above it."""
-        highs = _register(self.high, words & 0xFFF)
-        if self.format.rolls_over and len(highs) > 1:
-            steps = np.diff(highs[1:], prepend=self.high & 0xFFF)
-            turns = np.cumsum(steps < -_HIGH_NOISE) + (self.high >> 12)
+        highs = _register(self._high, words & 0xFFF)
+        if self._form.rolls_over and len(highs) > 1:
+            steps = np.diff(highs[1:], prepend=self._high & 0xFFF)
+            turns = np.cumsum(steps < -_HIGH_NOISE) + (self._high >> 12)
             highs[1:] |= turns << 12
         return highs
 
@@ -194,30 +234,76 @@ class WordDecoder:
         code: NDArray[np.integer[Any]],
         emits: NDArray[np.intp],
         bases: _Bases,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp] | None]:
-        """Places along the line and polarities; which of `emits` each is from, None: one each."""
+        is_vector: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        """Of each word that emits: its first place along the line, polarity, bits from there on.
+
+        The bits are None where every word emits one event.
+        """
         emitted = words[emits].astype(np.int64) & 0xFFF
-        signs = _register(self.sign, bases.values >> _SIGN_BIT)
-        origins = _register(self.base, bases.values & _COORDINATE)
-        self.sign, self.base = int(signs[-1]), int(origins[-1])
-        is_vector = (code == self.format.vector_8) | (code == self.format.vector_12)
+        signs = _register(self._sign, bases.values >> _SIGN_BIT)
+        origins = _register(self._base, bases.values & _COORDINATE)
+        self._sign, self._base = int(signs[-1]), int(origins[-1])
         if not is_vector.any():
             return emitted & _COORDINATE, emitted >> _SIGN_BIT, None
         # All vectors move the base, those too that come before the time is known and emit nothing.
         moved = self._advance.take(code).cumsum()
         # A base less what it had been moved by until then: adding `moved` anywhere moves it.
         origins[1:] -= moved[bases.is_set]
-        self.base = min(int(origins[-1] + moved[-1]), _FAR)
-        which = _count(bases.turn[emits], 3)
+        self._base = min(int(origins[-1] + moved[-1]), _FAR)
+        which = _count(bases.turn, 3)
         advance = self._advance[code[emits]]
         start = origins[which] + moved[emits] - advance
-        masks = emitted & ((1 << advance) - 1)
+        masks = emitted & _LOW_BITS[advance]
         is_single = advance == 0
         start[is_single] = emitted[is_single] & _COORDINATE
         masks[is_single] = 1
-        sign = np.where(is_single, emitted >> _SIGN_BIT, signs[which])
-        source, bit = _unfold(masks)
-        return start[source] + bit, sign[source], source
+        return start, np.where(is_single, emitted >> _SIGN_BIT, signs[which]), masks
+
+
+class _Bases(NamedTuple):
+    """Words that set the base of vectors: which they are, what they set; the sum where emitted."""
+
+    is_set: NDArray[np.bool_]
+    values: NDArray[np.integer[Any]]
+    turn: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Emitted:
+    """Words of a block that emit events.
+
+    Attributes:
+        columns: of each word; `along` is the place of the lowest bit.
+        vectors: each word's bits and their number, None where every word emits one event.
+    """
+
+    columns: Columns
+    vectors: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+
+    @cached_property
+    def num_events(self) -> int:
+        """Events that the words stand for."""
+        return len(self.columns.line) if self.vectors is None else int(self.vectors[1].sum())
+
+    def newest(self, number: int) -> _Emitted:
+        """The last words, with at most `number` events."""
+        if self.vectors is None:
+            return _Emitted(Columns(*(part[-number:] for part in self.columns)), None)
+        masks, counts = self.vectors
+        words = int(np.searchsorted(counts[::-1].cumsum(), number, side="right"))
+        newest = slice(len(masks) - words, None)
+        columns = Columns(*(part[newest] for part in self.columns))
+        return _Emitted(columns, (masks[newest], counts[newest]))
+
+    def unfolded(self) -> Columns:
+        """One row per event."""
+        if self.vectors is None:
+            return self.columns
+        word, bit = _unfold(*self.vectors)
+        line, along, t_us, p = (part[word] for part in self.columns)
+        along += bit
+        return Columns(line, along, t_us, p)
 
 
 def encode_evt3(events: Events) -> bytes:
@@ -263,14 +349,6 @@ def encode_libcaer_cmp(events: Events) -> tuple[int, bytes]:
     return base_us * 1000, data
 
 
-class _Bases(NamedTuple):
-    """Words that set the base of vectors: which they are, what they set, and the running sum."""
-
-    is_set: NDArray[np.bool_]
-    values: NDArray[np.integer[Any]]
-    turn: NDArray[np.int64]
-
-
 def _first(mask: NDArray[np.bool_]) -> int:
     """Index of the first True, the length where there is none."""
     index = int(mask.argmax()) if len(mask) else 0
@@ -308,9 +386,10 @@ def _bit_tables() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint
 _NUM_BITS, _FIRST_BIT, _BITS = _bit_tables()
 
 
-def _unfold(masks: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+def _unfold(
+    masks: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """Which mask each set bit belongs to, and its place in the mask; lower bits first."""
-    counts = _NUM_BITS[masks]
     shift = np.repeat(_FIRST_BIT[masks] - (np.cumsum(counts) - counts), counts)
     shift += np.arange(len(shift))
     return np.repeat(np.arange(len(masks)), counts), _BITS[shift]

@@ -68,7 +68,7 @@ class EventFrames:
         """Takes one message.
 
         Args:
-            message: as `EventStream.take` wants it.
+            message: as `EventStream.read_message` wants it.
             is_watched: False draws nothing.
 
         Returns:
@@ -77,7 +77,7 @@ class EventFrames:
         Raises:
             EncodingError: when the message cannot be decoded.
         """
-        taken = self._stream.take(message)
+        taken = self._stream.read_message(message)
         if taken is None:
             return []
         if taken.reached_ns < self._reached_ns - _JUMP_NS:

@@ -276,7 +276,7 @@ class PairPipeline:
         self, events: EventStream, message: Any, now_ns: int, stamp_ns: int
     ) -> list[Pair]:
         try:
-            taken = events.take(message)
+            taken = events.read_message(message)
         except EncodingError as error:
             raise EncodingError(f"topic '{self._events_topic}' (event): {error}") from None
         if taken is None:

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.base.errors import EncodingError
-from segrgbx_ros.messages.events.packets import EventSlice, checked_size, make_slice
+from segrgbx_ros.messages.events.packets import (
+    MAX_EVENTS,
+    EventSlice,
+    check_bytes,
+    checked_size,
+    make_slice,
+)
 from segrgbx_ros.messages.images import NS_PER_S, stamp_ns
 
 TYPES = ("dvs_msgs/msg/EventArray", "prophesee_event_msgs/msg/EventArray")
@@ -31,18 +37,21 @@ class EventArray:
         stamp_ns: stamp of its header.
         size: of the sensor, width first.
         events: with the times that the message gives them; None when it has none.
+        num_cut: events beyond the bound, older than those taken.
     """
 
     stamp_ns: int
     size: tuple[int, int]
     events: EventSlice | None
+    num_cut: int = 0
 
 
-def read_event_array(raw: bytes) -> EventArray:
+def read_event_array(raw: bytes, max_events: int = MAX_EVENTS) -> EventArray:
     """Reads a serialised message.
 
     Args:
         raw: CDR bytes, with the four bytes of encapsulation.
+        max_events: bound; of more events the newest are taken.
 
     Raises:
         EncodingError: when the bytes are not such a message.
@@ -50,6 +59,7 @@ def read_event_array(raw: bytes) -> EventArray:
     data = memoryview(raw).cast("B")
     if len(data) < _PREFIX or data[0] != 0 or data[1] not in (0, 1):
         raise EncodingError(f"event array of {len(data)} bytes is no plain CDR message")
+    check_bytes(len(data))
     order = "<" if data[1] else ">"
 
     def word(place: int) -> int:
@@ -70,11 +80,14 @@ def read_event_array(raw: bytes) -> EventArray:
     if needed > len(data):
         raise EncodingError(f"event array of {len(data)} bytes; {count} events need {needed}")
     items: Any = np.ndarray((count,), _item(order), data, begin, (_STRIDE,))
+    num_cut = max(0, count - max_events)
+    items = items[num_cut:]
     x, y = items["x"].astype(np.int64), items["y"].astype(np.int64)
-    x[0], y[0] = np.frombuffer(data, f"{order}u2", 2, first)
+    if num_cut == 0:
+        x[0], y[0] = np.frombuffer(data, f"{order}u2", 2, first)
     t_ns = items["sec"].astype(np.int64) * NS_PER_S + items["nanosec"]
     p = (items["p"] != 0).astype(np.uint8)
-    return EventArray(stamp_ns(raw), size, make_slice(x, y, t_ns, p, size))
+    return EventArray(stamp_ns(raw), size, make_slice(x, y, t_ns, p, size), num_cut)
 
 
 def _item(order: str) -> np.dtype[Any]:

@@ -21,6 +21,10 @@ from segrgbx_core.sensors.event_words import EVT3, LIBCAER_CMP, WordDecoder
 Size = tuple[int, int]
 
 NS_PER_US = 1000
+MAX_EVENTS = 1 << 20
+"""Events taken of one message: at 250 messages/s more than 200 million a second."""
+MAX_BYTES = 16 << 20
+"""Largest payload of a message; sensors send less than 1 MB in 4 ms."""
 ENCODINGS = ("evt3", "libcaer_cmp", "libcaer", "mono", "trigger")
 _MAX_NS = 1 << 62
 _MAX_SIDE = 1 << 15
@@ -49,14 +53,20 @@ class EventSlice:
 
 
 class EventPacketDecoder:
-    """Decodes the packets of one stream; show it all of them, in order.
+    """Decodes the packets of one stream, all of them, in order.
+
+    Args:
+        max_events: bound per message; of more events the newest are kept.
 
     Attributes:
         num_lost: packets missing between those seen, by their sequence numbers.
+        num_cut: events beyond `max_events`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_events: int = MAX_EVENTS) -> None:
         self.num_lost = 0
+        self.num_cut = 0
+        self._max_events = max_events
         self._evt3 = WordDecoder(EVT3)
         self._next_seq: int | None = None
 
@@ -83,6 +93,7 @@ class EventPacketDecoder:
         size = checked_size(packet.width, packet.height)
         self._follow(int(packet.seq))
         payload = np.frombuffer(packet.events, np.uint8)
+        check_bytes(payload.size)
         if encoding == "trigger":
             return None
         if encoding == "evt3":
@@ -90,18 +101,35 @@ class EventPacketDecoder:
         base_ns = int(packet.time_base)
         _check_times(base_ns, base_ns)
         if encoding == "libcaer_cmp":
-            return _libcaer_cmp(_items(payload, "<u2", encoding), base_ns, size)
-        if encoding == "libcaer":
-            return _libcaer(_items(payload, _LIBCAER, encoding), base_ns, size)
-        return _mono(_items(payload, "<u8", encoding), base_ns, size)
+            return self._decode_libcaer_cmp(_items(payload, "<u2", encoding), base_ns, size)
+        is_mono = encoding == "mono"
+        items = _items(payload, "<u8" if is_mono else _LIBCAER, encoding)
+        newest = items[-self._max_events :]
+        self.num_cut += len(items) - len(newest)
+        return (_mono if is_mono else _libcaer)(newest, base_ns, size)
 
     def _decode_evt3(self, words: NDArray[np.uint16], size: Size) -> EventSlice | None:
-        y, x, t_us, p = self._evt3.decode(words)
+        y, x, t_us, p = self._evt3.decode(words, size[::-1], self._max_events)
+        self.num_cut += self._evt3.num_cut
         if not self._evt3.has_time:
             return None
         end_ns = self._evt3.now_us * NS_PER_US
         begin_ns = end_ns if self._evt3.first_us is None else self._evt3.first_us * NS_PER_US
-        return make_slice(x, y, t_us * NS_PER_US, p, size, (begin_ns, end_ns))
+        stated_ns = begin_ns, end_ns
+        return make_slice(x, y, t_us * NS_PER_US, p, size, stated_ns, is_inside=True)
+
+    def _decode_libcaer_cmp(
+        self, words: NDArray[np.uint16], base_ns: int, size: Size
+    ) -> EventSlice | None:
+        if len(words) == 0:
+            return None
+        decoder = WordDecoder(LIBCAER_CMP, has_high=True, has_time=True)
+        x, y, t_us, p = decoder.decode(words, size, self._max_events)
+        self.num_cut += decoder.num_cut
+        t_us *= NS_PER_US
+        t_us += base_ns
+        stated_ns = base_ns, base_ns + decoder.now_us * NS_PER_US
+        return make_slice(x, y, t_us, p, size, stated_ns, is_inside=True)
 
     def _follow(self, seq: int) -> None:
         """Words after a gap may belong to a row or a time that was never seen."""
@@ -128,8 +156,28 @@ def checked_size(width: Any, height: Any) -> Size:
     return size
 
 
+def check_bytes(size: int) -> None:
+    """Nothing for a message of a size that sensors send.
+
+    Raises:
+        EncodingError: for a larger one.
+    """
+    if size > MAX_BYTES:
+        raise EncodingError(
+            f"{size} bytes of events in one message; at most {MAX_BYTES} are taken; let the "
+            "driver send shorter packets"
+        )
+
+
 def make_slice(
-    x: Array, y: Array, t_ns: Array, p: Array, size: Size, stated_ns: tuple[int, ...] = ()
+    x: Array,
+    y: Array,
+    t_ns: Array,
+    p: Array,
+    size: Size,
+    stated_ns: tuple[int, ...] = (),
+    *,
+    is_inside: bool = False,
 ) -> EventSlice | None:
     """Events within the sensor and in order of time.
 
@@ -140,6 +188,7 @@ def make_slice(
         p: polarities, 0 or 1.
         size: of the sensor; what lies outside is dropped.
         stated_ns: times that the message states besides those of its events.
+        is_inside: True where no event lies outside.
 
     Returns:
         None when there is neither an event nor a time.
@@ -147,9 +196,10 @@ def make_slice(
     Raises:
         EncodingError: when the times are no times.
     """
-    inside = (x < size[0]) & (y < size[1])
-    if not inside.all():
-        x, y, t_ns, p = x[inside], y[inside], t_ns[inside], p[inside]
+    if not is_inside:
+        inside = (x < size[0]) & (y < size[1])
+        if not inside.all():
+            x, y, t_ns, p = x[inside], y[inside], t_ns[inside], p[inside]
     if np.any(t_ns[1:] < t_ns[:-1]):
         order = np.argsort(t_ns, kind="stable")
         x, y, t_ns, p = x[order], y[order], t_ns[order], p[order]
@@ -174,16 +224,6 @@ def _items(payload: Array, dtype: Any, encoding: str) -> NDArray[Any]:
 def _check_times(begin_ns: int, end_ns: int) -> None:
     if not (begin_ns >= 0 and end_ns < _MAX_NS):
         raise EncodingError(f"event times from {begin_ns} to {end_ns} ns; is the message whole?")
-
-
-def _libcaer_cmp(words: NDArray[np.uint16], base_ns: int, size: Size) -> EventSlice | None:
-    if len(words) == 0:
-        return None
-    decoder = WordDecoder(LIBCAER_CMP, has_high=True, has_time=True)
-    x, y, t_us, p = decoder.decode(words)
-    t_us *= NS_PER_US
-    t_us += base_ns
-    return make_slice(x, y, t_us, p, size, (base_ns, base_ns + decoder.now_us * NS_PER_US))
 
 
 def _libcaer(items: NDArray[Any], base_ns: int, size: Size) -> EventSlice | None:

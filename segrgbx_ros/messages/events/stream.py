@@ -11,7 +11,7 @@ from segrgbx_core.base.samples import Events
 from segrgbx_core.sensors.event import TimeSource
 from segrgbx_core.sync.x_queue import SensorClock
 from segrgbx_ros.messages.events.arrays import read_event_array
-from segrgbx_ros.messages.events.packets import EventPacketDecoder, EventSlice
+from segrgbx_ros.messages.events.packets import MAX_EVENTS, EventPacketDecoder, EventSlice
 from segrgbx_ros.messages.images import stamp_ns
 
 _ONE_CLOCK_NS = 10_000_000_000
@@ -32,16 +32,22 @@ class StampedEvents:
 
 
 class EventStream:
-    """One topic of events; show it every message, in order.
+    """One topic of events; reads every message of it, in order.
 
     A message is an EventPacket of rclpy or rosbags, or the serialised bytes of an EventArray.
     Packets carry the sensor's time, which is mapped; arrays carry ROS time, which is taken as it
     is unless it is far from the stamp.
+
+    Args:
+        time_source: which clock counts.
+        max_events: bound per message; of more events the newest are kept.
     """
 
-    def __init__(self, time_source: TimeSource) -> None:
+    def __init__(self, time_source: TimeSource, max_events: int = MAX_EVENTS) -> None:
         self._time_source = time_source
-        self._packets = EventPacketDecoder()
+        self._max_events = max_events
+        self._packets = EventPacketDecoder(max_events)
+        self._num_cut = 0
         self._clock = _clock(time_source)
 
     @property
@@ -49,13 +55,18 @@ class EventStream:
         """Packets missing between those seen."""
         return self._packets.num_lost
 
+    @property
+    def num_cut(self) -> int:
+        """Events of messages with more than `max_events` that were not taken."""
+        return self._packets.num_cut + self._num_cut
+
     def reset(self) -> None:
         """Starts anew: messages may have been missed."""
         self._packets.reset()
         self._clock.reset()
 
-    def take(self, message: Any) -> StampedEvents | None:
-        """The events of a message; None when it tells nothing.
+    def read_message(self, message: Any) -> StampedEvents | None:
+        """The events of a message; None when it holds neither an event nor a time.
 
         Raises:
             EncodingError: when the message cannot be decoded.
@@ -63,7 +74,8 @@ class EventStream:
         if not isinstance(message, bytes):
             found = self._packets.decode(message)
             return None if found is None else self._mapped(found, stamp_ns(message))
-        array = read_event_array(message)
+        array = read_event_array(message, self._max_events)
+        self._num_cut += array.num_cut
         if array.events is None:  # the sensor saw nothing until then
             return StampedEvents(_no_events(*array.size), array.stamp_ns)
         is_ros_time = abs(array.events.begin_ns - array.stamp_ns) < _ONE_CLOCK_NS

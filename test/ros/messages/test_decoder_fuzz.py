@@ -247,7 +247,7 @@ class Decoders:
 
     def stream(self, message):
         for stream in self.streams:
-            found = stream.take(message)
+            found = stream.read_message(message)
             if found is not None:
                 check_events(found.events)
                 assert len(found.events) == 0 or found.events.t_ns[-1] <= found.reached_ns

@@ -1,6 +1,7 @@
 """Event packets against decoders written here word by word, in whatever portions they come."""
 
 import struct
+import tracemalloc
 from array import array
 from types import SimpleNamespace
 
@@ -10,9 +11,14 @@ import pytest
 from segrgbx_core.base.errors import DataError, EncodingError
 from segrgbx_core.base.images import MAX_PIXELS
 from segrgbx_core.base.samples import Events
-from segrgbx_core.sensors import event_words
-from segrgbx_core.sensors.event_words import encode_evt3, encode_libcaer_cmp
-from segrgbx_ros.messages.events.packets import EventPacketDecoder
+from segrgbx_core.sensors.event_words import (
+    BLOCK_WORDS,
+    EVT3,
+    WordDecoder,
+    encode_evt3,
+    encode_libcaer_cmp,
+)
+from segrgbx_ros.messages.events.packets import MAX_BYTES, MAX_EVENTS, EventPacketDecoder
 
 WIDTH, HEIGHT = 640, 480
 BASE_NS = 1_700_000_000_000_000_000
@@ -145,15 +151,19 @@ def test_evt3_equals_the_scalar_decoder_in_any_portions(rng, mix, parts):
     assert (count > 1000) == (mix != "no time")
 
 
-def test_blocks_do_not_show(rng, monkeypatch):
-    payload = stream(rng, MIXES["both"], 5000)
-    whole = rows(EventPacketDecoder().decode(packet(payload)))
-    monkeypatch.setattr(event_words, "BLOCK_WORDS", 97)
-    assert rows(EventPacketDecoder().decode(packet(payload))) == whole
+def test_blocks_do_not_show(rng):
+    payload = np.frombuffer(stream(rng, MIXES["both"], 5000), np.uint16)
+    whole, parts = WordDecoder(EVT3), WordDecoder(EVT3, block_words=97)
+    extent, bound = (HEIGHT, WIDTH), 10**6
+    for one, other in zip(
+        whole.decode(payload, extent, bound), parts.decode(payload, extent, bound), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert (whole.now_us, whole.first_us) == (parts.now_us, parts.first_us)
 
 
 def test_long_payloads_are_decoded_in_blocks(rng):
-    payload = stream(rng, MIXES["singles"], 3 * event_words.BLOCK_WORDS + 5)
+    payload = stream(rng, MIXES["singles"], 3 * BLOCK_WORDS + 5)
     assert rows(EventPacketDecoder().decode(packet(payload))) == Evt3().decode(payload)
 
 
@@ -273,6 +283,86 @@ def test_triggers_and_empty_packets_tell_nothing():
 def test_broken_packets_are_refused_with_the_reason(changes, complaint):
     with pytest.raises(EncodingError, match=complaint):
         EventPacketDecoder().decode(packet(b"", **changes))
+
+
+def decoded_peak(decoder, message):
+    """What a message decodes to, and the most memory that took in MB."""
+    tracemalloc.start()
+    try:
+        return decoder.decode(message), tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+FULL_VECTOR = (0x4, 0xFFF)
+
+
+@pytest.mark.parametrize("megabytes", [1, 10])
+def test_vectors_beyond_the_sensor_cost_no_memory(megabytes):
+    # Nothing sets the base anew: all but the first vectors lie beyond the last column.
+    payload = words(*START, (0x3, 0)) + words(FULL_VECTOR) * (megabytes << 19)
+    decoder = EventPacketDecoder()
+    found, peak_mb = decoded_peak(decoder, packet(payload))
+    assert sorted(row[0] for row in rows(found)) == list(range(WIDTH))
+    assert decoder.num_cut == 0
+    assert peak_mb < 40 + 4 * megabytes
+
+
+@pytest.mark.parametrize("code", ["vectors", "singles", "lines"])
+def test_what_lies_beyond_the_sensor_is_dropped_to_the_pixel(code):
+    closed = {
+        "vectors": [(0x3, WIDTH - 5), FULL_VECTOR, (0x3, 5), (0x5, 0b10000001)],
+        "singles": [(0x2, WIDTH - 1), (0x2, WIDTH), (0x2, 2047)],
+        "lines": [(0x0, HEIGHT), (0x2, 1), (0x3, 1), FULL_VECTOR, (0x0, HEIGHT - 1), (0x2, 9)],
+    }[code]
+    payload = words(*START, *closed)
+    assert rows(EventPacketDecoder().decode(packet(payload))) == Evt3().decode(payload)
+
+
+@pytest.mark.parametrize("encoding", ["evt3", "libcaer_cmp", "libcaer", "mono"])
+@pytest.mark.parametrize("has_vectors", [True, False])
+def test_of_too_many_events_the_newest_are_kept_and_the_rest_is_counted(
+    rng, encoding, has_vectors
+):
+    base, payload = 0, b""
+    if encoding == "evt3":
+        payload = encode_evt3(random_events(rng, 4000))
+        if has_vectors:
+            groups = ([(0x6, time), (0x3, time % WIDTH), FULL_VECTOR] for time in range(900))
+            payload = words(*START) + b"".join(words(*group) for group in groups)
+    elif encoding == "libcaer_cmp":
+        base, payload = encode_libcaer_cmp(random_events(rng, 4000))
+    elif encoding == "libcaer":
+        times = np.sort(rng.integers(0, 9000, 4000)).astype("<i4")
+        items = np.zeros(4000, [("data", "<u4"), ("t", "<i4")])
+        items["data"], items["t"] = rng.integers(0, 600, 4000) << 17 | 400 << 2, times
+        payload = items.tobytes()
+    else:
+        items = np.sort(rng.integers(0, 9000, 4000)).astype("<u8") | (7 << 32) | (8 << 48)
+        payload = items.tobytes()
+    message = packet(payload, encoding, time_base=base)
+    whole = rows(EventPacketDecoder().decode(message))
+    for bound in (1, 100, len(whole) - 1, len(whole)):
+        decoder = EventPacketDecoder(bound)
+        found = rows(decoder.decode(message))
+        assert found == whole[len(whole) - len(found) :]
+        assert bound - 12 < len(found) <= bound or len(found) == len(whole)
+        assert len(found) + decoder.num_cut == len(whole)
+
+
+def test_a_burst_on_the_sensor_is_bounded():
+    # 9 million events in 2 MB, all of them on the sensor: legal, and more than a window holds.
+    vectors = words((0x3, 0), FULL_VECTOR, FULL_VECTOR, FULL_VECTOR)
+    decoder = EventPacketDecoder()
+    found, peak_mb = decoded_peak(decoder, packet(words(*START) + vectors * (1 << 18)))
+    assert len(found.events) + decoder.num_cut == 36 << 18
+    assert MAX_EVENTS - 12 < len(found.events) <= MAX_EVENTS
+    assert peak_mb < 200
+
+
+def test_payloads_that_no_sensor_sends_are_refused():
+    with pytest.raises(EncodingError, match="at most 16777216 are taken; let the driver send sh"):
+        EventPacketDecoder().decode(packet(bytes(MAX_BYTES + 2)))
 
 
 def random_events(rng, count, span_ns=30_000_000):

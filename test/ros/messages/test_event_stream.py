@@ -87,7 +87,7 @@ def test_packets_come_out_on_the_clock_of_their_stamps():
     for turn in range(5):
         jitter = 3 * MS * (turn % 2)
         start = START + 10 * MS * turn
-        found = stream.take(
+        found = stream.read_message(
             event_packet(events(sensor + 10 * MS * turn), start + jitter, seq=turn)
         )
         late_ns = found.events.t_ns[0] - start
@@ -100,24 +100,24 @@ def test_by_header_each_message_begins_at_its_stamp():
     for turn, jitter in enumerate([0, 3 * MS, 0]):
         start = START + 10 * MS * turn + jitter
         sensor = events(np.arange(5) * MS + 10 * MS * turn)
-        assert stream.take(event_packet(sensor, start, seq=turn)).events.t_ns[0] == start
+        assert stream.read_message(event_packet(sensor, start, seq=turn)).events.t_ns[0] == start
 
 
 def test_arrays_keep_ros_time_but_not_another():
     stream = EventStream(TimeSource.SENSOR_ALIGNED)
     late = START + 10 * MS
     wanted = events(START + np.arange(5) * MS)
-    assert_equal(stream.take(event_array(wanted, late)).events, wanted)
+    assert_equal(stream.read_message(event_array(wanted, late)).events, wanted)
     since_start = events(np.arange(5) * MS)
-    found = stream.take(event_array(since_start, START))
+    found = stream.read_message(event_array(since_start, START))
     assert_equal(found.events, since_start, START)
-    by_header = EventStream(TimeSource.HEADER).take(event_array(wanted, late))
+    by_header = EventStream(TimeSource.HEADER).read_message(event_array(wanted, late))
     assert_equal(by_header.events, wanted, 10 * MS)
 
 
 @pytest.mark.parametrize("source", list(TimeSource))
 def test_an_array_without_events_says_how_far_the_stream_has_come(source):
-    found = EventStream(source).take(event_array(events([]), START))
+    found = EventStream(source).read_message(event_array(events([]), START))
     assert_equal(found.events, events([]))
     assert found.reached_ns == START
 

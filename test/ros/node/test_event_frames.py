@@ -97,10 +97,10 @@ def test_the_node_publishes_pictures_that_somebody_wants(monkeypatch):
 
     # A type that lends its topic; its bytes are those of the packet.
     monkeypatch.setattr(event_frames, "message_class", lambda kind: CompressedImage)
-    take = event_frames.EventStream.take
+    take = event_frames.EventStream.read_message
     monkeypatch.setattr(
         event_frames.EventStream,
-        "take",
+        "read_message",
         lambda self, raw: take(self, STORE.deserialize_cdr(raw, EVENT_PACKET)),
     )
     context = Context()

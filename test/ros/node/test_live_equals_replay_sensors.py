@@ -63,9 +63,9 @@ from segrgbx_ros.node import inputs
 from segrgbx_ros.node import node
 from segrgbx_core.bags.message_types import EVENT_PACKET, new_typestore
 from segrgbx_ros.messages.events.stream import EventStream
-store, take = new_typestore(), EventStream.take
+store, take = new_typestore(), EventStream.read_message
 inputs.message_class = lambda config: CompressedImage
-EventStream.take = lambda self, raw: take(self, store.deserialize_cdr(raw, EVENT_PACKET))
+EventStream.read_message = lambda self, raw: take(self, store.deserialize_cdr(raw, EVENT_PACKET))
 sys.exit(node.main(["segrgbx-node", *sys.argv[1:]]))
 """
 
