@@ -20,7 +20,6 @@ from PIL import Image
 from segrgbx_core.base.errors import SegrgbxError
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import MODALITIES, Modality
-from segrgbx_core.labels.label_space import palette_array
 from segrgbx_core.labels.overlay import blend, preview
 from segrgbx_ros.config.node import read_node_yaml
 from segrgbx_ros.load_model import load_segmenter
@@ -85,7 +84,7 @@ def draw_sensors(
 
 def draw_clip(frames: list[SegmentedFrame], classes: Any, path: Path) -> None:
     """RGB, X and the overlay side by side, as an animation."""
-    palette = palette_array(classes.palette)
+    palette = classes.palette_array()
     shots = []
     for frame in frames:
         rgb, answer = frame.sample.rgb, frame.prediction

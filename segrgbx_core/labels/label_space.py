@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,21 +22,10 @@ from segrgbx_core.labels.tables import (
     SYNTHETIC_STREET,
     UNIFIED_NAMES,
     UNIFIED_PALETTE,
+    ClassTable,
     NativeSpace,
     Rgb,
-    check_classes,
 )
-
-__all__ = [
-    "UNIFIED",
-    "VOID",
-    "LabelSpace",
-    "NativeSpace",
-    "PublishedLabels",
-    "palette_array",
-    "synthetic_label_space",
-    "unified_label_space",
-]
 
 VOID: int = 255
 """Id of pixels without a label, in every label map; also what losses and metrics ignore."""
@@ -45,46 +34,33 @@ UNIFIED = "unified"
 """Name of the unified space wherever a space is chosen by name."""
 
 
-@dataclass(frozen=True)
-class PublishedLabels:
+@dataclass(frozen=True, kw_only=True)
+class PublishedLabels(ClassTable):
     """The classes that the ids of a label image stand for, as topics and files describe them.
 
     Attributes:
         space: `unified` or a data set's name.
-        names: class names; position is the id.
-        palette: one RGB colour per class.
         hash: fingerprint of the checkpoint's label space.
         unlabeled_id: id of pixels without an answer.
     """
 
     space: str
-    names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
     hash: str
     unlabeled_id: int = VOID
 
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Every id that a label image can hold besides `unlabeled_id`."""
-        return tuple(range(len(self.names)))
-
 
 @dataclass(frozen=True)
-class LabelSpace:
-    """The unified classes and the data sets that share them.
+class LabelSpace(ClassTable):
+    """The unified classes, each of another colour, and the data sets that share them.
 
     Attributes:
-        names: unified class names; position is the id.
-        palette: one colour per class, no colour twice.
         natives: the data sets' own spaces; each maps injectively into this one.
     """
 
-    names: tuple[str, ...]
-    palette: tuple[Rgb, ...]
     natives: tuple[NativeSpace, ...] = ()
 
     def __post_init__(self) -> None:
-        check_classes("unified label space", self.names, self.palette)
+        self.check("unified label space")
         owner: dict[Rgb, str] = {}
         for name, colour in zip(self.names, self.palette, strict=True):
             if colour in owner:
@@ -105,11 +81,6 @@ class LabelSpace:
                     f"label space '{native.name}': unified id {outside[0]} is outside "
                     f"[0, {self.num_classes - 1}]"
                 )
-
-    @property
-    def num_classes(self) -> int:
-        """Number of unified classes, void not counted."""
-        return len(self.names)
 
     @cached_property
     def hash(self) -> str:
@@ -168,10 +139,6 @@ class LabelSpace:
         """
         return np.asarray(self.native(native_name).to_unified, dtype=np.int64)
 
-    def palette_array(self) -> NDArray[np.uint8]:
-        """Colour table uint8 (256, 3): unified colours, black for void and for unused ids."""
-        return palette_array(self.palette)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `LabelSpace.from_dict` reads them back to an equal space."""
         return {
@@ -219,14 +186,6 @@ def unified_label_space(*extra: NativeSpace) -> LabelSpace:
 def synthetic_label_space() -> LabelSpace:
     """The unified space with the project's rendered street scenes added (the demo's space)."""
     return unified_label_space(SYNTHETIC_STREET)
-
-
-def palette_array(palette: Sequence[Rgb]) -> NDArray[np.uint8]:
-    """Colour table uint8 (256, 3) to index with label maps; ids beyond `palette` are black."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    if len(palette) > 0:
-        colours[: len(palette)] = np.asarray(palette, dtype=np.uint8)
-    return colours
 
 
 def _table(ids: Iterable[int], values: Iterable[int]) -> NDArray[np.uint8]:

@@ -26,6 +26,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segrgbx_core.base.errors import ConfigError, did_you_mean
 from segrgbx_core.base.modality import Modality
 
@@ -36,14 +39,58 @@ MAX_CLASSES = 255
 
 
 @dataclass(frozen=True)
-class NativeSpace:
-    """A data set's own classes and where each lies in the unified space.
+class ClassTable:
+    """Class names and their colours in RGB; the position is the id."""
+
+    names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, void not counted."""
+        return len(self.names)
+
+    @property
+    def ids(self) -> range:
+        """Ids of the classes."""
+        return range(len(self.names))
+
+    def palette_array(self) -> NDArray[np.uint8]:
+        """Colour table uint8 (256, 3) to index with label maps; void and unused ids are black."""
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(self.palette)] = self.palette
+        return colours
+
+    def check(self, place: str) -> None:
+        """Refuses what cannot be a class table.
+
+        Raises:
+            ConfigError: no class, too many, a name twice, or a palette that does not fit.
+        """
+        count = len(self.names)
+        if not 1 <= count <= MAX_CLASSES:
+            raise ConfigError(f"{place}: {count} classes; allowed are 1 to {MAX_CLASSES}")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"{place}: class '{twice[0]}' is listed twice")
+        if len(self.palette) != count:
+            raise ConfigError(
+                f"{place}: {count} classes but {len(self.palette)} colours; give one each"
+            )
+        for name, colour in zip(self.names, self.palette, strict=True):
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ConfigError(
+                    f"{place}: colour {colour} of '{name}' is not three values in [0, 255]"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeSpace(ClassTable):
+    """A data set's own classes and where each lies in the unified space; ids are training ids.
 
     Attributes:
         name: key of the data set in YAML, checkpoints and reports.
         modality: complementary sensor of the data set, None where it has several.
-        names: class names in the order of the training ids.
-        palette: one colour per class.
         to_unified: unified id of each training id; no unified id twice.
         file_offset: value in the label files that stands for training id 0.
         void_file_values: values in the label files that mean "not labelled".
@@ -51,15 +98,13 @@ class NativeSpace:
 
     name: str
     modality: Modality | None
-    names: tuple[str, ...]
-    palette: tuple[Rgb, ...]
     to_unified: tuple[int, ...]
     file_offset: int = 0
     void_file_values: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         place = f"label space '{self.name}'"
-        check_classes(place, self.names, self.palette)
+        self.check(place)
         if len(self.to_unified) != len(self.names):
             raise ConfigError(
                 f"{place}: {len(self.names)} classes but {len(self.to_unified)} unified ids; "
@@ -73,33 +118,6 @@ class NativeSpace:
                     f"{unified}; remapping back needs one each"
                 )
             owner[unified] = name
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, void not counted."""
-        return len(self.names)
-
-
-def check_classes(place: str, names: tuple[str, ...], palette: tuple[Rgb, ...]) -> None:
-    """Refuses a class list that cannot be one.
-
-    Raises:
-        ConfigError: no class, too many, a name twice, or a palette that does not fit.
-    """
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise ConfigError(f"{place}: {len(names)} classes; allowed are 1 to {MAX_CLASSES}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{place}: class '{twice[0]}' is listed twice")
-    if len(palette) != len(names):
-        raise ConfigError(
-            f"{place}: {len(names)} classes but {len(palette)} colours; give one each"
-        )
-    for name, colour in zip(names, palette, strict=True):
-        if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-            raise ConfigError(
-                f"{place}: colour {colour} of '{name}' is not three values in [0, 255]"
-            )
 
 
 # fmt: off

@@ -353,4 +353,4 @@ def _input(trained: InputConfig, config: InferenceConfig) -> InputConfig:
 
 def _published(space: LabelSpace, name: str) -> PublishedLabels:
     chosen = space if name == UNIFIED else space.native(name)
-    return PublishedLabels(name, tuple(chosen.names), tuple(chosen.palette), space.hash)
+    return PublishedLabels(chosen.names, chosen.palette, space=name, hash=space.hash)

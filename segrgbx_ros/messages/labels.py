@@ -66,11 +66,11 @@ def parse_label_map(text: str) -> PublishedLabels:
     data = json.loads(text)
     classes = sorted(data["classes"], key=lambda entry: entry["id"])
     return PublishedLabels(
-        data["label_space"],
-        tuple(entry["name"] for entry in classes),
-        tuple(tuple(entry["rgb"]) for entry in classes),
-        data["hash"],
-        data["unlabeled_id"],
+        names=tuple(entry["name"] for entry in classes),
+        palette=tuple(tuple(entry["rgb"]) for entry in classes),
+        space=data["label_space"],
+        hash=data["hash"],
+        unlabeled_id=data["unlabeled_id"],
     )
 
 

@@ -22,7 +22,7 @@ from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import NS_PER_MS, Array, Events, Prediction, RgbxSample, XForm
 from segrgbx_core.labels import overlay
-from segrgbx_core.labels.label_space import PublishedLabels, palette_array
+from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_ros.config.node import (
     ConfidenceEncoding,
     MaskEncoding,
@@ -83,7 +83,7 @@ class PairOutputs:
         self._pair = pair
         self.labels = replace(labels, unlabeled_id=config.label.unlabeled_id)
         self._unit_16u = config.sensor.depth.unit_16u
-        self._palette = palette_array(labels.palette)
+        self._palette = labels.palette_array()
         self._latched: dict[str, Any] = {}
         kinds: dict[str, Any] = dict.fromkeys(IMAGES, Image)
         kinds["overlay/compressed"] = CompressedImage

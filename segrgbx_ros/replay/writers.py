@@ -14,7 +14,7 @@ from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.samples import Array, Prediction, RgbxSample
 from segrgbx_core.labels import overlay
-from segrgbx_core.labels.label_space import PublishedLabels, palette_array
+from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_ros.config.node import ConfidenceEncoding, MaskEncoding, NodeConfig
 from segrgbx_ros.messages.geometry import fitted
 from segrgbx_ros.messages.labels import label_map_text
@@ -91,7 +91,7 @@ class PictureWriter:
     ) -> None:
         self._folder = folder
         self._labels = labels
-        self._palettes = {pair: palette_array(one.palette) for pair, one in labels.items()}
+        self._palettes = {pair: one.palette_array() for pair, one in labels.items()}
         self._alpha = alpha
         self._overlays = {
             pair: evenly_spaced(count, count if overlays is None else overlays)
@@ -207,7 +207,7 @@ def sheet(
         heading: above everything.
         note: small text below the heading.
     """
-    palette = palette_array(labels.palette)
+    palette = labels.palette_array()
     has_truth = any(row.truth is not None for row in rows)
     titles = ["RGB", "X as the model sees it", *(["truth"] if has_truth else []), "prediction"]
     cells: list[list[Array | None]] = []

@@ -31,7 +31,7 @@ from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.base.tables import UNDEFINED, Summary, markdown_table, percent
-from segrgbx_core.labels.label_space import UNIFIED, palette_array
+from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.config.node import Stream, read_node_yaml
@@ -278,7 +278,7 @@ def write_pictures(
     """Writes every label image, a few overlays and the contact sheet."""
     labels, out = answers.labels, files.out
     assert labels is not None
-    palette = palette_array(labels.palette)
+    palette = labels.palette_array()
     for stamp, mask in answers.masks.items():
         image = Image.fromarray(mask)
         image.putpalette(palette.tobytes())  # ids stay ids, viewers show colours

@@ -17,7 +17,6 @@ from segrgbx_core.labels.label_space import (
     UNIFIED,
     LabelSpace,
     PublishedLabels,
-    palette_array,
     unified_label_space,
 )
 from segrgbx_ros.messages.labels import legend_text, read_label_file, read_palette_file
@@ -38,7 +37,7 @@ def labels_of(options: argparse.Namespace) -> PublishedLabels:
 
         space = LabelSpace.from_dict(read_contract(options.checkpoint).label_space)
     chosen = space if options.space == UNIFIED else space.native(options.space)
-    labels = PublishedLabels(options.space, chosen.names, chosen.palette, space.hash)
+    labels = PublishedLabels(chosen.names, chosen.palette, space=options.space, hash=space.hash)
     if options.file:
         labels, _ = read_label_file(options.file, labels)
     if options.palette_file:
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     labels = labels_of(options)
     if options.out:
-        write_image(options.out, overlay.legend(labels.names, palette_array(labels.palette)))
+        write_image(options.out, overlay.legend(labels.names, labels.palette_array()))
     sys.stdout.write(legend_text(labels) + "\n")
     return 0
 

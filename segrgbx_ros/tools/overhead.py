@@ -46,7 +46,7 @@ class NoModel:
     def __init__(self) -> None:
         self.contract = SimpleNamespace(encoding=EncodingConfig(), is_random=True, modalities=())
         self.checkpoint = SimpleNamespace(name="none", hash="none")
-        self.classes = PublishedLabels("none", ("thing",), ((255, 0, 0),), "none")
+        self.classes = PublishedLabels(("thing",), ((255, 0, 0),), space="none", hash="none")
         self.device = SimpleNamespace(type="cpu")
         self.device_name, self.precision, self.memory = "cpu", "none", 0
         self._answers: dict[tuple[int, ...], Any] = {}

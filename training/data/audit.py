@@ -16,7 +16,7 @@ from segrgbx_core.base.errors import DataError, EncodingError, SegrgbxError
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, Events
-from segrgbx_core.labels.label_space import VOID, palette_array
+from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.labels.overlay import (
     Picture,
     blend,
@@ -169,7 +169,7 @@ def sheet(reader: FileReader, samples: int = 6) -> Picture:
         reader: the split.
         samples: rows.
     """
-    palette = palette_array(reader.space.palette)
+    palette = reader.space.palette_array()
     encoding, captions, maps = EncodingConfig(), list[str](), list[NDArray[np.uint8]]()
     rows: list[list[Array | None]] = []
     for index in spread(len(reader), samples):

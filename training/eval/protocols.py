@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from segrgbx_core.base.tables import rounded
-from segrgbx_core.labels.label_space import UNIFIED, LabelSpace, NativeSpace
+from segrgbx_core.labels.label_space import UNIFIED, LabelSpace
 from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
-from segrgbx_core.labels.tables import DELIVER, MFNET, NYU, URBANLF, ZJU
+from segrgbx_core.labels.tables import DELIVER, MFNET, NYU, URBANLF, ZJU, NativeSpace
 from training.data.datasets import deliver, mfnet, nyu, urbanlf, zju_rgbp
 from training.data.datasets.deliver import Case, Weather
 from training.data.datasets.mfnet import Time

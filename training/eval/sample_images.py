@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from segrgbx_core.base.samples import Array
-from segrgbx_core.labels.label_space import palette_array
 from segrgbx_core.labels.overlay import Picture, blend, contact_sheet, present_ids
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
@@ -35,7 +34,7 @@ def prediction_sheet(
     segmenter = Segmenter.from_checkpoint(checkpoint, config, sensor, label_space=reader.native)
     encoding: EncodingConfig = segmenter.contract.encoding
     native = segmenter.label_space.native(reader.native)
-    palette = palette_array(native.palette)
+    palette = native.palette_array()
     items = [reader[index] for index in spread(len(reader), count)]
     predicted = [one.labels for one in segmenter.predict([item.sample for item in items])]
     rows: list[list[Array | None]] = [

@@ -19,7 +19,6 @@ from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import user_path
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.modality import MODALITIES
-from segrgbx_core.labels.label_space import palette_array
 from segrgbx_core.labels.overlay import colourise, contact_sheet, preview
 from segrgbx_core.labels.tables import NYU, SYNTHETIC_STREET
 from segrgbx_core.sensors import encode
@@ -63,7 +62,7 @@ def sheet(
     for shot in shots:
         config = WorldConfig(width=size[0], height=size[1], **shot.options)
         record = World(shot.seed, config).record(shot.time_s, MODALITIES)
-        palette = palette_array(spaces[record.label_space].palette)
+        palette = spaces[record.label_space].palette_array()
         rows.append([record.rgb, *x_pictures(record), colourise(record.labels, palette)])
     titles = ["RGB", *(modality.facts.title for modality in MODALITIES), "Labels"]
     return contact_sheet(

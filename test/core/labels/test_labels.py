@@ -9,8 +9,6 @@ from segrgbx_core.base.modality import MODALITIES
 from segrgbx_core.labels.label_space import (
     VOID,
     LabelSpace,
-    NativeSpace,
-    palette_array,
     synthetic_label_space,
     unified_label_space,
 )
@@ -23,6 +21,7 @@ from segrgbx_core.labels.tables import (
     UNIFIED_PALETTE,
     URBANLF,
     ZJU,
+    NativeSpace,
     native_space,
 )
 
@@ -119,7 +118,7 @@ def test_palette_array():
     assert palette.dtype == np.uint8
     assert tuple(palette[6]) == (128, 64, 128)
     assert not palette[71:].any()
-    np.testing.assert_array_equal(palette_array(MFNET.palette)[1], (64, 0, 128))
+    np.testing.assert_array_equal(MFNET.palette_array()[1], (64, 0, 128))
 
 
 def test_round_trip_through_json():
@@ -173,24 +172,28 @@ def test_foreign_dict_is_refused(change, message):
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
+def own(names, palette, to_unified):
+    return NativeSpace(names, palette, name="own", modality=None, to_unified=to_unified)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: NativeSpace("own", None, ("a", "b"), (RED, BLUE), (3, 3)),
+            lambda: own(("a", "b"), (RED, BLUE), (3, 3)),
             "classes 'a' and 'b' both map to unified id 3",
         ),
-        (lambda: NativeSpace("own", None, ("a", "b"), (RED, BLUE), (3,)), "2 classes but 1"),
-        (lambda: NativeSpace("own", None, ("a", "a"), (RED, BLUE), (3, 4)), "'a' is listed twice"),
-        (lambda: NativeSpace("own", None, ("a",), (RED, BLUE), (3,)), "1 classes but 2 colours"),
-        (lambda: NativeSpace("own", None, ("a",), ((256, 0, 0),), (3,)), "not three values"),
-        (lambda: NativeSpace("own", None, (), (), ()), "0 classes; allowed are 1 to 255"),
+        (lambda: own(("a", "b"), (RED, BLUE), (3,)), "2 classes but 1"),
+        (lambda: own(("a", "a"), (RED, BLUE), (3, 4)), "'a' is listed twice"),
+        (lambda: own(("a",), (RED, BLUE), (3,)), "1 classes but 2 colours"),
+        (lambda: own(("a",), ((256, 0, 0),), (3,)), "not three values"),
+        (lambda: own((), (), ()), "0 classes; allowed are 1 to 255"),
         (
             lambda: native_space("own", None, (("a", RED, "raod"),)),
             "'raod', which is no unified class .did you mean 'road'",
         ),
         (
-            lambda: unified_label_space(NativeSpace("own", None, ("a",), (RED,), (71,))),
+            lambda: unified_label_space(own(("a",), (RED,), (71,))),
             r"'own': unified id 71 is outside \[0, 70\]",
         ),
         (lambda: unified_label_space(MFNET), "'mfnet': the name is taken"),

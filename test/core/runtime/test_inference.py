@@ -155,7 +155,7 @@ def test_native_space_is_the_argmax_over_its_own_classes(checkpoint, segmenter):
     space = native.label_space.native("mfnet")
     assert native.classes.space == "mfnet"
     assert native.classes.names == space.names
-    assert native.classes.ids == tuple(range(len(space.names)))
+    assert native.classes.ids == range(len(space.names))
     given = sample()
     answer, unified = native.predict([given])[0], segmenter.predict([given])[0]
     assert answer.labels.max() < len(space.names)

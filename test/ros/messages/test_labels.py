@@ -18,7 +18,7 @@ classes:
   - {name: people, rgb: [9, 8, 7], members: [person]}
 """
 SPACE = unified_label_space()
-LABELS = PublishedLabels("unified", SPACE.names, SPACE.palette, SPACE.hash)
+LABELS = PublishedLabels(SPACE.names, SPACE.palette, space="unified", hash=SPACE.hash)
 
 
 def written(folder, text, name="costmap.yaml"):
@@ -28,12 +28,16 @@ def written(folder, text, name="costmap.yaml"):
 
 
 def test_label_map_reads_back():
-    labels = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc", 700)
+    labels = PublishedLabels(
+        ("road", "car"), ((1, 2, 3), (4, 5, 6)), space="two", hash="abc", unlabeled_id=700
+    )
     assert parse_label_map(label_map_text(labels)) == labels
 
 
 def test_legend_lists_ids_names_and_colours():
-    labels = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc", 700)
+    labels = PublishedLabels(
+        ("road", "car"), ((1, 2, 3), (4, 5, 6)), space="two", hash="abc", unlabeled_id=700
+    )
     assert legend_text(labels).splitlines() == [
         "  0  road    1   2   3",
         "  1  car     4   5   6",

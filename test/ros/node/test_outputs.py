@@ -38,7 +38,7 @@ from segrgbx_ros.node.health.streams import FreezeDetector, PairHealth, StreamHe
 from segrgbx_ros.node.runtime import ArrivalClock, RateLimit  # noqa: E402
 from segrgbx_ros.node.worker import WorkReport  # noqa: E402
 
-LABELS = PublishedLabels("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), "abc")
+LABELS = PublishedLabels(("road", "car"), ((1, 2, 3), (4, 5, 6)), space="two", hash="abc")
 CONFIG = node_config({"pairs": ["thermal", "depth"]})
 
 

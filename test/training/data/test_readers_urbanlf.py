@@ -6,7 +6,7 @@ import pytest
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.images import read_image, write_image
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.labels.label_space import VOID, palette_array
+from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.labels.tables import URBANLF
 from training.data.datasets import open_reader
 from training.data.datasets.export import UrbanLfLayout, export_urbanlf
@@ -41,7 +41,7 @@ class TestColours:
 
     def test_unknown_colours_are_void_and_counted_not_bikes(self, root):
         path = root / "train" / "Image001" / "label.png"
-        picture = palette_array(URBANLF.palette)[np.full((36, 54), 6, np.uint8)]
+        picture = URBANLF.palette_array()[np.full((36, 54), 6, np.uint8)]
         picture[0, :5] = (53, 42, 198)  # one off road
         write_image(path, picture)
         reader = opened(root, labels="colours")
@@ -83,7 +83,7 @@ class TestColours:
 
     def test_any_type_of_file_is_read_by_its_colours(self, tmp_path, frames):
         path = tmp_path / "label.png"
-        colours = palette_array(URBANLF.palette)[np.minimum(frames[0].labels, 13)]
+        colours = URBANLF.palette_array()[np.minimum(frames[0].labels, 13)]
         write_image(path, np.dstack([colours, np.full((36, 54), 255, np.uint8)]))
         expected = np.minimum(frames[0].labels, 13)
         np.testing.assert_array_equal(ColourFiles(URBANLF).read(path), expected)

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from segrgbx_core.base.errors import ConfigError
-from segrgbx_core.labels.label_space import VOID, LabelSpace, NativeSpace
+from segrgbx_core.labels.label_space import VOID, LabelSpace
+from segrgbx_core.labels.tables import NativeSpace
 from training.stage2.losses import (
     LossConfig,
     SegmentationLoss,

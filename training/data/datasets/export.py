@@ -18,7 +18,7 @@ from PIL import Image
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.images import write_image
 from segrgbx_core.base.samples import Array
-from segrgbx_core.labels.label_space import VOID, palette_array
+from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.labels.tables import DELIVER, MFNET, NYU, URBANLF, ZJU, NativeSpace
 from segrgbx_core.sensors.polarization import ANGLES
 
@@ -232,7 +232,7 @@ def export_urbanlf(
             _write(packed if is_repack else folder / f"{view}.png", picture)
         if layout is UrbanLfLayout.REAL:
             np.save(folder / "label.npy", values)
-            colours = palette_array(URBANLF.palette)
+            colours = URBANLF.palette_array()
             colours[VOID] = _NO_CLASS  # black is a class here
             _write(folder / "label.png", colours[frame.labels])
         elif layout is UrbanLfLayout.SYNTHETIC:
@@ -281,7 +281,8 @@ def write_indexed(path: Path, values: NDArray[np.uint8], space: NativeSpace) -> 
     """A label file as an indexed PNG: ids inside, colours on screen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
-    image.putpalette(palette_array(((0, 0, 0), *space.palette)).tobytes())
+    black_first = np.roll(space.palette_array(), 1, axis=0)
+    image.putpalette(black_first.tobytes())
     image.save(path)
 
 

@@ -22,7 +22,7 @@ from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.base.images import read_image
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, RgbxSample, XForm
-from segrgbx_core.labels.label_space import NativeSpace
+from segrgbx_core.labels.tables import NativeSpace
 from segrgbx_core.sensors import SensorConfig
 from training.data.datasets.label_files import LabelFiles, Labels
 from training.data.datasets.labelled_sample import Labelled

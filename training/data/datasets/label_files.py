@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.images import read_image, read_labels
-from segrgbx_core.labels.label_space import VOID, NativeSpace
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.tables import NativeSpace
 
 Labels = NDArray[np.uint8]
 
