@@ -130,6 +130,8 @@ class AlignCounts:
     jumps: int = 0
     lost_events: int = 0
     """Events given up because of `sensor.event.max_buffer_mb`."""
+    cut_events: int = 0
+    """Events not taken of messages that hold more than one may."""
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_x: Counter[str] = field(default_factory=Counter)
     dt_sum_ns: int = 0
@@ -183,6 +185,7 @@ class AlignCounts:
             "dropped_x": dict(sorted(self.dropped_x.items())),
             "jumps": self.jumps,
             "lost_events": self.lost_events,
+            "cut_events": self.cut_events,
             "mean_dt_ms": round(self.mean_dt_ms, 3),
             "mean_abs_dt_ms": round(self.mean_abs_dt_ms, 3),
             "max_abs_dt_ms": round(self.max_abs_dt_ms, 3),

@@ -279,6 +279,7 @@ class PairPipeline:
             taken = events.read_message(message)
         except EncodingError as error:
             raise EncodingError(f"topic '{self._events_topic}' (event): {error}") from None
+        self._aligner.counts.cut_events = events.num_cut
         if taken is None:
             return []
         # An unset stamp says nothing about the sensor's clock; the aligner counts and drops it.

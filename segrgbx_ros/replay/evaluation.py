@@ -224,6 +224,7 @@ class _Run:
             mean_offset_ms=float(np.mean(tally.skews_ms)) if tally.skews_ms else 0.0,
             jumps=counts.jumps,
             lost_events=counts.lost_events,
+            cut_events=counts.cut_events,
             first_fault=tally.first_fault,
             scores=scores,
             stages_ms={name: Summary.of(values) for name, values in tally.stages_ms.items()},

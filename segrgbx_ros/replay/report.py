@@ -90,6 +90,7 @@ class PairReport:
         mean_offset_ms: the same with its sign, mean; far from 0 it is the offset to configure.
         jumps: how often the stamps jumped back.
         lost_events: events given up because of sensor.event.max_buffer_mb.
+        cut_events: events not taken of messages that hold more than one may.
         first_fault: first message that could not be decoded, empty when all could.
         scores: agreement with the truth, None without truth.
         stages_ms: duration of each stage per frame in ms.
@@ -108,6 +109,7 @@ class PairReport:
     mean_offset_ms: float = 0.0
     jumps: int = 0
     lost_events: int = 0
+    cut_events: int = 0
     first_fault: str = ""
     scores: Scores | None = None
     label_space: str = ""
@@ -130,6 +132,7 @@ class PairReport:
             "mean_offset_ms": round(self.mean_offset_ms, 3),
             "jumps_back": self.jumps,
             "lost_events": self.lost_events,
+            "cut_events": self.cut_events,
             "first_fault": self.first_fault,
             "scores": self.scores.to_dict() if self.scores else None,
         }
@@ -330,6 +333,8 @@ def _pairing_lines(pair: PairReport) -> list[str]:
         rows.append(("stamps jumped back", f"{pair.jumps} times"))
     if pair.lost_events:
         rows.append(("events lost, see sensor.event.max_buffer_mb", pair.lost_events))
+    if pair.cut_events:
+        rows.append(("events cut, more than one message may hold", pair.cut_events))
     if pair.first_fault:
         rows.append(("first message that could not be read", pair.first_fault))
     return ["", *_table_lines(("pairing", ""), rows)]

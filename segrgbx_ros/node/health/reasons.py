@@ -166,6 +166,7 @@ def sync_status(
         "rgb_only": counts.rgb_only,
         "jumps_back": counts.jumps,
         "lost_events": counts.lost_events,
+        "cut_events": counts.cut_events,
         **_distances(recent),
         "arrival_skew_ms": f"{skew_ms:.1f}",
         "rate_limited": health.limited,

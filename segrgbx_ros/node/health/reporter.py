@@ -89,7 +89,7 @@ class Reporter:
         self._node = node
         self._explain_ns = patience.explain_s * NS_PER_S
         self._totals: Counter[str] = Counter()
-        self._lost_events: Counter[str] = Counter()
+        self._lost_events: Counter[tuple[str, str]] = Counter()
         self._since_ns = time.monotonic_ns()
         self._mismatch = Throttle(lambda text: node.get_logger().error(text))
         self._waiting = Throttle(lambda text: node.get_logger().warning(text))
@@ -152,10 +152,14 @@ class Reporter:
     def _pair(self, pair: PairSnapshot, config: NodeConfig, now_ns: int) -> list[Status]:
         health, counts = pair.health, pair.counts
         notes = list(pair.notes)
-        lost = counts.lost_events - self._lost_events[health.pair]
-        self._lost_events[health.pair] = counts.lost_events
-        if lost > 0:
-            notes.append(f"{lost} events found no room; raise sensor.event.max_buffer_mb")
+        for count, advice in (
+            (counts.lost_events, "events found no room; raise sensor.event.max_buffer_mb"),
+            (counts.cut_events, "events beyond what one message may hold; send shorter packets"),
+        ):
+            lost = count - self._lost_events[health.pair, advice]
+            self._lost_events[health.pair, advice] = count
+            if lost > 0:
+                notes.append(f"{lost} {advice}")
         state = reasons.input_status(health, pair.silences, config.diagnostics, notes)
         sync = reasons.sync_status(
             health,

@@ -243,6 +243,19 @@ def test_memory_for_events_is_bounded():
     assert 110_000 < pipeline["event"].counts.lost_events < 170_000
 
 
+def test_events_beyond_what_a_message_may_hold_are_counted():
+    pipeline = pipeline_of()
+    for kind in ("packet", "array"):
+        stream = EventStream(TimeSource.SENSOR_ALIGNED, max_events=30)
+        many = events(START + np.arange(50) * 1000)
+        message = event_packet(many, START) if kind == "packet" else event_array(many, START)
+        assert len(stream.read_message(message).events) == 30
+        assert stream.num_cut == 20
+    pipeline["event"]._events._packets.num_cut = 7
+    pipeline.push_message("event", Stream.EVENTS, event_packet(ALL, START), START)
+    assert pipeline["event"].counts.cut_events == 7
+
+
 def test_clear_forgets_the_stream():
     pipeline = pipeline_of()
     list(feed(pipeline, 50))

@@ -212,15 +212,21 @@ def test_a_thermal_camera_that_calibrates_itself_is_named(rig):
     one.until(lambda: any("repeated one picture" in text for text in warnings(one)))
 
 
-def test_events_that_find_no_room_are_warned_about(rig):
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        ("lost_events", "5 events found no room; raise sensor.event.max_buffer_mb"),
+        ("cut_events", "5 events beyond what one message may hold; send shorter packets"),
+    ],
+)
+def test_events_that_are_given_up_are_warned_about(rig, count, text):
     one = rig(**SIZE)
     masks = one.hear("thermal/mask")
     ask(one)
     one.until(lambda: masks)
-    one.node.runtime._pipeline["thermal"].counts.lost_events = 5
-    text = "5 events found no room; raise sensor.event.max_buffer_mb"
+    setattr(one.node.runtime._pipeline["thermal"].counts, count, 5)
     one.until(lambda: any(text in warning for warning in warnings(one)))
-    one.until(lambda: one.report()["thermal sync"][2]["lost_events"] == "5")
+    one.until(lambda: one.report()["thermal sync"][2][count] == "5")
     assert sum(text in warning for warning in warnings(one)) == 1
 
 
