@@ -30,6 +30,8 @@ _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 MAX_PIXELS = 1 << 24
 """Messages that claim larger images are damaged: room for those would fill the memory."""
+MAX_SIDE = 1 << 14
+"""Longest side of an image in a message; axes that long are kept per size."""
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
@@ -114,6 +116,16 @@ def encoded_size(data: Array) -> tuple[int, int] | None:
     except (struct.error, IndexError, OverflowError):
         pass  # it ends early, or points beyond its end
     return None
+
+
+def size_fault(height: int, width: int) -> str:
+    """What is wrong with the size of an image in a message; empty for a size that is taken."""
+    if min(height, width) > 0 and max(height, width) <= MAX_SIDE and height * width <= MAX_PIXELS:
+        return ""
+    return (
+        f"size {width}x{height} px; taken are sides of 1 to {MAX_SIDE} px and {MAX_PIXELS} px in "
+        "all; is the message whole?"
+    )
 
 
 def encode_image(array: Array, suffix: str = ".png", quality: int = 90) -> bytes:

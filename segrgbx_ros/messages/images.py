@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.base.errors import DataError, EncodingError
-from segrgbx_core.base.images import MAX_PIXELS, decode_image, encoded_size
+from segrgbx_core.base.errors import DataError, EncodingError, shortened
+from segrgbx_core.base.images import decode_image, encoded_size, size_fault
 from segrgbx_core.base.samples import Array
 
 NS_PER_S = 1_000_000_000
@@ -68,8 +68,8 @@ _YUV = {
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
     "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
 }
-_PLANAR = ("nv21", "nv24")
-_GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)C(\d*)")
+_PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21, "nv24": None}
+_GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)C(\d{0,3})")
 _KINDS = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
 COLOUR_ENCODINGS = (
     *(f"{name}{bits}" for name in _COLOUR for bits in (8, 16)),
@@ -77,7 +77,12 @@ COLOUR_ENCODINGS = (
     *_YUV,
     *_PLANAR,
 )
-RGB_ENCODINGS = (*COLOUR_ENCODINGS, "mono8", "mono16", "8UC1", "8UC3", "8UC4")
+_BLUE_FIRST = {"8UC3": cv2.COLOR_BGR2RGB, "8UC4": cv2.COLOR_BGRA2RGB}
+"""Encodings that name no colour order, as OpenCV fills them."""
+PICTURE_ENCODINGS = (*COLOUR_ENCODINGS, "mono8", "mono16", "8UC1", "16UC1", *_BLUE_FIRST)
+RGB_ENCODINGS = tuple(name for name in PICTURE_ENCODINGS if name != "16UC1")
+WHITE = 65535
+"""Full scale of a 16-bit camera whose driver fills all bits."""
 
 
 def stamp_ns(message: Any) -> int:
@@ -134,9 +139,10 @@ def image_array(
     name = encoding or str(message.encoding)
     height, width = int(message.height), int(message.width)
     if allowed and not _matches(name, allowed):
-        raise EncodingError(f"encoding '{name}' is not supported here; use {', '.join(allowed)}")
-    if height == 0 or width == 0:
-        raise EncodingError(f"size {width}x{height} is empty")
+        text = f"encoding '{shortened(name)}' is not supported here; use {', '.join(allowed)}"
+        raise EncodingError(text)
+    if fault := size_fault(height, width):
+        raise EncodingError(fault)
     if name in _PLANAR:
         return _from_semi_planar(_planes(message, name, height, width), name, height, width)
     if name in _YUV:
@@ -149,7 +155,8 @@ def image_array(
         return _convert(message, pixels, name, _BAYER[name[6:10]], min(height, width) > 1)
     layout = _LAYOUTS.get(name) or _generic(name)
     if layout is None:
-        raise EncodingError(f"encoding '{name}' is unknown; use one that sensor_msgs names")
+        text = f"encoding '{shortened(name)}' is unknown; use one that sensor_msgs names"
+        raise EncodingError(text)
     pixels = _plain(message, name, height, width, layout)
     if layout.to_rgb is None:
         return pixels
@@ -177,26 +184,63 @@ def compressed_array(message: Any) -> Array:
     return _decode(data, form)
 
 
-def rgb_array(message: Any) -> Array:
-    """RGB picture of an Image or CompressedImage, uint8 (H, W, 3).
+def picture_array(
+    message: Any, encoding: str = "", *, allowed: Sequence[str] = PICTURE_ENCODINGS
+) -> Array:
+    """Grey or RGB picture of an Image or CompressedImage, (H, W) or (H, W, 3).
 
-    Grey becomes three equal channels.
     8UC3 and 8UC4 name no colour order; they are taken as OpenCV fills them, blue first.
+
+    Args:
+        message: of rclpy or rosbags.
+        encoding: used instead of an Image's own where the driver names a wrong one.
+        allowed: encodings that make sense here.
+
+    Returns:
+        uint8 or uint16 as stored.
 
     Raises:
         EncodingError: as `image_array` and `compressed_array`, and when the channels are no
             colours.
     """
-    pixels = any_array(message, allowed=RGB_ENCODINGS)
-    if not is_compressed(message) and str(message.encoding) in ("8UC3", "8UC4"):
-        pixels = cv2.cvtColor(pixels, _COLOUR["bgr" if pixels.shape[2] == 3 else "bgra"][1] or 0)
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
-        raise EncodingError(f"{pixels.shape[2]} channels of {pixels.dtype} are no RGB picture")
+    pixels = any_array(message, encoding, allowed=allowed)
+    if not is_compressed(message):
+        code = _BLUE_FIRST.get(encoding or str(message.encoding))
+        pixels = pixels if code is None else cv2.cvtColor(pixels, code)
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.shape[2:] not in ((), (3,)):
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        raise EncodingError(f"{channels} channels of {pixels.dtype} are no picture")
     return pixels
+
+
+def rgb_array(message: Any, encoding: str = "", full_scale: int = WHITE) -> Array:
+    """RGB picture of an Image or CompressedImage, uint8 (H, W, 3); see `picture_array`.
+
+    Grey becomes three equal channels.
+
+    Args:
+        message: of rclpy or rosbags.
+        encoding: used instead of an Image's own where the driver names a wrong one.
+        full_scale: white of a camera of 16 bits; 4095 for 12 bits at the lower end.
+
+    Raises:
+        EncodingError: as `picture_array`.
+    """
+    pixels = picture_array(message, encoding, allowed=RGB_ENCODINGS)
+    if pixels.dtype == np.uint16:
+        pixels = (
+            (pixels >> 8).astype(np.uint8)
+            if full_scale == WHITE
+            else _to_8_bits(full_scale)[pixels]
+        )
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+@cache
+def _to_8_bits(full_scale: int) -> NDArray[np.uint8]:
+    """8-bit value of every 16-bit one; those above white are white."""
+    shares = np.minimum(np.arange(1 << 16) / full_scale, 1.0)
+    return np.rint(255 * shares).astype(np.uint8)
 
 
 def fill_image(message: Any, pixels: Array, encoding: str) -> Any:
@@ -261,10 +305,10 @@ def _plain(message: Any, name: str, height: int, width: int, layout: _Layout) ->
 
 
 def _planes(message: Any, name: str, height: int, width: int) -> Array:
-    """Luma, then chroma rows: (H * 3/2, W) of nv21, (H * 3, W) of nv24."""
-    if name == "nv21" and (height % 2 or width % 2):
-        raise EncodingError(f"size {width}x{height} is odd; 'nv21' needs even sides")
-    rows = height * 3 // 2 if name == "nv21" else height * 3
+    """Luma, then chroma rows: (H * 3/2, W) of nv12 and nv21, (H * 3, W) of nv24."""
+    if name != "nv24" and (height % 2 or width % 2):
+        raise EncodingError(f"size {width}x{height} is odd; '{name}' needs even sides")
+    rows = height * 3 if name == "nv24" else height * 3 // 2
     step = int(message.step)
     if step < width:
         raise EncodingError(
@@ -284,8 +328,9 @@ def _planes(message: Any, name: str, height: int, width: int) -> Array:
 
 def _from_semi_planar(planes: Array, name: str, height: int, width: int) -> Array:
     planes = np.ascontiguousarray(planes)
-    if name == "nv21":
-        return cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_NV21)
+    code = _PLANAR[name]
+    if code is not None:
+        return cv2.cvtColor(planes, code)
     chroma = planes[height:].reshape(height, width, 2)
     # Each pixel has its own chroma, so a doubled width turns it into plain 4:2:2 without any loss.
     packed = np.empty((height, width * 2, 2), np.uint8)
@@ -320,19 +365,15 @@ def _bridge() -> Callable[[Any, str], Array] | None:
 
 
 def _decode(data: Array, form: str) -> Array:
-    size = encoded_size(data)
+    size, name = encoded_size(data), f"compressed image '{shortened(form)}'"
     if size is None:
         raise EncodingError(
-            f"compressed image '{form}' of {data.size} bytes is no JPEG, PNG or TIFF; is the "
-            "message whole?"
+            f"{name} of {data.size} bytes is no JPEG, PNG or TIFF; is the message whole?"
         )
-    if size[0] * size[1] > MAX_PIXELS:
-        raise EncodingError(
-            f"compressed image '{form}' of {size[1]}x{size[0]} px; at most {MAX_PIXELS} px are "
-            "taken; is the message whole?"
-        )
+    if fault := size_fault(*size):
+        raise EncodingError(f"{name}: {fault}")
     try:
-        pixels = decode_image(data, f"compressed image '{form}'")
+        pixels = decode_image(data, name)
     except DataError as error:
         raise EncodingError(str(error)) from None
     return pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels
@@ -340,20 +381,20 @@ def _decode(data: Array, form: str) -> Array:
 
 def _compressed_depth(data: Array, form: str) -> Array:
     """Depth as `compressed_depth_image_transport` packs it: a 12-byte header, then PNG or RVL."""
+    name = f"compressed image '{shortened(form)}'"
     if data.size <= 12:
-        raise EncodingError(f"compressed image '{form}' of {data.size} bytes has no image in it")
+        raise EncodingError(f"{name} of {data.size} bytes has no image in it")
     header, payload = data[:12], data[12:]
     if "rvl" in form.lower():
         try:
             counts: Array = unpack_rvl(payload)
         except EncodingError as error:
-            raise EncodingError(f"compressed image '{form}': {error}") from None
+            raise EncodingError(f"{name}: {error}") from None
     else:
         counts = _decode(payload, form)
     if counts.ndim != 2 or counts.dtype != np.uint16:
         raise EncodingError(
-            f"compressed image '{form}' holds {counts.dtype} of shape {counts.shape}; "
-            "expected one channel of 16 bits"
+            f"{name} holds {counts.dtype} of shape {counts.shape}; expected one channel of 16 bits"
         )
     # 32FC1 travels as inverse depth.
     return dequantised(counts, header) if form.startswith("32FC1") else counts
@@ -374,8 +415,8 @@ def unpack_rvl(payload: NDArray[np.uint8]) -> NDArray[np.uint16]:
     if payload.size < 8:
         raise EncodingError(f"rvl image of {payload.size} bytes has no size in it")
     width, height = (int(side) for side in payload[:8].view("<u4"))
-    if not 0 < width * height <= MAX_PIXELS:
-        raise EncodingError(f"rvl image of {width}x{height} px; is the message whole?")
+    if fault := size_fault(height, width):
+        raise EncodingError(f"rvl image: {fault}")
     numbers = _numbers(payload[8:])
     starts, firsts, lengths = _runs(numbers, width * height)
     ends = np.cumsum(lengths)

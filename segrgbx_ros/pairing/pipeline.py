@@ -29,7 +29,7 @@ __all__ = ["Pair", "PairPipeline", "Pipeline", "SampleReader", "Stream"]
 _GREY = ("mono8", "8UC1", "mono16", "16UC1")
 _RGB = ("rgb8", "bgr8", "rgba8", "bgra8")
 _BAYER = tuple(name for name in messages.COLOUR_ENCODINGS if name.startswith("bayer_"))
-# Which encodings of a raw X image make sense for a modality; drawn pictures take `_PICTURE`.
+# Which encodings of a raw X image make sense for a modality.
 _RAW = {
     Modality.THERMAL: (*_GREY, "32FC1"),
     Modality.DEPTH: ("16UC1", "mono16", "32FC1"),
@@ -37,7 +37,6 @@ _RAW = {
     Modality.LIGHT_FIELD: messages.COLOUR_ENCODINGS,
     Modality.EVENT: (),
 }
-_PICTURE = (*_GREY, *messages.COLOUR_ENCODINGS)
 _ANGLES_IN_ORDER = (Stream.I0, Stream.I45, Stream.I90, Stream.I135)
 _MAX_INCOMPLETE = 8
 """Exposures that may lack an angle at a time; drivers of one sensor are never this far apart."""
@@ -131,13 +130,11 @@ class SampleReader:
             raise EncodingError(f"{place}: {error}") from None
 
     def _pixels(self, message: Any) -> Array:
-        modality, form = self._options.modality, self._options.x_form
-        return messages.any_array(
-            message,
-            self._options.x_encoding,
-            allowed=_PICTURE if form is XForm.IMAGE else _RAW[modality],
-            mosaic=modality is Modality.POLARIZATION and form is XForm.RAW,
-        )
+        modality, encoding = self._options.modality, self._options.x_encoding
+        if self._options.x_form is XForm.IMAGE:
+            return messages.picture_array(message, encoding)
+        is_mosaic = modality is Modality.POLARIZATION
+        return messages.any_array(message, encoding, allowed=_RAW[modality], mosaic=is_mosaic)
 
 
 def _stacked(planes: list[Array]) -> Array:

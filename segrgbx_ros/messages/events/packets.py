@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segrgbx_core.base.errors import EncodingError
-from segrgbx_core.base.images import MAX_PIXELS
+from segrgbx_core.base.errors import EncodingError, shortened
+from segrgbx_core.base.images import size_fault
 from segrgbx_core.base.samples import Array, Events
 from segrgbx_core.sensors.event_words import EVT3, LIBCAER_CMP, WordDecoder
 
@@ -27,7 +27,6 @@ MAX_BYTES = 16 << 20
 """Largest payload of a message; sensors send less than 1 MB in 4 ms."""
 ENCODINGS = ("evt3", "libcaer_cmp", "libcaer", "mono", "trigger")
 _MAX_NS = 1 << 62
-_MAX_SIDE = 1 << 15
 _ROLL_OVER_US = 1 << 31
 _LIBCAER = np.dtype([("data", "<u4"), ("t_us", "<i4")])
 _HINTS = {
@@ -87,7 +86,7 @@ class EventPacketDecoder:
         encoding = str(packet.encoding)
         if encoding not in ENCODINGS:
             hint = _HINTS.get(encoding, f"; known are {', '.join(ENCODINGS)}")
-            raise EncodingError(f"event encoding '{encoding}' is not supported{hint}")
+            raise EncodingError(f"event encoding '{shortened(encoding)}' is not supported{hint}")
         if packet.is_bigendian:
             raise EncodingError("big-endian events are not supported; use a little-endian host")
         size = checked_size(packet.width, packet.height)
@@ -148,12 +147,9 @@ def checked_size(width: Any, height: Any) -> Size:
     Raises:
         EncodingError: when no sensor has it.
     """
-    size = int(width), int(height)
-    if not (min(size) > 0 and max(size) <= _MAX_SIDE and size[0] * size[1] <= MAX_PIXELS):
-        raise EncodingError(
-            f"sensor size {size[0]}x{size[1]} is impossible; is the message whole?"
-        )
-    return size
+    if fault := size_fault(int(height), int(width)):
+        raise EncodingError(f"event sensor: {fault}")
+    return int(width), int(height)
 
 
 def check_bytes(size: int) -> None:

@@ -114,13 +114,16 @@ def test_bayer_is_demosaiced_by_its_own_pattern(pattern, bits):
 
 
 @pytest.mark.parametrize("padding", [0, 6])
-@pytest.mark.parametrize("encoding", ["uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv21", "nv24"])
+@pytest.mark.parametrize(
+    "encoding", ["uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv12", "nv21", "nv24"]
+)
 def test_yuv_gives_the_colour_back(encoding, padding):
     rgb = np.full((4, 6, 3), (200, 60, 30), np.uint8)
     planar = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
     luma, u, v = planar[:4], int(planar[4, 0]), int(planar[5, 0])
-    if encoding == "nv21":
-        packed = np.vstack([luma, np.tile(np.uint8([v, u]), (2, 3))])
+    if encoding in ("nv12", "nv21"):
+        chroma = [u, v] if encoding == "nv12" else [v, u]
+        packed = np.vstack([luma, np.tile(np.uint8(chroma), (2, 3))])
     elif encoding == "nv24":
         packed = np.vstack([luma, np.tile(np.uint8([u, v]), (8, 3))])
     else:
@@ -148,8 +151,10 @@ def test_each_nv24_pixel_keeps_its_own_chroma(rng):
         ({"encoding": "jpeg2000"}, "encoding 'jpeg2000' is unknown"),
         ({"encoding": "8UC0"}, "encoding '8UC0' is unknown"),
         ({"encoding": ""}, "encoding '' is unknown"),
-        ({"height": 0}, "size 6x0 is empty"),
-        ({"width": 0}, "size 0x4 is empty"),
+        ({"encoding": "8UC" + "9" * 5000}, r"encoding '8UC9{74}\.\.\.' is unknown"),
+        ({"encoding": "a\nb\x1b[2J"}, r"encoding 'a\\nb\\x1b\[2J' is unknown"),
+        ({"height": 0}, "size 6x0 px; taken are sides of 1 to 16384 px"),
+        ({"width": 0}, "size 0x4 px; taken"),
         ({"data": array("B")}, "0 bytes of data; 6x4 'mono8' needs 24"),
         ({"data": array("B", range(23))}, "23 bytes of data; 6x4 'mono8' needs 24"),
         ({"step": 5}, r"step 5 is less than a row of 6 px 'mono8' \(6 bytes\)"),
@@ -197,6 +202,60 @@ def test_rgb_array_accepts_what_cameras_send(rng):
     np.testing.assert_array_equal(grey, np.repeat(rgb[..., :1], 3, axis=2))
     with pytest.raises(EncodingError, match="'32FC1' is not supported"):
         messages.rgb_array(image(np.zeros((4, 6), np.float32), "32FC1"))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("encoding", ["rgb16", "mono16", "bayer_rggb16"])
+def test_cameras_of_fewer_bits_are_stretched_to_their_full_scale(rng, bits, encoding):
+    eight = rng.integers(0, 256, (4, 6, 3) if encoding == "rgb16" else (4, 6)).astype(np.uint16)
+    if encoding == "bayer_rggb16":
+        eight = np.full((4, 6), 100, np.uint16)
+    stored = np.rint(eight / 255 * ((1 << bits) - 1)).astype(np.uint16)
+    read = messages.rgb_array(image(stored, encoding), full_scale=(1 << bits) - 1)
+    expected = eight if eight.ndim == 3 else np.repeat(eight[..., None], 3, axis=2)
+    assert np.abs(read.astype(int) - expected).max() <= 1
+    assert read.dtype == np.uint8
+    white = image(np.full((2, 2), 1 << bits, np.uint16), "mono16")
+    assert (messages.rgb_array(white, full_scale=(1 << bits) - 1) == 255).all()
+
+
+@pytest.mark.parametrize("named", ["", "foo", "mono8"])
+def test_a_wrong_or_empty_name_of_rgb_can_be_overruled(rng, named):
+    rgb = pixels_of(rng, "u1", 3)
+    with_name = image(rgb[..., ::-1], "bgr8")
+    with_name.encoding = named
+    np.testing.assert_array_equal(messages.rgb_array(with_name, "8UC3"), rgb)
+    semi_planar = image(np.full((6, 4), 128, np.uint8), named, size=(4, 4))
+    assert messages.rgb_array(semi_planar, "nv12").shape == (4, 4, 3)
+
+
+def test_pictures_may_be_grey_or_coloured_at_either_depth(rng):
+    bgr = pixels_of(rng, "u1", 3)
+    for name, order in (("8UC3", -1), ("bgr8", -1), ("rgb8", 1)):
+        picture = messages.picture_array(image(bgr, name))
+        np.testing.assert_array_equal(picture, bgr[..., ::order])
+    with_alpha = np.dstack([bgr, bgr[..., 0]])
+    np.testing.assert_array_equal(
+        messages.picture_array(image(with_alpha, "8UC4")), bgr[..., ::-1]
+    )
+    grey = pixels_of(rng, "u2", 1)
+    np.testing.assert_array_equal(messages.picture_array(image(grey, "16UC1")), grey)
+    depth = np.full((4, 4), 2.0, np.float32)
+    coded = struct.pack("<iff", 0, 10100.0, -1009.0) + png(np.full((4, 4), 700, np.uint16))
+    with pytest.raises(EncodingError, match="1 channels of float32 are no picture"):
+        messages.picture_array(compressed(coded, "32FC1; compressedDepth png"))
+    with pytest.raises(EncodingError, match="'32FC1' is not supported here"):
+        messages.picture_array(image(depth, "32FC1"))
+
+
+@pytest.mark.parametrize("size", [(1, 4_000_000), (20_000, 2), (5000, 5000)])
+@pytest.mark.parametrize("encoding", ["mono8", "rgb8", "bayer_rggb8", "nv12", "nv24", "32FC1"])
+def test_one_limit_of_size_holds_for_every_encoding(encoding, size):
+    height, width = size
+    message = image(np.zeros((1, 1), np.uint8), encoding)
+    message.__dict__.update(height=height, width=width, step=0, data=b"")
+    with pytest.raises(EncodingError, match=f"size {width}x{height} px; taken are sides of 1 to"):
+        messages.image_array(message)
 
 
 def test_compressed_images_keep_depth_and_order(rng):
@@ -261,7 +320,7 @@ def test_sizes_that_would_fill_the_memory_are_not_decoded(monkeypatch, suffix, f
     assert messages.compressed_array(compressed(before + fits, form)).shape == (8, 8)
     monkeypatch.setattr(messages, "decode_image", lambda *_: pytest.fail("was decoded"))
     large = claiming(pixels, suffix, 30_000, 40_000)
-    with pytest.raises(EncodingError, match=f"'{form}' of 40000x30000 px; at most 16777216 px"):
+    with pytest.raises(EncodingError, match=f"'{form}': size 40000x30000 px; taken are"):
         messages.compressed_array(compressed(before + large, form))
 
 
