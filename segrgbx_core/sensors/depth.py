@@ -22,10 +22,15 @@ from pydantic import model_validator
 from segrgbx_core.base.camera import Pinhole, depth_metres
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.sensors.content import FEW_SHARE, XContent, on_grid, share_of
 from segrgbx_core.sensors.hha import hha_image
 from segrgbx_core.sensors.picture import Array, XImage, from_picture, grey, require_plane
 
 _FIRST_LEVEL = np.float32(1 / 255)
+_DTYPES = (np.uint16, np.float32, np.float64)
+_HINT = "publish 16UC1 (mm) or 32FC1 (m), or set x_form to image for a rendered picture"
+_HHA_RANGE_M = (0.1, 100.0)
+"""Depths that a plausible room or street has; HHA itself has no range."""
 
 
 class DepthRepresentation(str, Enum):
@@ -104,8 +109,7 @@ def from_raw(x: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XImage:
     Raises:
         EncodingError: for another type or shape, or HHA without intrinsics.
     """
-    hint = "publish 16UC1 (mm) or 32FC1 (m), or set x_form to image for a rendered picture"
-    plane = require_plane(x, "depth", (np.uint16, np.float32, np.float64), hint)
+    plane = require_plane(x, "depth", _DTYPES, _HINT)
     if encoding.representation is DepthRepresentation.HHA:
         depth_m = depth_metres(plane, sensor.unit_16u, np.float64)
         lowest = encoding.ground_percentile
@@ -123,6 +127,56 @@ def from_image(x: Array) -> XImage:
     HHA pictures in file order: red disparity, green height, blue angle.
     """
     return from_picture(x, "depth")
+
+
+def content(x: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XContent:
+    """What the raw values of a depth image hold; arguments and errors as of `from_raw`."""
+    plane = require_plane(x, "depth", _DTYPES, _HINT)
+    return on_grid(plane, lambda part: _content(part, encoding, sensor))
+
+
+def _content(plane: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XContent:
+    depth_m = depth_metres(plane, sensor.unit_16u)
+    near, far = encoding.min_m, encoding.max_m
+    if encoding.representation is DepthRepresentation.HHA:
+        near, far = _HHA_RANGE_M
+    with np.errstate(invalid="ignore"):
+        measured = depth_m > 0
+        usable = (depth_m >= np.float32(near)) & (depth_m <= np.float32(far))
+    found = XContent.of(depth_m, measured & np.isfinite(depth_m), usable, "m")
+    if not found.valid:
+        return found.empty(_without_measurement(plane))
+    span = f"{near:g} to {far:g} m"
+    if found.is_empty:
+        cause = _cause(found.median, plane.dtype == np.uint16, sensor.unit_16u, near, far)
+        return found.empty(f"no pixel within {span}, median {found.median:.4g} m: {cause}")
+    if found.low == found.high:
+        return found.empty(f"every measured pixel reads {found.median:.4g} m")
+    if found.usable < FEW_SHARE * found.valid:
+        return found.suspect(
+            f"only {100 * found.usable / found.valid:.1f} % of the measured pixels are within "
+            f"{span}, median {found.median:.4g} m"
+        )
+    return found
+
+
+def _without_measurement(plane: Array) -> str:
+    kinds = {"NaN": np.isnan(plane), "0": plane == 0, "+inf": np.isposinf(plane)}
+    for name, mask in kinds.items():
+        if mask.all():
+            return f"every pixel is {name}: no measurement"
+    shares = ", ".join(f"{share_of(mask)} {name}" for name, mask in kinds.items() if mask.any())
+    return f"no pixel holds a measurement ({shares})"
+
+
+def _cause(median_m: float, is_counts: bool, unit: float, near: float, far: float) -> str:
+    if not is_counts and near <= median_m / 1000 <= far:
+        return "millimetres? 32FC1 holds metres (REP 118)"
+    if is_counts and near <= median_m / unit <= far:
+        return "metres in 16UC1? set sensor.depth.unit_16u: 1.0"
+    if median_m < near:
+        return f"the checkpoint tells nothing apart nearer than {near:g} m"
+    return f"the checkpoint tells nothing apart beyond {far:g} m; check sensor.depth.unit_16u"
 
 
 def _grade(depth_m: NDArray[np.float32], encoding: DepthEncoding) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import Events
+from segrgbx_core.sensors.content import XContent
 from segrgbx_core.sensors.picture import Array, XImage, from_picture
 
 _MAX_CLOCK_GAP_NS = 10_000_000_000
@@ -136,11 +137,7 @@ def from_raw(
     Raises:
         EncodingError: where `x` is no event stream, or its clock is not the stamp's.
     """
-    if not isinstance(x, Events):
-        raise EncodingError(
-            f"event x: holds {type(x).__name__}; expected events; "
-            "set x_form to image for event pictures"
-        )
+    _require_events(x)
     window = _cut(x, encoding, sensor, stamp_ns)
     if encoding.representation is EventRepresentation.VOXEL:
         return _voxel(window, x, encoding)
@@ -150,6 +147,29 @@ def from_raw(
 def from_image(x: Array) -> XImage:
     """The X image of an event picture as data sets store it; see `from_picture`."""
     return from_picture(x, "event")
+
+
+def content(
+    x: Events, encoding: EventEncoding, sensor: EventSensor, stamp_ns: int | None = None
+) -> XContent:
+    """What the window of an event stream holds; arguments and errors as of `from_raw`.
+
+    Returns:
+        as shares of pixels at most the number of events per pixel, as values that number itself.
+    """
+    _require_events(x)
+    count = len(_cut(x, encoding, sensor, stamp_ns).pixel)
+    share = min(1.0, count / (x.width * x.height))
+    found = XContent(share, share, low=count, median=count, high=count, unit="events")
+    return found if count else found.empty(f"no event within {encoding.window_ms:g} ms")
+
+
+def _require_events(x: object) -> None:
+    if not isinstance(x, Events):
+        raise EncodingError(
+            f"event x: holds {type(x).__name__}; expected events; "
+            "set x_form to image for event pictures"
+        )
 
 
 def _cut(

@@ -13,6 +13,7 @@ import numpy as np
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.sensors.content import XContent, picture_content
 from segrgbx_core.sensors.picture import Array, XImage, from_picture, require_array
 
 
@@ -59,15 +60,24 @@ def from_raw(x: Array, encoding: LightFieldEncoding, sensor: LightFieldSensor) -
     Raises:
         EncodingError: where shape and layout disagree or the view does not exist.
     """
+    return from_image(_view(x, sensor))
+
+
+def content(x: Array, encoding: LightFieldEncoding, sensor: LightFieldSensor) -> XContent:  # noqa: ARG001
+    """What the view that serves as X holds; arguments and errors as of `from_raw`."""
+    return picture_content(_view(x, sensor), "light_field")
+
+
+def _view(x: Array, sensor: LightFieldSensor) -> Array:
     require_array(x, "light_field")
     if sensor.layout is LightFieldLayout.STACK:
-        return from_image(_view_of_stack(x, sensor))
+        return _view_of_stack(x, sensor)
     if x.ndim not in (2, 3):
         raise EncodingError(
             f"light_field x: shape {x.shape} does not fit layout {sensor.layout.value}; "
             "set sensor.light_field.layout to stack for (views, h, w, 3)"
         )
-    return from_image(x if sensor.layout is LightFieldLayout.SINGLE else _view_of_tiles(x, sensor))
+    return x if sensor.layout is LightFieldLayout.SINGLE else _view_of_tiles(x, sensor)
 
 
 def from_image(x: Array) -> XImage:

@@ -31,6 +31,17 @@ def from_picture(x: Array, name: str) -> XImage:
     Raises:
         EncodingError: for another type or shape, or an empty picture.
     """
+    require_picture(x, name)
+    scaled = np.divide(x, np.float32(_FULL_SCALE[x.dtype]), dtype=np.float32)
+    return scaled if scaled.ndim == 3 and scaled.shape[2] == 3 else grey(scaled)
+
+
+def require_picture(x: Array, name: str) -> None:
+    """Refuses what is no picture; see `from_picture`.
+
+    Raises:
+        EncodingError: for another type or shape, or an empty picture.
+    """
     require_array(x, name)
     if x.dtype not in _FULL_SCALE:
         raise EncodingError(
@@ -42,8 +53,6 @@ def from_picture(x: Array, name: str) -> XImage:
             f"{name} picture: shape {x.shape} is not supported; "
             "use (h, w) or (h, w, 3) in RGB order"
         )
-    scaled = np.divide(x, np.float32(_FULL_SCALE[x.dtype]), dtype=np.float32)
-    return scaled if scaled.ndim == 3 and scaled.shape[2] == 3 else grey(scaled)
 
 
 def grey(plane: NDArray[np.float32]) -> XImage:

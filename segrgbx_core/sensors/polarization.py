@@ -30,6 +30,7 @@ from pydantic import model_validator
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.sensors.content import XContent, on_grid, picture_content, unused_bits
 from segrgbx_core.sensors.picture import (
     Array,
     XImage,
@@ -150,6 +151,48 @@ def from_raw(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSenso
 def from_image(x: Array) -> XImage:
     """The X image of a polarization picture as data sets store it; see `from_picture`."""
     return from_picture(x, "polarization")
+
+
+def content(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSensor) -> XContent:
+    """What the raw values of polarization hold; arguments as of `from_raw`."""
+    require_array(x, "polarization")
+    if sensor.layout is PolarizationLayout.RGB:
+        return picture_content(x, "polarization")
+    if sensor.layout is PolarizationLayout.AOLP_DOLP:
+        return on_grid(x, _angle_content)
+    return on_grid(x, lambda part: _intensity_content(part, encoding, sensor))
+
+
+def _angle_content(x: Array) -> XContent:
+    valid = np.isfinite(x).all(axis=2)
+    dolp = x[..., 1]
+    found = XContent.of(dolp, valid, valid & (dolp > 0), "DoLP")
+    if not found.valid:
+        return found.empty("every pixel is NaN or infinite")
+    return found.empty("DoLP is 0 in every pixel: is it computed?") if found.is_empty else found
+
+
+def _intensity_content(
+    x: Array, encoding: PolarizationEncoding, sensor: PolarizationSensor
+) -> XContent:
+    brightest = sensor.full_scale or full_scale(x.dtype)
+    valid = np.asarray(np.isfinite(x))
+    lit = valid & (x >= max(encoding.dark_level * brightest, 1e-6))
+    usable = lit & (x < brightest)
+    found = XContent.of(x, valid, usable, "counts" if x.dtype.kind == "u" else "")
+    if not found.valid:
+        return found.empty("every pixel is NaN or infinite")
+    bits = "" if sensor.full_scale else unused_bits(x)
+    if bits:
+        bits += " set sensor.polarization.full_scale"
+    if not found.is_empty:
+        return found.suspect(bits) if bits else found
+    if lit.any() and found.median >= brightest:
+        return found.empty(
+            f"saturated, the median is {found.median:g} of {brightest:g}: exposure too long?"
+        )
+    dark = f"no light, the median is {found.median:g} of {brightest:g}"
+    return found.empty(f"{dark}: {bits or 'lens covered, or exposure too short?'}")
 
 
 def stokes_parameters(i0: _Plane, i45: _Plane, i90: _Plane, i135: _Plane) -> tuple[_Plane, ...]:

@@ -24,10 +24,16 @@ from pydantic import model_validator
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.sensors.content import XContent, on_grid
 from segrgbx_core.sensors.picture import Array, XImage, from_picture, grey, require_plane
 
 _FLOAT_BINS = 65536
 _FINE_BINS = 1024
+_DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
+_HINT = "set x_form to image for a coloured or rendered picture"
+_UNITS = {"u": "counts", "f": "degC"}
+_FLAT = {np.dtype(np.uint8): 1.0, np.dtype(np.uint16): 4.0, np.dtype(np.float32): 0.1}
+"""Difference of the 1st and 99th percentile that noise alone makes."""
 
 
 class ThermalNormalization(str, Enum):
@@ -93,8 +99,7 @@ def from_raw(x: Array, encoding: ThermalEncoding, sensor: ThermalSensor) -> XIma
         EncodingError: for another type or shape, or where the image cannot carry the
             normalization.
     """
-    hint = "set x_form to image for a coloured or rendered picture"
-    plane = require_plane(x, "thermal", (np.uint8, np.uint16, np.float32, np.float64), hint)
+    plane = require_plane(x, "thermal", _DTYPES, _HINT)
     if plane.dtype == np.float64:
         plane = plane.astype(np.float32)
     if encoding.normalization is ThermalNormalization.PASSTHROUGH8:
@@ -114,6 +119,51 @@ def from_raw(x: Array, encoding: ThermalEncoding, sensor: ThermalSensor) -> XIma
 def from_image(x: Array) -> XImage:
     """The X image of a thermal picture as data sets store it; see `from_picture`."""
     return from_picture(x, "thermal")
+
+
+def content(x: Array, encoding: ThermalEncoding, sensor: ThermalSensor) -> XContent:
+    """What the raw values of a thermal image hold; arguments and errors as of `from_raw`."""
+    plane = require_plane(x, "thermal", _DTYPES, _HINT)
+    return on_grid(plane, lambda part: _content(part, encoding, sensor))
+
+
+def _content(plane: Array, encoding: ThermalEncoding, sensor: ThermalSensor) -> XContent:
+    is_float = plane.dtype.kind == "f"
+    plane = plane.astype(np.float32) if is_float else plane
+    valid = np.isfinite(plane)
+    low, high = 0.0, np.inf if is_float else np.iinfo(plane.dtype).max - 1.0
+    is_fixed = encoding.normalization is ThermalNormalization.FIXED
+    if is_fixed:
+        low, high = _fixed_limits(plane, encoding, sensor)
+    elif is_float:
+        low = -np.inf
+    usable = valid & (plane >= low) & (plane <= high)
+    found = XContent.of(plane, valid, usable, _UNITS[plane.dtype.kind])
+    if not found.valid:
+        return found.empty("every pixel is NaN or infinite")
+    if is_fixed and found.is_empty:
+        return found.empty(_beyond_limits(found.median, is_float, encoding, sensor))
+    dark, bright = percentile_limits(plane, 1, 99)
+    if bright - dark <= _FLAT[plane.dtype]:
+        return found.empty(
+            f"flat, 98 % of the pixels within {bright - dark:.2g} {found.unit} around "
+            f"{found.median:g}: shutter closed, lens covered or camera not started?"
+        )
+    if found.is_empty:
+        return found.empty(f"saturated, the median is {found.median:g} {found.unit}")
+    return found
+
+
+def _beyond_limits(
+    median: float, is_float: bool, encoding: ThermalEncoding, sensor: ThermalSensor
+) -> str:
+    degrees = median if is_float else median * sensor.raw_scale + sensor.raw_offset
+    span = f"{encoding.min_c:g} to {encoding.max_c:g} degC"
+    cause = "check sensor.thermal.raw_scale and raw_offset"
+    if is_float:
+        is_kelvin = encoding.min_c <= degrees - 273.15 <= encoding.max_c
+        cause = "kelvin? 32FC1 holds degrees Celsius here" if is_kelvin else "which unit is it?"
+    return f"no pixel within {span}, median {degrees:.4g} degC: {cause}"
 
 
 def percentile_limits(plane: Array, low: float, high: float) -> tuple[float, float]:

@@ -1,0 +1,165 @@
+"""What an X sample or an RGB image carries: valid and unsaturated pixels, range, likely faults.
+
+Measured on raw values, where a fault still has its cause: an X image alone is black for a covered
+lens and for depth in the wrong unit alike. A grid of some thousand pixels answers for the image;
+every pixel is looked at only where the grid finds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segrgbx_core.base.samples import Array
+from segrgbx_core.sensors.picture import require_picture
+
+GRID_PIXELS = 20_000
+"""About as many pixels are looked at."""
+EMPTY_SHARE = 0.001
+"""Share of usable pixels below which a sample counts as empty; sparse depth has more."""
+FEW_SHARE = 0.1
+"""Share of the valid pixels that are usable below which a problem is reported."""
+BLACK_SHARE = 8 / 255
+"""Share of full scale that 99 % of an image's values must exceed to be no black image."""
+FLAT_LEVELS = 2
+"""Difference of 8-bit levels that a picture of one colour may still have, from compression."""
+
+
+@dataclass(frozen=True)
+class XContent:
+    """What the raw values of one sample hold.
+
+    Attributes:
+        valid: share of pixels that hold a measurement, in [0, 1].
+        usable: share of pixels that are valid and not saturated: the encoding tells them apart.
+        low: smallest valid value, NaN where there is none.
+        median: of the valid values, likewise.
+        high: largest valid value, likewise.
+        unit: of the three values, such as `m`, `degC`, `counts`.
+        problem: what is wrong and its likely cause, one clause; empty for nothing.
+        is_empty: True where the X image made of it carries nothing.
+    """
+
+    valid: float
+    usable: float
+    low: float
+    median: float
+    high: float
+    unit: str
+    problem: str = ""
+    is_empty: bool = False
+
+    @classmethod
+    def of(
+        cls, values: Array, valid: NDArray[np.bool_], usable: NDArray[np.bool_], unit: str
+    ) -> XContent:
+        """Shares and range; `is_empty` where fewer than `EMPTY_SHARE` of the pixels are usable.
+
+        Args:
+            values: raw values, any shape.
+            valid: which of them are measurements, same shape.
+            usable: which of these the encoding tells apart, same shape.
+            unit: of the values.
+        """
+        measured = values[valid]
+        low, median, high = (float("nan"),) * 3
+        if measured.size:
+            low, high = float(measured.min()), float(measured.max())
+            median = float(np.median(measured))
+        share = float(np.count_nonzero(usable)) / values.size
+        return cls(
+            valid=measured.size / values.size,
+            usable=share,
+            low=low,
+            median=median,
+            high=high,
+            unit=unit,
+            is_empty=share < EMPTY_SHARE,
+        )
+
+    def empty(self, problem: str) -> XContent:
+        """The same, empty, with the reason."""
+        return replace(self, problem=problem, is_empty=True)
+
+    def suspect(self, problem: str) -> XContent:
+        """The same, not empty, with what looks wrong."""
+        return replace(self, problem=problem, is_empty=False)
+
+
+def on_grid(image: Array, look: Callable[[Array], XContent]) -> XContent:
+    """Looks at a grid of pixels, and at all of them where the grid seems empty.
+
+    Args:
+        image: (h, w, ...).
+        look: judges an image of any size.
+    """
+    step = int(np.sqrt(image.shape[0] * image.shape[1] / GRID_PIXELS))
+    step += step % 2 == 0  # an odd step meets every pixel of a 2x2 mosaic
+    found = look(image[::step, ::step])
+    return look(image) if found.is_empty and step > 1 else found
+
+
+def picture_content(image: Array, name: str) -> XContent:
+    """What a picture holds, such as an X that is already drawn; arguments as of `from_picture`.
+
+    Raises:
+        EncodingError: for another type or shape, or an empty picture.
+    """
+    require_picture(image, name)
+    return on_grid(image, _picture)
+
+
+def rgb_content(rgb: Array) -> XContent:
+    """What an RGB image holds; before 16 bits are cut to 8, to see how many of them are used.
+
+    Args:
+        rgb: uint8 or uint16 (h, w, 3), a Bayer mosaic or grey (h, w).
+    """
+    return on_grid(rgb, _rgb)
+
+
+def unused_bits(values: Array) -> str:
+    """Says so where 16-bit values use 8, 10, 12 or 14 bits only; empty where they do not.
+
+    Args:
+        values: of any integer type.
+    """
+    high = int(values.max(initial=0)) if values.dtype == np.uint16 else 0
+    for bits in (8, 10, 12, 14):
+        if 0 < high < 1 << bits:
+            return f"no value above {high} of 65535: {bits} bits in the low end of 16?"
+    return ""
+
+
+def _picture(image: Array) -> XContent:
+    brightest = np.iinfo(image.dtype).max
+    every = np.ones(image.shape, np.bool_)
+    found = XContent.of(image, every, image < brightest, "levels")
+    # Two opposite ends of the range in one picture are contrast, whatever share is saturated.
+    found = replace(found, is_empty=False)
+    spread = found.high - found.low
+    if spread <= FLAT_LEVELS * brightest / 255:
+        return found.empty(f"one colour all over, {found.median:g} of {brightest}")
+    hint = unused_bits(image)
+    return found.suspect(hint) if hint else found
+
+
+def _rgb(rgb: Array) -> XContent:
+    found = _picture(rgb)
+    brightest = np.iinfo(rgb.dtype).max
+    bright = float(np.percentile(rgb, 99))
+    if found.problem or bright > BLACK_SHARE * brightest:
+        return found
+    return found.suspect(
+        f"nearly black, 99 % of its values are at most {bright:g} of {brightest}: lens covered, "
+        "or exposure too short?"
+    )
+
+
+def share_of(mask: Any) -> str:
+    """A share of pixels for a message, such as `12 %`."""
+    return f"{100 * float(np.mean(mask)):.0f} %"
