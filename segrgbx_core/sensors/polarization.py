@@ -131,11 +131,7 @@ def from_raw(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSenso
         return from_image(x)
     if sensor.layout is PolarizationLayout.AOLP_DOLP:
         return _from_aolp_dolp(x, encoding.representation)
-    if x.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        raise EncodingError(
-            f"polarization x: intensities of {x.dtype} are not supported; "
-            "use uint8, uint16 or float32"
-        )
+    _require_intensities(x, sensor.layout)
     brightest = sensor.full_scale or full_scale(x.dtype)
     if np.issubdtype(x.dtype, np.floating):
         x = np.clip(np.nan_to_num(x, posinf=brightest), 0, brightest)
@@ -154,17 +150,19 @@ def from_image(x: Array) -> XImage:
 
 
 def content(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSensor) -> XContent:
-    """What the raw values of polarization hold; arguments as of `from_raw`."""
+    """What the raw values of polarization hold; arguments and errors as of `from_raw`."""
     require_array(x, "polarization")
     if sensor.layout is PolarizationLayout.RGB:
         return picture_content(x, "polarization")
     if sensor.layout is PolarizationLayout.AOLP_DOLP:
+        _require_angles(x)
         return on_grid(x, _angle_content)
+    _require_intensities(x, sensor.layout)
     return on_grid(x, lambda part: _intensity_content(part, encoding, sensor))
 
 
 def _angle_content(x: Array) -> XContent:
-    valid = np.isfinite(x).all(axis=2)
+    valid = np.asarray(np.isfinite(x).all(axis=2))
     dolp = x[..., 1]
     found = XContent.of(dolp, valid, valid & (dolp > 0), "DoLP")
     if not found.valid:
@@ -257,12 +255,32 @@ def _render(
     return shown if is_colour else grey(shown)
 
 
-def _from_aolp_dolp(x: Array, representation: PolarizationRepresentation) -> XImage:
+def _require_intensities(x: Array, layout: PolarizationLayout) -> None:
+    if x.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+        raise EncodingError(
+            f"polarization x: intensities of {x.dtype} are not supported; "
+            "use uint8, uint16 or float32"
+        )
+    if layout is PolarizationLayout.MOSAIC:
+        _require_mosaic(x)
+    elif x.ndim not in (3, 4) or x.shape[2] != 4 or (x.ndim == 4 and x.shape[3] != 3):
+        raise EncodingError(
+            f"polarization x: shape {x.shape} does not fit layout channels4; "
+            "expected (h, w, 4) or (h, w, 4, 3) at 0, 45, 90, 135 degrees; "
+            "set sensor.polarization.layout"
+        )
+
+
+def _require_angles(x: Array) -> None:
     if x.ndim != 3 or x.shape[2] != 2 or not np.issubdtype(x.dtype, np.floating):
         raise EncodingError(
             f"polarization x: shape {x.shape} of {x.dtype} does not fit layout aolp_dolp; "
             "expected (h, w, 2) of float32: AoLP in rad, DoLP; set sensor.polarization.layout"
         )
+
+
+def _from_aolp_dolp(x: Array, representation: PolarizationRepresentation) -> XImage:
+    _require_angles(x)
     aolp, dolp = x[..., 0].astype(np.float32), x[..., 1].astype(np.float32)
     is_blank = ~(np.isfinite(aolp) & (dolp > 0))
     dolp = np.clip(dolp, 0, 1)
@@ -329,10 +347,4 @@ def _interpolate(mosaic: Array, pattern: tuple[int, ...]) -> list[_Plane]:
 
 
 def _angle_channels(x: Array) -> list[_Plane]:
-    if x.ndim not in (3, 4) or x.shape[2] != 4 or (x.ndim == 4 and x.shape[3] != 3):
-        raise EncodingError(
-            f"polarization x: shape {x.shape} does not fit layout channels4; "
-            "expected (h, w, 4) or (h, w, 4, 3) at 0, 45, 90, 135 degrees; "
-            "set sensor.polarization.layout"
-        )
     return [x[:, :, index].astype(np.float32) for index in range(4)]
