@@ -89,7 +89,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "segrgbx-node = segrgbx_ros.node.node:main",
+            "segrgbx-node = segrgbx_ros.node.process:main",
             "segrgbx-replay = segrgbx_ros.replay.replay:main",
             "segrgbx-event-frames = segrgbx_ros.node.event_frames:main",
             "segrgbx-label-legend = segrgbx_ros.tools.label_legend:main",

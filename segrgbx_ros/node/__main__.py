@@ -2,7 +2,7 @@
 
 import sys
 
-from segrgbx_ros.node.node import main
+from segrgbx_ros.node.process import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,30 +6,25 @@ a `NodeRuntime`; messages come in by its `on_message`.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.utilities import remove_ros_args
 from std_srvs.srv import SetBool, Trigger
 
 from segrgbx_core.base.errors import ConfigError, SegrgbxError
 from segrgbx_core.runtime.malloc_tuning import keep_freed_memory
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig
 from segrgbx_ros.node import parameters as params
-from segrgbx_ros.node.health.streams import PATIENT, Patience
+from segrgbx_ros.node.health.streams import PATIENT, Patience, Throttle
 from segrgbx_ros.node.inputs import check_message_types
 from segrgbx_ros.node.outputs import has_label_info
 from segrgbx_ros.node.runtime import NodeRuntime
@@ -42,8 +37,6 @@ Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackRe
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
-_SWITCH_S = 0.0005
-RCLError = rclpy_implementation.RCLError
 
 
 def _logged(transition: Transition) -> Transition:
@@ -71,6 +64,7 @@ class SegmentationNode(LifecycleNode):
 
     Attributes:
         exit_code: set when the process should end by itself.
+        callback_errors: errors that left a callback, by type.
         runtime: None unless the node is configured.
     """
 
@@ -81,6 +75,8 @@ class SegmentationNode(LifecycleNode):
         self.exit_code: int | None = None
         self.runtime: NodeRuntime | None = None
         self._patience = patience
+        self.callback_errors: Counter[str] = Counter()
+        self._warn = Throttle(lambda text: self.get_logger().error(text))
         self._made_services: list[Any] = []
         self._config: NodeConfig | None = None
         self._config_error = ""
@@ -106,7 +102,7 @@ class SegmentationNode(LifecycleNode):
                 raise ConfigError(self._config_error)
             if self._config.model.keep_memory:  # on a GPU, too: images come as fresh large blocks
                 keep_freed_memory()
-            segmenter = _load(self, self._config)
+            segmenter = loaded_segmenter(self, self._config)
             labels = pair_labels(self._config, segmenter)
         except SegrgbxError as error:
             self.get_logger().fatal(f"cannot be configured: {error}")
@@ -157,20 +153,31 @@ class SegmentationNode(LifecycleNode):
         self.release()
         return SUCCESS
 
-    def release(self) -> None:
-        """Frees model, publishers, services and timers; may be called in any state."""
+    def release(self) -> bool:
+        """Frees model, publishers, services and timers; may be called in any state.
+
+        Returns:
+            False where a pass still runs, in a thread that nothing can end.
+        """
         for service in self._made_services:
             self.destroy_service(service)
         self._made_services = []
-        self._drop_runtime()
+        return self._drop_runtime()
 
-    def _drop_runtime(self) -> None:
+    def on_callback_error(self, error: Exception) -> None:
+        """Takes note of an error that left a callback; the executor goes on."""
+        self.callback_errors[type(error).__name__] += 1
+        self._warn(type(error).__name__, f"a request or message was given up: {_traced(error)}")
+
+    def _drop_runtime(self) -> bool:
         gc.unfreeze()
-        if self.runtime is not None:
-            runtime, self.runtime = self.runtime, None
-            runtime.close()
-            del runtime
-            _free_memory()
+        if self.runtime is None:
+            return True
+        runtime, self.runtime = self.runtime, None
+        is_idle = runtime.close()
+        del runtime
+        _free_memory()
+        return is_idle
 
     @property
     def _configured(self) -> NodeRuntime:
@@ -212,7 +219,7 @@ class SegmentationNode(LifecycleNode):
             return _answer(response, "a pass still runs; try again later", success=False)
         assert self._config is not None
         try:
-            segmenter = _load(self, self._config)
+            segmenter = loaded_segmenter(self, self._config)
             labels = pair_labels(self._config, segmenter)
         except Exception as error:  # whatever a new file does, the old model is still good
             text = str(error) if isinstance(error, SegrgbxError) else _traced(error)
@@ -227,7 +234,7 @@ class SegmentationNode(LifecycleNode):
         return _answer(response, f"loaded {segmenter.checkpoint.name}")
 
 
-def _load(node: LifecycleNode, config: NodeConfig) -> Segmenter:
+def loaded_segmenter(node: LifecycleNode, config: NodeConfig) -> Segmenter:
     """The model, warm; see `load_model.load_warm_segmenter`."""
     # torch takes seconds to import; a node that waits to be configured should be there at once
     from segrgbx_ros import load_model  # noqa: PLC0415
@@ -245,7 +252,7 @@ def _load(node: LifecycleNode, config: NodeConfig) -> Segmenter:
 
 def _free_memory() -> None:
     """Gives the memory of a segmenter that nobody holds any more back to the device."""
-    from segrgbx_ros import load_model  # noqa: PLC0415  torch: see _load
+    from segrgbx_ros import load_model  # noqa: PLC0415  torch: see loaded_segmenter
 
     load_model.free_memory()
 
@@ -257,50 +264,10 @@ def _keep_loaded() -> None:
 
 
 def _traced(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+    trace = "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {error}\n{trace}"
 
 
 def _answer(response: Any, message: str, success: bool = True) -> Any:
     response.success, response.message = success, message
     return response
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node until it is told to stop; 1 when it could not be configured."""
-    arguments = list(sys.argv if args is None else args)
-    parser = argparse.ArgumentParser(
-        prog="segrgbx-node",
-        description="Segments RGB-X pairs as a ROS 2 lifecycle node.",
-        epilog="Parameters: --ros-args --params-file FILE -p NAME:=VALUE; see docs/parameters.md.",
-    )
-    node = None
-    try:
-        parser.parse_args(remove_ros_args(arguments)[1:])
-        # The worker is to get its turn soon after a pair is ready; by default it waits up to 5 ms.
-        sys.setswitchinterval(_SWITCH_S)
-        rclpy.init(args=arguments)
-        node = SegmentationNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while rclpy.ok() and node.exit_code is None:
-            executor.spin_once()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (RCLError, ValueError) as error:
-        if node is not None and rclpy.ok():
-            raise
-        if node is not None:  # a signal came between looking and waiting
-            return 0
-        # ROS itself refuses: a parameter file is missing or no YAML, a list in it is empty.
-        sys.stderr.write(f"segrgbx-node: {error}\n")
-        return 1
-    finally:
-        if node is not None:
-            node.release()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return (node.exit_code or 0) if node is not None else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segrgbx_core.base.config import Config, Leaf, leaves, to_plain
+from segrgbx_core.base.config import Config, Leaf, from_mapping, leaves, to_plain
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_ros.config.node import NodeConfig, flatten, is_foreign, node_config
 
@@ -81,15 +82,24 @@ def changed(config: NodeConfig, parameters: Iterable[Parameter]) -> NodeConfig:
     Raises:
         ConfigError: when a change is refused.
     """
-    values = flatten(to_plain(config))
-    dynamic = {leaf.name for leaf in leaves(type(config)) if leaf.dynamic}
+    tree = to_plain(config)
     for parameter in parameters:
         if is_foreign(parameter.name):
             continue
-        if parameter.name not in dynamic:
+        if parameter.name not in _dynamic(type(config)):
             raise ConfigError(f"{parameter.name}: cannot change while the node runs; restart it")
-        values[parameter.name] = _plain(parameter)
-    return node_config(values)
+        *sections, last = parameter.name.split(".")
+        section = tree
+        for name in sections:
+            section = section[name]
+        section[last] = _plain(parameter)
+    return from_mapping(type(config), tree)
+
+
+@cache
+def _dynamic(kind: type[Config]) -> frozenset[str]:
+    """Names of the options that may change at run time."""
+    return frozenset(leaf.name for leaf in leaves(kind) if leaf.dynamic)
 
 
 def _plain(parameter: Parameter) -> Any:

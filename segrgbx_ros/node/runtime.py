@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
@@ -25,6 +24,7 @@ from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor
 
 if TYPE_CHECKING:
     from segrgbx_core.runtime.segmenter import Segmenter
+    from segrgbx_ros.node.node import SegmentationNode
 
 _FIRST_PERIOD_S = 1.0
 _LONGEST_QUEUE_NS = 5 * NS_PER_S
@@ -90,7 +90,7 @@ class NodeRuntime:
 
     def __init__(
         self,
-        node: LifecycleNode,
+        node: SegmentationNode,
         config: NodeConfig,
         segmenter: Segmenter,
         labels: Mapping[str, PairLabels],
@@ -178,8 +178,12 @@ class NodeRuntime:
         self._deadline.cancel()
         self._inputs = None
 
-    def close(self) -> None:
-        """Stops, destroys everything and lets go of the model; of no more use after that."""
+    def close(self) -> bool:
+        """Stops, destroys everything and lets go of the model; of no more use after that.
+
+        Returns:
+            False where a pass still runs.
+        """
         self.stop()
         self._node.destroy_timer(self._timer)
         self._node.destroy_timer(self._deadline)
@@ -191,6 +195,7 @@ class NodeRuntime:
         # The executor holds timers, and with them this object, for some rounds more.
         self._worker.close()
         del self.segmenter, self._predictor
+        return not self._worker.is_alive
 
     def configure(self, config: NodeConfig) -> None:
         """Takes changed values of dynamic options."""
@@ -337,6 +342,7 @@ class NodeRuntime:
             segmenter=self.segmenter,
             memory=self._memory_facts(self.segmenter),
             labels={pair: outputs.labels for pair, outputs in self._outputs.items()},
+            callback_errors=dict(self._node.callback_errors),
         )
 
     def _notes(self, pair: str) -> list[str]:

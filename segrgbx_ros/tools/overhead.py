@@ -30,7 +30,7 @@ from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_core.sensors import EncodingConfig
-from segrgbx_ros.node import node
+from segrgbx_ros.node import node, process
 from segrgbx_ros.tools.load_generator import LoadGenerator
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain
 
@@ -81,8 +81,8 @@ class NoModel:
 
 def serve_nothing(arguments: Sequence[str]) -> int:
     """The node with `NoModel` for a model."""
-    vars(node)["ready"] = lambda *_: NoModel()
-    return node.main(["segrgbx-node", *arguments])
+    vars(node)["loaded_segmenter"] = lambda *_: NoModel()
+    return process.main(["segrgbx-node", *arguments])
 
 
 def measure(

@@ -36,3 +36,30 @@ def rig(checkpoint):
     yield make
     for one in rigs:
         one.close()
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Environment of the processes of one test."""
+    from node_process import environment_of
+
+    return environment_of(tmp_path)
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    """Starts processes and leaves none behind."""
+    from node_process import Process
+
+    processes = []
+
+    def start(*arguments):
+        log = tmp_path / f"process{len(processes)}.txt"
+        processes.append(Process(arguments, environment, log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.child.poll() is None:
+            process.child.kill()
+            process.child.wait()

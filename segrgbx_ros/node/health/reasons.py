@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +216,24 @@ def output_status(topic: str, clauses: Iterable[str]) -> Status:
     """Subscribers that get nothing because their quality of service does not match."""
     text = f"'{topic}': QoS of a subscriber does not match: {'; '.join(clauses)}"
     return Status(ERROR, f"{topic} output", text)
+
+
+def node_status(errors: Mapping[str, int], num_new: int, warnings: Sequence[str]) -> Status:
+    """State of the node as a whole.
+
+    Args:
+        errors: that left a callback so far, by type.
+        num_new: of them since the report before.
+        warnings: what else is wrong, one sentence each.
+    """
+    values = {
+        "callback_errors": sum(errors.values()),
+        **{f"callback_{name}": count for name, count in errors.items()},
+    }
+    texts = list(warnings)
+    if num_new:
+        texts.append(f"{num_new} requests or messages were given up; the log has the traceback")
+    return Status(WARN if texts else OK, "node", "; ".join(texts) or "running", values)
 
 
 def inference_status(

@@ -61,6 +61,8 @@ class Snapshot:
         segmenter: the loaded model.
         memory: what is known of its memory.
         labels: published classes by pair.
+        callback_errors: errors that left a callback so far, by type.
+        warnings: what is wrong with the node as a whole, one sentence each.
     """
 
     config: NodeConfig
@@ -74,6 +76,8 @@ class Snapshot:
     segmenter: Segmenter
     memory: MemoryFacts
     labels: Mapping[str, PublishedLabels] = field(default_factory=dict)
+    callback_errors: Mapping[str, int] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class Reporter:
@@ -90,6 +94,7 @@ class Reporter:
         self._explain_ns = patience.explain_s * NS_PER_S
         self._totals: Counter[str] = Counter()
         self._lost_events: Counter[tuple[str, str]] = Counter()
+        self._num_errors = 0
         self._since_ns = time.monotonic_ns()
         self._mismatch = Throttle(lambda text: node.get_logger().error(text))
         self._waiting = Throttle(lambda text: node.get_logger().warning(text))
@@ -117,7 +122,7 @@ class Reporter:
             self._publisher.publish(to_message(self._node.get_name(), hardware, statuses, stamp))
 
     def statuses(self, snapshot: Snapshot) -> list[Status]:
-        """State of every pair, then of worker, device and model."""
+        """State of every pair, then of worker, device, model and node."""
         now_ns = time.monotonic_ns()
         seconds, self._since_ns = (now_ns - self._since_ns) / NS_PER_S, now_ns
         statuses: list[Status] = []
@@ -131,7 +136,13 @@ class Reporter:
             reasons.device_status(snapshot.segmenter, snapshot.memory, snapshot.work.exhausted)
         )
         statuses.append(reasons.model_status(snapshot.segmenter, snapshot.labels))
+        statuses.append(self._whole(snapshot))
         return statuses
+
+    def _whole(self, snapshot: Snapshot) -> Status:
+        number = sum(snapshot.callback_errors.values())
+        num_new, self._num_errors = number - self._num_errors, number
+        return reasons.node_status(snapshot.callback_errors, num_new, snapshot.warnings)
 
     def _inference(self, snapshot: Snapshot, seconds: float) -> Status:
         work = snapshot.work

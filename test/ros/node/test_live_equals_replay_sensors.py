@@ -60,13 +60,13 @@ CARRIER = """
 import sys
 from sensor_msgs.msg import CompressedImage
 from segrgbx_ros.node import inputs
-from segrgbx_ros.node import node
+from segrgbx_ros.node import node, process
 from segrgbx_core.bags.message_types import EVENT_PACKET, new_typestore
 from segrgbx_ros.messages.events.stream import EventStream
 store, take = new_typestore(), EventStream.read_message
 inputs.message_class = lambda config: CompressedImage
 EventStream.read_message = lambda self, raw: take(self, store.deserialize_cdr(raw, EVENT_PACKET))
-sys.exit(node.main(["segrgbx-node", *sys.argv[1:]]))
+sys.exit(process.main(["segrgbx-node", *sys.argv[1:]]))
 """
 
 

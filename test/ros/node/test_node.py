@@ -304,7 +304,7 @@ def test_configure_fails_with_one_clear_sentence(rig, capfd, parameters, complai
 
 def test_an_unexpected_exception_in_a_transition_is_logged(rig, capfd, monkeypatch):
     one = rig(wait=False, autostart=False)
-    monkeypatch.setattr("segrgbx_ros.node.node._load", lambda *_: 1 // 0)
+    monkeypatch.setattr("segrgbx_ros.node.node.loaded_segmenter", lambda *_: 1 // 0)
     assert one.node.trigger_configure() != SUCCESS
     assert one.state() == "unconfigured"
     assert "ZeroDivisionError" in capfd.readouterr().err

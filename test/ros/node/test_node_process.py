@@ -1,11 +1,7 @@
 """The node as a process: parameter files, signals, exit codes, images of full size."""
 
-import itertools
-import os
 import re
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -15,80 +11,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
-from segrgbx_core.runtime.checkpoint import random_checkpoint  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[3]
-PROFILE = ROOT / "config" / "fastdds_large_images.xml"
-READY = "pair 'thermal': "
-_DOMAINS = itertools.count(os.getpid())
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    random_checkpoint(path)
-    return path
-
-
-@pytest.fixture
-def environment(tmp_path):
-    """Of all processes of one test: a domain of its own, the shipped profile."""
-    return {
-        **os.environ,
-        "ROS_DOMAIN_ID": str(1 + next(_DOMAINS) % 100),
-        "ROS_LOG_DIR": str(tmp_path),
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(PROFILE),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-class Process:
-    """A child whose output is read as it comes."""
-
-    def __init__(self, arguments, environment, log):
-        self._log = log
-        with log.open("w") as sink:
-            self.child = subprocess.Popen(
-                [sys.executable, *arguments], env=environment, stdout=sink, stderr=sink, cwd=ROOT
-            )
-
-    @property
-    def output(self):
-        return self._log.read_text()
-
-    def wait_for(self, text, seconds=60):
-        end = time.monotonic() + seconds
-        while text not in self.output:
-            assert self.child.poll() is None, self.output
-            assert time.monotonic() < end, self.output
-            time.sleep(0.02)
-
-    def end(self, number=None, seconds=30):
-        if number is not None:
-            self.child.send_signal(number)
-        return self.child.wait(seconds)
-
-
-@pytest.fixture
-def run(environment, tmp_path):
-    """Starts processes and leaves none behind."""
-    processes = []
-
-    def start(*arguments):
-        log = tmp_path / f"process{len(processes)}.txt"
-        processes.append(Process(arguments, environment, log))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        if process.child.poll() is None:
-            process.child.kill()
-            process.child.wait()
-
-
-def node(*arguments):
-    return ("-m", "segrgbx_ros.node", "--ros-args", *arguments)
+from node_process import READY, node  # noqa: E402
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -167,7 +90,7 @@ def test_a_node_that_waits_to_be_configured_ends_clean(run, number):
 
 INACTIVE = """
 import sys
-from segrgbx_ros.node import node
+from segrgbx_ros.node import node, process
 configure = node.SegmentationNode.on_configure
 def announced(self, state):
     done = configure(self, state)
@@ -175,7 +98,7 @@ def announced(self, state):
     return done
 node.SegmentationNode.on_configure = announced
 node.SegmentationNode.trigger_activate = lambda self: node.SUCCESS
-sys.exit(node.main(["node", *sys.argv[1:]]))
+sys.exit(process.main(["node", *sys.argv[1:]]))
 """
 
 
@@ -190,14 +113,14 @@ def test_an_interrupt_while_inactive_ends_clean(run, checkpoint):
 
 FINALIZED = """
 import sys
-from segrgbx_ros.node import node
+from segrgbx_ros.node import node, process
 class Gone(node.SegmentationNode):
     def __init__(self):
         super().__init__()
         self.trigger_shutdown()
         print("finalized now", flush=True)
 node.SegmentationNode = Gone
-sys.exit(node.main(["node", *sys.argv[1:]]))
+sys.exit(process.main(["node", *sys.argv[1:]]))
 """
 
 
@@ -211,7 +134,7 @@ def test_an_interrupt_after_shutdown_ends_clean(run):
 
 BUSY = """
 import sys, time
-from segrgbx_ros.node import node
+from segrgbx_ros.node import node, process
 from segrgbx_ros.node import worker
 take = worker.Worker._take
 def busy(self):
@@ -219,7 +142,7 @@ def busy(self):
     time.sleep(1.0)
     return take(self)
 worker.Worker._take = busy
-sys.exit(node.main(["node", *sys.argv[1:]]))
+sys.exit(process.main(["node", *sys.argv[1:]]))
 """
 
 

@@ -76,7 +76,7 @@ def test_a_reload_that_fails_keeps_the_old_model(rig, monkeypatch, capfd, error)
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("segrgbx_ros.node.node._load", refuse)
+        patch.setattr("segrgbx_ros.node.node.loaded_segmenter", refuse)
         success, message = reload(one)
     assert not success
     assert str(error) in message
