@@ -25,7 +25,6 @@ from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.base.files import path_text, write_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from segrgbx_core.bench.cost import Cost, count_cost, total_cost
-from segrgbx_core.labels.label_space import synthetic_label_space
 from training.data.datasets.synthetic import is_rendered
 from training.engine.config import scoring_options
 from training.engine.loop import clock
@@ -35,6 +34,7 @@ from training.experiments.ablation_page import cost_table, write_page
 from training.experiments.ablation_results import COST_SIZE, DataSize, Page
 from training.experiments.ablation_tables import TABLES, Arm, Table, arm_model
 from training.stage2.config import SegmentationRun, read_run
+from training.stage2.pretrained import label_space_of_run
 from training.stage2.task import train
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,8 @@ def run_trials(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
 def arm_cost(table: Table, arm: Arm, config: SegmentationRun) -> Cost:
     """Parameters and multiply-adds of an arm at `COST_SIZE`, head not folded, as trained."""
     model = arm_model(table, arm, config.model)
-    classes = synthetic_label_space().num_classes
+    readers = [data.open(data.train_split) for data in config.data]
+    classes = label_space_of_run(config, readers).num_classes
     return total_cost(count_cost(model, config.ma_clip, classes, COST_SIZE))
 
 

@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = "\n".join(text for text in texts if text)
     print(report, end="")
     if options.out:
-        write_audits(options.out, options.data_set, audits, report)
+        name = audits[0].reader.native if audits else options.data_set
+        write_audits(options.out, name, audits, report)
     return 1 if problems or any(found.problems for found in audits) else 0
 
 

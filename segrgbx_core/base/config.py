@@ -8,11 +8,11 @@ descriptors, the JSON schema and the parameter table in docs/.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,6 +22,9 @@ from segrgbx_core.base.files import expand_home
 from segrgbx_core.base.yaml_text import MAX_BYTES, parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+OptionPath: TypeAlias = tuple[int | str, ...]
+"""Names, and numbers of list entries, from the root of a tree to one of its options."""
 
 PathText = Annotated[str, AfterValidator(expand_home)]
 """Type of every option that is a path: `~` stands for the home folder."""
@@ -126,7 +129,9 @@ def leaves(cls: type[Config], prefix: str = "") -> Iterator[Leaf]:
         )
 
 
-def from_mapping(cls: type[ConfigT], data: Mapping[str, Any], where: str = "") -> ConfigT:
+def from_mapping(
+    cls: type[ConfigT], data: Mapping[str, Any], where: str | Callable[[OptionPath], str] = ""
+) -> ConfigT:
     """Builds a tree from plain values, strictly.
 
     Integers widen to floats and lists become tuples; nothing else is converted.
@@ -134,7 +139,8 @@ def from_mapping(cls: type[ConfigT], data: Mapping[str, Any], where: str = "") -
     Args:
         cls: the tree's root class.
         data: nested mapping of plain values.
-        where: put before every message, such as a file name.
+        where: put before every message, such as a file name; or what makes that of the option's
+            path, such as a file name with the option's line.
 
     Raises:
         ConfigError: for the first option that is unknown, missing, mistyped or out of range.
@@ -143,9 +149,12 @@ def from_mapping(cls: type[ConfigT], data: Mapping[str, Any], where: str = "") -
         # Strict JSON rules are wanted here: "3" is no number, 1 no boolean, a list is a tuple.
         return cls.model_validate_json(json.dumps(data, default=_plain), strict=True)
     except ValidationError as error:
-        raise ConfigError(_message(cls, error.errors()[0], where)) from None
+        first = error.errors()[0]
+        place = where(first["loc"]) if callable(where) else where
+        raise ConfigError(_message(cls, first, place)) from None
     except TypeError as error:
-        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+        place = where(()) if callable(where) else where
+        raise ConfigError(f"{place}: {error}" if place else str(error)) from None
 
 
 def read_yaml(cls: type[ConfigT], path: Path | str, section: Sequence[str] = ()) -> ConfigT:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.tables import (
+    MAX_CLASSES,
     PUBLIC_SPACES,
     SYNTHETIC_STREET,
     UNIFIED_NAMES,
@@ -186,6 +187,62 @@ def unified_label_space(*extra: NativeSpace) -> LabelSpace:
 def synthetic_label_space() -> LabelSpace:
     """The unified space with the project's rendered street scenes added (the demo's space)."""
     return unified_label_space(SYNTHETIC_STREET)
+
+
+def joined_label_space(
+    base: LabelSpace | None, spaces: Iterable[tuple[LabelSpace, str]]
+) -> LabelSpace:
+    """One label space for data sets whose own spaces belong to different ones; names decide.
+
+    A class that `base` or an earlier data set has by name is shared, another one comes last. A
+    data set that `base` knows by name with other classes is replaced.
+
+    Args:
+        base: the space to extend; None for the data sets' classes alone.
+        spaces: label space and name of each data set, in their order; repeated ones count once.
+
+    Returns:
+        `base` itself where nothing is new.
+
+    Raises:
+        ConfigError: when two data sets of one name differ, or there are too many classes.
+    """
+    names = list(base.names) if base else []
+    palette = list(base.palette) if base else []
+    natives = {native.name: native for native in base.natives} if base else {}
+    seen: dict[str, NativeSpace] = {}
+    for space, native_name in spaces:
+        native = space.native(native_name)
+        for unified in native.to_unified:
+            if space.names[unified] not in names:
+                names.append(space.names[unified])
+                palette.append(_free_colour(space.palette[unified], palette))
+        places = tuple(names.index(space.names[unified]) for unified in native.to_unified)
+        moved = replace(native, to_unified=places)
+        if seen.setdefault(native_name, moved) != moved:
+            raise ConfigError(
+                f"data: two data sets of different classes are called '{native_name}'; give one "
+                "of them another name"
+            )
+        natives[native_name] = moved
+    if len(names) > MAX_CLASSES:
+        own = "" if base is None else f", {base.num_classes} of them from before"
+        raise ConfigError(
+            f"data: {len(names)} classes in all{own}; ids have room for {MAX_CLASSES}; leave out "
+            "what the data sets do not need (in a run file: classes: own)"
+        )
+    joined = LabelSpace(tuple(names), tuple(palette), tuple(natives.values()))
+    return base if joined == base and base is not None else joined
+
+
+def _free_colour(wanted: Rgb, taken: Sequence[Rgb]) -> Rgb:
+    """The wanted colour, or one near it that nobody has."""
+    colour, used, step = wanted, set(taken), 0
+    while colour in used:
+        step += 1
+        red, green, blue = wanted
+        colour = ((red + 37 * step) % 256, (green + 59 * step) % 256, (blue + 83 * step) % 256)
+    return colour
 
 
 def _table(ids: Iterable[int], values: Iterable[int]) -> NDArray[np.uint8]:

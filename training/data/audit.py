@@ -62,16 +62,17 @@ class Audit:
 
     def to_text(self) -> str:
         """The report."""
-        lines = [*self.reader.describe().lines(), f"read       {self.samples} samples"]
+        title, *facts_of_set = self.reader.describe().lines()
+        lines = [title, "", *self._histogram(), "", *facts_of_set]
+        lines.append(f"read       {self.samples} samples")
         for title, facts in (("RGB", self.rgb), ("X", self.x), ("groups", self.groups)):
             text = ", ".join(f"{name} ({count})" for name, count in facts.most_common(8))
             lines.append(f"{title:<10} {text or 'none'}")
-        if self.x_colours:
+        if self.x_colours and self.reader.has_x:
             colour, share = self._commonest_x()
             lines.append(
                 f"X image    commonest colour {colour} of 255 in {100 * share:.1f} % of it"
             )
-        lines += ["", *self._histogram()]
         for title, texts in (("warning", self.warnings), ("problem", self.problems)):
             lines += [f"{title}: {text}" for text in texts[:_SHOWN_PROBLEMS]]
             if len(texts) > _SHOWN_PROBLEMS:
@@ -110,8 +111,12 @@ def audit(reader: FileReader, samples: int = 0, progress: bool = False) -> Audit
         try:
             item = reader[index]
             x_image = preview(encode(item.sample, encoding, reader.sensor))
-        except (DataError, EncodingError) as error:
+        except DataError as error:
             found.problems.append(str(error))
+            continue
+        except EncodingError as error:
+            files = reader.files[index]
+            found.problems.append(f"{(files.x or (files.rgb,))[0]}: {error}")
             continue
         _add(found, item, x_image)
     _judge(found)
@@ -122,14 +127,15 @@ def _add(found: Audit, item: Labelled, x_image: Picture) -> None:
     found.samples += 1
     found.counts += np.bincount(item.labels.ravel(), minlength=256)
     found.rgb[_size(item.sample.rgb)] += 1
-    found.x[_size(item.sample.x)] += 1
+    if found.reader.has_x:
+        found.x[_size(item.sample.x)] += 1
     found.groups.update(item.groups)
     colours, pixels = np.unique(x_image[::4, ::4].reshape(-1, 3), axis=0, return_counts=True)
     for colour, count in zip(colours.tolist(), pixels.tolist(), strict=True):
         found.x_colours[tuple(colour)] += count
     if (item.labels == VOID).all():
         found.warnings.append(f"{item.name}: every pixel is void")
-    if (x_image == x_image[0, 0]).all():
+    if found.reader.has_x and (x_image == x_image[0, 0]).all():
         found.warnings.append(f"{item.name}: X is one colour all over, {x_image[0, 0].tolist()}")
     if (item.sample.rgb == item.sample.rgb[0, 0]).all():
         found.warnings.append(f"{item.name}: RGB is one colour all over")
@@ -225,10 +231,11 @@ def open_splits(
     opens = READERS[name]
     assert isinstance(opens, type)
     assert issubclass(opens, FileReader)
-    chosen = Modality(modality) if modality else opens.modalities[0]
+    offered, modalities = opens.offered(root)
+    chosen = Modality(modality) if modality else modalities[0]
     readers: list[FileReader] = []
     problems: list[str] = []
-    for split in splits or opens.splits:
+    for split in splits or offered:
         try:
             reader = open_reader(name, root, split, chosen, options)
         except DataError as error:

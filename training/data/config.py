@@ -6,7 +6,7 @@ from typing import Any
 
 from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.base.modality import Modality
-from training.data.datasets import Reader, open_reader
+from training.data.datasets import Reader, open_reader, usual_modality
 
 
 class DataConfig(Config):
@@ -14,14 +14,40 @@ class DataConfig(Config):
 
     reader: str = option(doc="name of the data set, see training/data/datasets")
     root: PathText = option(doc="its folder")
-    modality: Modality = option(doc="its X")
+    modality: Modality = option(doc="its X; in a run file left out for the data set's usual one")
     train_split: str = option("train", doc="what to learn from")
     val_split: str = option("val", doc="what to score on while training")
     options: dict[str, Any] = option({}, doc="the data set's own options, such as weather")
     share: float = option(
         0.0, doc="share of the draws; 0 means by the run's sampling", low=0, high=1
     )
+    identity: str = option(
+        "", doc="of a folder's dataset.yaml and lists; the run fills it in, to resume exactly"
+    )
+
+    def identified(self, reader: Reader) -> DataConfig:
+        """The same with what identifies the content of its folder, where the reader says it."""
+        return self.model_copy(update={"identity": getattr(reader, "identity", "")})
 
     def open(self, split: str) -> Reader:
         """Opens one split; see `open_reader` for errors."""
         return open_reader(self.reader, self.root, split, self.modality, self.options)
+
+
+def fill_modalities(run: dict[str, Any]) -> None:
+    """States the X of data sets for which a run file does not.
+
+    Args:
+        run: plain values of a run file; changed in place.
+
+    Raises:
+        ConfigError: when a data set is not known, or its own description is wrong.
+    """
+    entries = run.get("data")
+    if not isinstance(entries, list):
+        return
+    for entry in entries:
+        if isinstance(entry, dict) and {"reader", "root"} <= entry.keys():
+            entry["modality"] = entry.get("modality") or usual_modality(
+                entry["reader"], entry["root"]
+            )

@@ -127,6 +127,9 @@ def fingerprint(
         "modality": reader.modality.value,
         "samples": len(reader),
     }
+    identity = getattr(reader, "identity", "")
+    if identity:
+        facts["identity"] = identity
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -73,11 +73,15 @@ def share_statistics(module: nn.Module) -> None:
 
 
 def set_training(module: nn.Module, mode: BatchNormMode) -> None:
-    """`module.train()`, after which frozen BatchNorms use the statistics that they hold."""
+    """`module.train()`, after which frozen BatchNorms use the statistics that they hold.
+
+    A BatchNorm whose weights are not trained is frozen in every mode.
+    """
     module.train()
-    if mode is BatchNormMode.FROZEN:
-        for child in module.modules():
-            if isinstance(child, nn.BatchNorm2d):
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            is_trained = child.weight is None or child.weight.requires_grad
+            if mode is BatchNormMode.FROZEN or not is_trained:
                 child.eval()
 
 

@@ -6,7 +6,7 @@ A run file names presets of model and tower and states what differs from them an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from segrgbx_core.base.errors import ConfigError, did_you_mean
 from segrgbx_core.base.overrides import apply_overrides
 from segrgbx_core.runtime.batch import InputConfig, ResizeMode
 from segrgbx_core.runtime.options import InferenceConfig
+from training.data.config import fill_modalities
 from training.data.mixing import Sampling
 from training.engine.batch_norm import BatchNormMode
 
@@ -143,6 +144,7 @@ def read_tree(
     path: Path | str,
     overrides: Sequence[str],
     presets: Mapping[str, tuple[str, Mapping[str, Config]]],
+    complete: Callable[[dict[str, Any]], None] = fill_modalities,
 ) -> ConfigT:
     """Reads a run file of any stage.
 
@@ -151,26 +153,29 @@ def read_tree(
         path: YAML file.
         overrides: `a.b=value` each, above the file; see `apply_overrides`.
         presets: by the key that names one: the section it fills, and what there is to choose from.
+        complete: adds to the file's plain values, after the overrides, what the file leaves open.
 
     Raises:
         ConfigError: when the file or an override is wrong.
     """
     data = apply_overrides(read_mapping(path), overrides)
+    complete(data)
     for key, (section, known) in presets.items():
         name = data.pop(key, None)
         if name is None:
             continue
         if name not in known:
             raise ConfigError(f"{path}: {key} '{name}' is not known{did_you_mean(name, known)}")
-        data[section] = _merged(to_plain(known[name]), data.get(section) or {})
+        data[section] = merged(to_plain(known[name]), dict(data.get(section) or {}))
     return from_mapping(kind, data, where=str(path))
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested plain values with changes on top."""
+    both = dict(base)
     for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = (
-            _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        old = both.get(key)
+        both[key] = (
+            merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
         )
-    return merged
+    return both

@@ -38,6 +38,7 @@ _HARMLESS = {
 _LATER = (
     *("run.epochs", "run.accumulate", "run.batch_norm", "encoder_weights", "clip.stale"),
     *("loss.class_weight_table", "loss.hard_below", "loss.hard_share"),
+    *("classes", "freeze"),
 )
 """Options that came after the first runs: at their default they are as if they were not there, so
 that a run begun without them goes on."""
@@ -148,6 +149,9 @@ def fingerprint(identity: Config) -> str:
     """Identifies every option that decides the outcome of a run."""
     plain = to_plain(identity)
     plain["run"] = {k: v for k, v in plain.get("run", {}).items() if k not in _HARMLESS}
+    for entry in plain.get("data", ()):
+        if not entry.get("identity"):
+            entry.pop("identity", None)
     for name in _LATER:
         _leave_out(plain, identity, name)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segrgbx_core.base.errors import ConfigError, did_you_mean
-from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.sensors import SensorConfig
 from training.data.config import DataConfig
-from training.data.datasets import READERS, Reader, open_reader, sensor_of
+from training.data.datasets import READERS, Reader, open_reader, sensor_of, usual_modality
 from training.data.datasets.synthetic import is_rendered
 from training.eval.protocols import PROTOCOLS
 
@@ -90,7 +90,7 @@ def open_splits(
     if split == PUBLISHED:
         split = _published_split(name, "val")
     text = ", ".join(f"{key}={value}" for key, value in (options or {}).items())
-    x = _modality(modality) if modality else _usual_modality(name)
+    x = _modality(modality) if modality else usual_modality(name, roots[0])
     readers = [open_reader(name, root, split, x, options) for root in roots]
     return [
         EvalSplit(reader, split, Path(root), text, sensor_of(reader, sensors))
@@ -133,13 +133,6 @@ def _modality(name: str) -> Modality:
         raise ConfigError(
             f"modality '{name}' is not one of {', '.join(map(str, Modality))}"
         ) from None
-
-
-def _usual_modality(name: str) -> Modality:
-    offered: Sequence[Modality] = getattr(READERS[name], "modalities", MODALITIES)
-    if len(offered) == len(MODALITIES):
-        return Modality.THERMAL  # rendered scenes have all; the demo's is thermal
-    return offered[0]
 
 
 def _split_of_entry(entry: DataConfig, split: str) -> str:

@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segrgbx_core.base.errors import DataError
-from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint
 from segrgbx_core.sensors import SensorConfig
 from training.data.augment import AugmentConfig, Variant
-from training.data.datasets import spread
+from training.data.datasets import joined_space, spread
 from training.data.embeddings import WholeFrames, embed_frames
 from training.data.preparation import Preparation
 from training.figures.inputs import FigureSource, origin_note
@@ -158,7 +157,7 @@ def _embed(
 ) -> Tensor:
     """RGB and X embeddings of frames, float32 (N, 2, E)."""
     preparation = Preparation(
-        synthetic_label_space(),
+        joined_space([source.reader], None),
         loaded.contract.encoding,
         source.sensors or SensorConfig(),
         AugmentConfig(),

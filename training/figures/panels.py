@@ -26,7 +26,7 @@ from segrgbx_core.labels.overlay import (
 from segrgbx_core.runtime.checkpoint import Contract, read_contract
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import encode
-from training.data.datasets import Labelled, spread
+from training.data.datasets import Labelled, joined_space, spread
 from training.data.datasets.deliver import Case
 from training.figures.inputs import FigureSource, origin_note
 from training.world.config import Corruption
@@ -173,10 +173,11 @@ def panel_sheet(
         uint8 (H, W, 3).
 
     Raises:
-        CheckpointError: when a checkpoint has another unified label space than this package.
+        CheckpointError: when a checkpoint knows other classes of a data set than its reader.
         ConfigError: when no checkpoint serves any of the rows.
     """
-    space = synthetic_label_space()
+    readers = {id(pick.source): pick.source.reader for pick in picks}
+    space = joined_space(list(readers.values()), synthetic_label_space())
     answers = [_answers(entry, picks, space, config) for entry in columns]
     if not any(any(answer is not None for answer in column) for column in answers):
         raise ConfigError(
@@ -238,12 +239,11 @@ def _answers(
                 entry.path, config, source.sensors, label_space=source.reader.native
             )
         segmenter = segmenters[id(source)]
-        if segmenter.label_space.native(source.reader.native) != space.native(
-            source.reader.native
-        ):
+        native = source.reader.native
+        if segmenter.label_space.native(native).names != space.native(native).names:
             raise CheckpointError(
-                f"checkpoint {entry.path}: its classes of {source.reader.native} are not those of "
-                "this package; its colours would lie"
+                f"checkpoint {entry.path}: its classes of {native} are not those of the data set; "
+                "its colours would lie"
             )
         answers.append(segmenter.predict([pick.item.sample])[0].labels)
     return answers

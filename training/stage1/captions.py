@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.labels.label_space import synthetic_label_space
-from training.data.datasets import Reader
+from training.data.datasets import Reader, joined_space
 from training.stage1.captioners import CaptionerConfig, Picture, build_captioner
 from training.stage1.config import MaClipRun
 
@@ -158,7 +158,7 @@ def write_captions(
 def _batches(
     reader: Reader, known: Mapping[str, Caption], size: int, limit: int
 ) -> Iterator[list[Picture]]:
-    names = synthetic_label_space().native(reader.native).names
+    names = joined_space([reader], None).native(reader.native).names
     ids = sample_ids(reader)
     wanted = [index for index in range(len(ids))[: limit or None] if ids[index] not in known]
     bar = tqdm(total=len(wanted), unit="picture", desc=f"captions of {reader.native}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.model.adapter_files import load_adapters, save_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from training.data.augment import AugmentConfig, Variant
-from training.data.datasets import spread
+from training.data.datasets import Reader, joined_space, spread
 from training.data.embeddings import (
     WholeFrames,
     embed_frames,
@@ -84,7 +83,7 @@ class MaClipTask:
                 [(data, data.val_split) for data in config.data],
             )
         )
-        self.preparation = preparation_of(config)
+        self.preparation = preparation_of(config, [split.reader for split in train])
         self.modalities = modalities_of([split.reader for split in train])
         state = PartialState(cpu=config.run.device == "cpu")
         self.device: torch.device = state.device
@@ -206,10 +205,10 @@ def own_score(scores: Mapping[str, float], modality: Modality) -> float:
     return scores.get(f"{modality}_r1", 0.0)
 
 
-def preparation_of(config: MaClipRun) -> Preparation:
+def preparation_of(config: MaClipRun, readers: Sequence[Reader]) -> Preparation:
     """How the run's pairs are made from samples."""
     return Preparation(
-        synthetic_label_space(),
+        joined_space(readers, None),
         config.encoding,
         config.sensor,
         AugmentConfig(),
@@ -219,10 +218,11 @@ def preparation_of(config: MaClipRun) -> Preparation:
 
 def precompute(config: MaClipRun, ma_clip: ModalityAwareClip) -> list[Path]:
     """Embeds both splits of every data set in all variants, for stage 2's `clip.embeddings`."""
-    preparation, paths = preparation_of(config), []
+    paths = []
     for data in config.data:
         for split in dict.fromkeys((data.train_split, data.val_split)):
             reader = data.open(split)
+            preparation = preparation_of(config, [reader])
             path = embeddings_path(Path(config.run.out) / EMBEDDINGS, reader, split)
             variants, indices = tuple(Variant), range(len(reader))
             frames = WholeFrames(reader, preparation, config.input, variants, indices)

@@ -1,114 +1,31 @@
-"""What a run of stage 2 starts from: the frozen MA-CLIP, ImageNet encoders, other checkpoints.
-
-Public weights of the baselines come into our names strictly. A table says how our names become
-those of a public checkpoint: a name passes through all its rows in order. `<i>` is the number of a
-stage as public code counts, one more than ours.
-"""
+"""What a run of stage 2 starts from: the frozen MA-CLIP, ImageNet encoders, other checkpoints."""
 
 from __future__ import annotations
 
 import logging
-import re
-from typing import TypeAlias, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
+from torch import nn
 
-from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean
+from segrgbx_core.labels.label_space import LabelSpace, synthetic_label_space
 from segrgbx_core.model import RgbxNetwork, SegRGBX
 from segrgbx_core.model.adapter_files import load_adapters
-from segrgbx_core.model.backbone import MixTransformer
-from segrgbx_core.model.baselines.cmnext import CMNeXt
-from segrgbx_core.model.baselines.cmx import CMX
-from segrgbx_core.model.baselines.geminifusion import GeminiFusion
-from segrgbx_core.model.baselines.stitchfusion import StitchFusion
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import read_weights
-from segrgbx_core.model.weights import (
-    CMX_FUSION,
-    Sources,
-    State,
-    fill_strictly,
-    load_encoder_weights,
-    without_prefix,
-)
-from segrgbx_core.runtime.checkpoint import load_checkpoint
-from training.stage2.config import SegmentationRun
+from segrgbx_core.model.weights import load_encoder_weights
+from segrgbx_core.runtime.checkpoint import load_checkpoint, read_contract
+from training.data.datasets import Reader, joined_space
+from training.stage2.config import FROM_INIT, RunClasses, SegmentationRun
+from segrgbx_core.model.baselines.released import Baseline, load_imagenet_weights
 
 log = logging.getLogger(__name__)
 
-Baseline: TypeAlias = CMX | CMNeXt | GeminiFusion | StitchFusion
-Rows: TypeAlias = tuple[tuple[str, str], ...]
-"""Pattern in our name and what takes its place."""
-
-_MIT: Rows = (
-    (r"^backbone\.stages\.(\d)\.patch_embed\.", r"backbone.patch_embed<\1>."),
-    (r"^backbone\.stages\.(\d)\.blocks\.", r"backbone.block<\1>."),
-    (r"^backbone\.stages\.(\d)\.norm\.", r"backbone.norm<\1>."),
-    (r"\.attn\.sr_norm\.", ".attn.norm."),
-    (r"\.mlp\.dwconv\.", ".mlp.dwconv.dwconv."),
-)
-# CMX's second encoder is the first one's twin.
-_X_MIT: Rows = (
-    (r"^x_backbone\.stages\.(\d)\.patch_embed\.", r"backbone.extra_patch_embed<\1>."),
-    (r"^x_backbone\.stages\.(\d)\.blocks\.", r"backbone.extra_block<\1>."),
-    (r"^x_backbone\.stages\.(\d)\.norm\.", r"backbone.extra_norm<\1>."),
-)
-_DUAL_FUSION: Rows = tuple((rf"^{ours}\.", f"{theirs}.") for ours, theirs in CMX_FUSION)
-_CMNEXT_X: Rows = (
-    (r"^x_backbone\.stages\.(\d)\.proj\.", r"backbone.extra_downsample_layers.\1.proj.module."),
-    (
-        r"^x_backbone\.stages\.(\d)\.patch_norm\.",
-        r"backbone.extra_downsample_layers.\1.norm.ln_0.",
-    ),
-    (r"^x_backbone\.stages\.(\d)\.norm\.", r"backbone.extra_norm<\1>."),
-    (r"^x_backbone\.stages\.(\d)\.blocks\.", r"backbone.extra_block<\1>."),
-    (r"\.attn\.local\.", ".attn.conv0."),
-    (r"\.attn\.mix\.", ".attn.conv4."),
-    (r"\.attn_scale$", ".layer_scale_1"),
-    (r"\.mlp_scale$", ".layer_scale_2"),
-    (r"(extra_block.*)\.mlp\.0\.", r"\1.mlp.fc1."),
-    (r"(extra_block.*)\.mlp\.1\.", r"\1.mlp.dwconv.dwconv."),
-    (r"(extra_block.*)\.mlp\.3\.", r"\1.mlp.fc2."),
-    (r"(extra_block.*)\.gate\.", r"\1.c_nets.0."),
-)
-_GEMINI: Rows = (
-    (r"(norm(?:\d|<\d>)?)\.rgb\.", r"\1.ln_0."),
-    (r"(norm(?:\d|<\d>)?)\.x\.", r"\1.ln_1."),
-    (r"^(backbone.*)\.(proj|q|kv|sr|fc1|fc2)\.(weight|bias)$", r"\1.\2.module.\3"),
-    (r"\.exchange\.relation\.0\.", ".relation_judger.0.fc1."),
-    (r"\.exchange\.relation\.2\.", ".relation_judger.0.fc2."),
-    (r"\.exchange\.rgb\.", ".cross_attn_0_to_1."),
-    (r"\.exchange\.x\.", ".cross_attn_1_to_0."),
-    (r"\.in_proj\.(weight|bias)$", r".in_proj_\1"),
-    (r"\.exchange\.(k|v)_noise$", r".\1_noise.weight"),
-)
-# The main branch names the two halves of the network otherwise than the DELIVER branch.
-_GEMINI_MAIN: Rows = ((r"^backbone\.", "encoder."), (r"^decode_head\.", "decoder."))
-_STITCH: Rows = (
-    (r"\.down\.", ".adapter_down."),
-    (r"\.mid\.", ".adapter_mid."),
-    (r"\.up\.", ".adapter_up."),
-    (r"^fuse\.(\d)\.join\.", r"backbone.feature_cross.liner_fusion_layers.\1."),
-    (r"^fuse\.(\d)\.gate\.", r"backbone.feature_cross.channel_attns.\1.fc."),
-    (r"^fuse\.(\d)\.", r"backbone.feature_cross.mix_ffn.\1."),
-    (r"\.mix([12])\.0\.", r".pwconv\1.pwconv."),
-    (r"\.mix([12])\.1\.", r".pwconv\1.bn."),
-    (r"\.around\.0\.", ".dwconv3.dwconv."),
-    (r"\.around\.1\.", ".dwconv5.dwconv."),
-    (r"\.around\.2\.", ".dwconv7.dwconv."),
-)
-_STITCH_ADAPTERS: Rows = (
-    (r"\.attn_adapters\.0\.", ".adap_t_att12."),
-    (r"\.attn_adapters\.1\.", ".adap_t_att21."),
-    (r"\.mlp_adapters\.0\.", ".adap_t_mlp12."),
-    (r"\.mlp_adapters\.1\.", ".adap_t_mlp21."),
-)
-# Some released files name no pair; with one X that is the same adapter.
-_STITCH_SHARED: Rows = (
-    (r"\.attn_adapters\.0\.", ".adap_t."),
-    (r"\.mlp_adapters\.0\.", ".adap2_t."),
-)
+CLASSIFIER = "head.classifier."
+"""Beginning of the names of what holds one row per class."""
 
 
 def load_encoder(model: RgbxNetwork, path: str) -> None:
@@ -136,16 +53,19 @@ def build_ma_clip(config: SegmentationRun) -> ModalityAwareClip:
         ConfigError: when a checkpoint is named together with weights or adapters.
     """
     clip = config.clip
+    path = config.init if clip.checkpoint == FROM_INIT else clip.checkpoint
     if clip.checkpoint:
+        if not path:
+            raise ConfigError("clip.checkpoint: init needs a checkpoint in init")
         if clip.weights or clip.adapters:
             raise ConfigError(
                 "clip.checkpoint brings tower and adapters; clip.weights and clip.adapters must "
                 "be empty beside it"
             )
-        loaded = load_checkpoint(clip.checkpoint)
+        loaded = load_checkpoint(path)
         if loaded.contract.ma_clip != config.ma_clip:
             raise CheckpointError(
-                f"checkpoint {clip.checkpoint}: its MA-CLIP is not the one that ma_clip "
+                f"checkpoint {path}: its MA-CLIP is not the one that ma_clip "
                 f"describes; copy the tower's options from the checkpoint's run"
             )
         return loaded.ma_clip
@@ -174,98 +94,86 @@ def _randomise_adapters(ma_clip: ModalityAwareClip) -> None:
             values.normal_(std=0.02)
 
 
-def load_weights(model: RgbxNetwork, path: str) -> None:
-    """Starts a model from a checkpoint's weights, strictly.
+def label_space_of_run(config: SegmentationRun, readers: Sequence[Reader]) -> LabelSpace:
+    """The classes that a run's model tells apart.
 
     Raises:
-        CheckpointError: when the checkpoint has another architecture or label space.
+        ConfigError: when data sets contradict each other, or there are too many classes.
+        CheckpointError: when the checkpoint of `init` cannot be read.
     """
-    weights = load_checkpoint(path).model.state_dict()
-    own = model.state_dict()
+    if config.classes is RunClasses.OWN:
+        return joined_space(readers, None)
+    if not config.init:
+        return joined_space(readers, synthetic_label_space())
+    return joined_space(readers, LabelSpace.from_dict(read_contract(config.init).label_space))
+
+
+def load_weights(model: RgbxNetwork, path: str, label_space: LabelSpace) -> None:
+    """Starts a model from a checkpoint's weights, strictly but for its classes.
+
+    A class that the checkpoint knows by name keeps its weights, another one stays as it is.
+
+    Args:
+        model: what is filled.
+        path: the checkpoint.
+        label_space: the model's classes.
+
+    Raises:
+        CheckpointError: when the checkpoint has another architecture.
+    """
+    loaded = load_checkpoint(path)
+    weights, own = loaded.model.state_dict(), model.state_dict()
+    names = loaded.label_space.names
+    if names != label_space.names:
+        known = [name for name in label_space.names if name in names]
+        to = torch.tensor([label_space.names.index(name) for name in known], dtype=torch.long)
+        at = torch.tensor([names.index(name) for name in known], dtype=torch.long)
+        for name in [name for name in own if name.startswith(CLASSIFIER)]:
+            rows = own[name].clone()
+            if name in weights and weights[name].shape[1:] == rows.shape[1:]:
+                rows[to] = weights[name][at]
+                weights[name] = rows
+        fresh = [name for name in label_space.names if name not in names]
+        log.info(
+            "init: %d classes keep their weights, %d start anew%s, %d are left out",
+            len(known), len(fresh), f" ({', '.join(fresh)})" if fresh else "",
+            len(names) - len(known),
+        )  # fmt: skip
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if wrong or len(weights) != len(own):
         raise CheckpointError(
             f"checkpoint {path}: does not fit the run's model, first at "
-            f"'{(wrong or list(weights))[0]}'; copy `model` from the checkpoint's run"
+            f"'{(wrong or list(weights))[0]}'; set preset: init, or copy `model` from the "
+            "checkpoint's run"
         )
     model.load_state_dict(weights)
 
 
-def load_released_weights(
-    model: Baseline, state: State, classifier: bool = True, where: str = "weights"
-) -> None:
-    """Fills a baseline with a checkpoint that its authors' code wrote.
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Keeps parts of a model as they are: their weights have no gradient from now on.
 
     Args:
-        model: the network; untouched when the weights do not fit.
-        state: the file's tensors, see `tensor_files.read_weights`.
-        classifier: False leaves the last layer out, for another set of classes.
-        where: put before every message, such as the file's name.
+        model: what is trained.
+        parts: names of modules or weights, or beginnings of them that end at a dot.
 
     Raises:
-        CheckpointError: naming the first tensor that is missing, of another shape or unknown.
+        ConfigError: for a name that is no part, or where nothing is left to train.
     """
-    state = without_prefix(state, "module.")
-    rows = _rows(model, state)
-    last = "head.classifier."
-    expected = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if classifier or not name.startswith(last)
-    }
-    left_out = () if classifier else (_renamed(last, rows),)
-
-    def sources(name: str) -> Sources:
-        return (_renamed(name, rows),)
-
-    fill_strictly(model, expected, sources, state, left_out, where)
-
-
-def load_imagenet_weights(model: Baseline, state: State, where: str = "weights") -> str:
-    """Fills every Mix Transformer of a baseline; what ImageNet does not know keeps its values.
-
-    CMX gets the weights into both encoders, GeminiFusion each norm into its two, CMNeXt into the
-    RGB encoder alone, as its X encoder is of another kind. Arguments and errors as in
-    `weights.load_encoder_weights`; returns what that returns.
-    """
-    plain = MixTransformer(model.config.backbone)
-    title = load_encoder_weights(plain, state, where)
-    known = plain.state_dict()
-    encoders = [model.backbone, model.x_backbone] if isinstance(model, CMX) else [model.backbone]
-    for encoder in encoders:
-        plain_names = {
-            name: re.sub(r"(norm\d?)\.(rgb|x)\.", r"\1.", name) for name in encoder.state_dict()
-        }
-        encoder.load_state_dict(
-            {name: known[theirs] for name, theirs in plain_names.items() if theirs in known},
-            strict=False,
-        )
-    return title
-
-
-def _rows(model: Baseline, state: State) -> Rows:
-    head = _head("0", "1") if "decode_head.linear_fuse.0.weight" in state else _head("conv", "bn")
-    if isinstance(model, CMX):
-        return (*_MIT, *_X_MIT, *_DUAL_FUSION, *head)
-    if isinstance(model, CMNeXt):
-        return (*_MIT, *_CMNEXT_X, *_DUAL_FUSION, *head)
-    if isinstance(model, GeminiFusion):
-        main = _GEMINI_MAIN if any(name.startswith("encoder.") for name in state) else ()
-        return (*_MIT, *_GEMINI, *head, *main)
-    shared = any(".adap_t." in name for name in state)
-    return (*_MIT, *(_STITCH_SHARED if shared else _STITCH_ADAPTERS), *_STITCH, *head)
-
-
-def _head(conv: str, norm: str) -> Rows:
-    return (
-        (r"^head\.projections\.(\d)\.", r"decode_head.linear_c<\1>.proj."),
-        (r"^head\.fuse\.", f"decode_head.linear_fuse.{conv}."),
-        (r"^head\.norm\.", f"decode_head.linear_fuse.{norm}."),
-        (r"^head\.classifier\.", "decode_head.linear_pred."),
-    )
-
-
-def _renamed(name: str, rows: Rows) -> str:
-    for pattern, place in rows:
-        name = re.sub(pattern, place, name)
-    return re.sub(r"<(\d)>", lambda stage: str(int(stage[1]) + 1), name)
+    for part in parts:
+        chosen = [
+            values
+            for name, values in model.named_parameters()
+            if name == part or name.startswith(f"{part}.")
+        ]
+        if not chosen:
+            known = [name for name, _ in model.named_modules() if name]
+            near = did_you_mean(part, known)
+            top = ", ".join(name for name, _ in model.named_children())
+            hint = near if "did you mean" in near else f" (parts: {top})"
+            raise ConfigError(f"freeze: the model has no part '{part}'{hint}")
+        for values in chosen:
+            values.requires_grad_(False)
+        count = sum(values.numel() for values in chosen)
+        log.info("freeze: %s keeps its %.2f M weights", part, count / 1e6)
+    if not any(values.requires_grad for values in model.parameters()):
+        raise ConfigError("freeze: names the whole model; nothing is left to train")

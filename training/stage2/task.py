@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import ConfigError
-from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.labels.overlay import Picture
 from segrgbx_core.model import build_model
 from segrgbx_core.model.tensor_files import SUFFIX
 from segrgbx_core.runtime.checkpoint import Contract, save_checkpoint
 from training.data.augment import Variant
+from training.data.config import DataConfig
 from training.data.datasets import Reader
 from training.data.embeddings import (
     WholeFrames,
@@ -55,7 +55,13 @@ from training.stage2.losses import (
     tabled_weights,
 )
 from training.stage2.objective import SegmentationObjective
-from training.stage2.pretrained import build_ma_clip, load_encoder, load_weights
+from training.stage2.pretrained import (
+    build_ma_clip,
+    freeze,
+    label_space_of_run,
+    load_encoder,
+    load_weights,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +71,11 @@ class SegmentationTask:
 
     def __init__(self, config: SegmentationRun) -> None:
         self._commit = git_commit()  # now: the checkout may change while the run goes on
-        self.label_space = synthetic_label_space()
         self.readers = [data.open(data.train_split) for data in config.data]
+        self.label_space = label_space_of_run(config, self.readers)
         run = in_steps(config.run, sum(map(len, self.readers)))
-        self.config = config = config.model_copy(update={"run": run})
+        data = tuple(map(DataConfig.identified, config.data, self.readers))
+        self.config = config = config.model_copy(update={"run": run, "data": data})
         _check(config)
         sizes = {str(position): len(reader) for position, reader in enumerate(self.readers)}
         stated = {str(position): data.share for position, data in enumerate(config.data)}
@@ -96,7 +103,8 @@ class SegmentationTask:
         if config.encoder_weights:
             load_encoder(model, config.encoder_weights)
         if config.init:
-            load_weights(model, config.init)
+            load_weights(model, config.init, self.label_space)
+        freeze(model, config.freeze)
         self.objective: nn.Module = SegmentationObjective(
             model, self.ma_clip, loss, config.run.channels_last
         )

@@ -8,19 +8,37 @@ from typing import Any
 
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, did_you_mean
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from training.data.datasets.deliver import DeliverReader
-from training.data.datasets.labelled_sample import Labelled, Reader, sensor_of, spread
+from training.data.datasets.file_reader import FileReader
+from training.data.datasets.folder import FolderReader
+from training.data.datasets.labelled_sample import (
+    Labelled,
+    Reader,
+    joined_space,
+    sensor_of,
+    spread,
+)
 from training.data.datasets.mfnet import MfnetReader
 from training.data.datasets.nyu import NyuReader
 from training.data.datasets.synthetic import SyntheticReader
 from training.data.datasets.urbanlf import UrbanLfReader
 from training.data.datasets.zju_rgbp import ZjuReader
 
-__all__ = ["READERS", "Labelled", "Reader", "open_reader", "sensor_of", "spread"]
+__all__ = [
+    "READERS",
+    "Labelled",
+    "Reader",
+    "joined_space",
+    "open_reader",
+    "sensor_of",
+    "spread",
+    "usual_modality",
+]
 
 READERS: dict[str, Callable[..., Reader]] = {
     "deliver": DeliverReader,
+    "folder": FolderReader,
     "mfnet": MfnetReader,
     "nyu": NyuReader,
     "synthetic_street": SyntheticReader,
@@ -59,3 +77,19 @@ def open_reader(
     if known is None:
         raise ConfigError(f"data set '{name}' has no options; got {', '.join(options)}")
     return opens(Path(root), split, modality, from_mapping(known, options, f"data set '{name}'"))
+
+
+def usual_modality(name: str, root: Path | str) -> Modality:
+    """The X of a data set that nobody asked for another one.
+
+    Raises:
+        ConfigError: when the data set is not known, or its own description is wrong.
+    """
+    if name not in READERS:
+        raise ConfigError(f"data set '{name}' is not known{did_you_mean(name, READERS)}")
+    opens = READERS[name]
+    if isinstance(opens, type) and issubclass(opens, FileReader):
+        return opens.offered(Path(root))[1][0]
+    offered: Sequence[Modality] = getattr(opens, "modalities", MODALITIES)
+    # Rendered scenes have all; the demo's is thermal.
+    return Modality.THERMAL if len(offered) == len(MODALITIES) else offered[0]

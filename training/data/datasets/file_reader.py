@@ -21,7 +21,7 @@ from segrgbx_core.base.config import Config
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.base.images import read_image
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.samples import Array, RgbxSample, XForm
+from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
 from segrgbx_core.labels.tables import NativeSpace
 from segrgbx_core.sensors import SensorConfig
 from training.data.datasets.label_files import LabelFiles, Labels
@@ -135,6 +135,7 @@ class FileReader(ABC):
         splits: the published splits that have labels.
         kept_back: splits that are published without labels; read where these are at hand.
         hints: what to say to those who ask for a split of that name, which is not there.
+        has_x: False where X is missing.
         modalities: the X that the data set offers, the usual one first.
 
     Args:
@@ -148,13 +149,14 @@ class FileReader(ABC):
         DataError: when there are no samples or files are missing.
     """
 
-    space: ClassVar[NativeSpace]
+    space: NativeSpace
     sensor = SensorConfig()
     options: ClassVar[type[Config]]
-    splits: ClassVar[tuple[str, ...]]
+    splits: tuple[str, ...]
     kept_back: ClassVar[tuple[str, ...]] = ()
     hints: ClassVar[Mapping[str, str]] = {}
-    modalities: ClassVar[tuple[Modality, ...]]
+    modalities: tuple[Modality, ...]
+    has_x = True
 
     def __init__(
         self,
@@ -205,6 +207,11 @@ class FileReader(ABC):
         sample = RgbxSample(rgb=rgb, x=x, modality=self.modality, x_form=form)
         return Labelled(sample, labels, files.id, files.groups)
 
+    @classmethod
+    def offered(cls, root: Path) -> tuple[tuple[str, ...], tuple[Modality, ...]]:  # noqa: ARG003
+        """Splits with labels, and X, the usual one first, of the data set in a folder."""
+        return cls.splits, cls.modalities
+
     @property
     def ids(self) -> tuple[str, ...]:
         """Identity of each sample, unique over all splits of the data set."""
@@ -233,7 +240,7 @@ class FileReader(ABC):
         """
 
     @abstractmethod
-    def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array, XForm]:
+    def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array | Events, XForm]:
         """RGB, X and the door of X's encoder."""
 
     def _label_map(self, path: Path) -> Labels:

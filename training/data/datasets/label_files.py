@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.images import read_image, read_labels
@@ -21,8 +22,8 @@ from segrgbx_core.labels.tables import NativeSpace
 
 Labels = NDArray[np.uint8]
 
-_UNUSED = 254
-"""Marks file values outside the table; no data set has that many classes."""
+_UNUSED = -1
+"""Marks file values outside the table."""
 
 
 class LabelFiles(Protocol):
@@ -46,9 +47,10 @@ class IdFiles:
 
     Args:
         space: the data set's classes.
-        offset: file value of training id 0; None for the table's.
+        offset: file value of training id 0, the others follow; None for the table's.
         void: file values without a label; None for the table's.
         evidence: how the coding was found out, for reports.
+        values: file value of each training id, where they do not follow each other.
     """
 
     def __init__(
@@ -57,37 +59,46 @@ class IdFiles:
         offset: int | None = None,
         void: Sequence[int] | None = None,
         evidence: str = "",
+        values: Sequence[int] | None = None,
     ) -> None:
         self.space = space
         self.offset = space.file_offset if offset is None else offset
         self.void = tuple(space.void_file_values if void is None else void)
         self.evidence = evidence
-        self._table = np.full(256, _UNUSED, np.uint8)
-        self._table[self.offset : self.offset + space.num_classes] = np.arange(space.num_classes)
+        following = range(self.offset, self.offset + space.num_classes)
+        self.values = tuple(following if values is None else values)
+        self._table = np.full(max(VOID, *self.values, *self.void) + 1, _UNUSED, np.int16)
+        self._table[list(self.values)] = np.arange(space.num_classes)
         self._table[list(self.void)] = VOID
 
     @property
     def coding(self) -> str:
         """What file values mean, in words for reports."""
-        last = self.offset + self.space.num_classes - 1
+        first, last = self.values[0], self.values[-1]
+        if self.values == tuple(range(first, last + 1)):
+            which = f"{first} to {last}"
+        else:
+            which = ", ".join(map(str, self.values[:12])) + (
+                " ..." if len(self.values) > 12 else ""
+            )
         void = ", ".join(map(str, self.void)) or "none"
         how = f" ({self.evidence})" if self.evidence else ""
-        return f"file values {self.offset} to {last} are the classes, void: {void}{how}"
+        return f"file values {which} are the classes, void: {void}{how}"
 
     def read(self, path: Path) -> Labels:
         """Training ids of a file; see `LabelFiles.read`."""
         values = read_values(path)
-        if values.dtype != np.uint8:
-            if values.size and (values.min() < 0 or values.max() > 255):
-                worst = values.max() if values.max() > 255 else values.min()
+        if values.dtype != np.uint8 and values.size:
+            last = len(self._table) - 1
+            if values.min() < 0 or values.max() > last:
+                worst = values.max() if values.max() > last else values.min()
                 raise self._refusal(path, int(worst), int((values == worst).sum()))
-            values = values.astype(np.uint8)
         labels = np.take(self._table, values)
         if (labels == _UNUSED).any():
             foreign = values[labels == _UNUSED]
             value = int(foreign.max())
             raise self._refusal(path, value, int((foreign == value).sum()))
-        return labels
+        return labels.astype(np.uint8)
 
     def _refusal(self, path: Path, value: int, pixels: int) -> DataError:
         return DataError(
@@ -153,6 +164,19 @@ def read_values(path: Path) -> NDArray[Any]:
             raise DataError(f"{path}: holds fractions; expected whole label ids")
         return whole
     return values
+
+
+def is_indexed(path: Path) -> bool:
+    """Whether an image holds indices into a palette of its own.
+
+    Raises:
+        DataError: when the file is missing or is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.mode == "P"
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: is no image ({error})") from None
 
 
 def ids_from_colours(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,11 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.labels.label_space import (
+    LabelSpace,
+    joined_label_space,
+    synthetic_label_space,
+)
 from segrgbx_core.sensors import SensorConfig
 
 
@@ -63,6 +69,22 @@ def sensor_of(reader: Reader, stated: SensorConfig | None) -> SensorConfig | Non
     """
     own: SensorConfig | None = getattr(reader, "sensor", None)
     return stated if own is None else own
+
+
+def joined_space(readers: Iterable[Reader], base: LabelSpace | None) -> LabelSpace:
+    """The label space of data sets that are learned together.
+
+    Args:
+        readers: the data sets. One with classes of its own says in an attribute `label_space` what
+            the places of its native space refer to; the others belong to `synthetic_label_space`.
+        base: classes and data sets to keep besides; None for none.
+
+    Raises:
+        ConfigError: when two data sets contradict each other, or there are too many classes.
+    """
+    common = synthetic_label_space()
+    spaces = [(getattr(reader, "label_space", common), reader.native) for reader in readers]
+    return joined_label_space(base, spaces)
 
 
 def spread(size: int, count: int) -> list[int]:
