@@ -70,13 +70,13 @@ class SegmentationTask:
     """Data, checkpoints and scores of stage 2; see `training.engine.loop.Task`."""
 
     def __init__(self, config: SegmentationRun) -> None:
+        _check(config)
         self._commit = git_commit()  # now: the checkout may change while the run goes on
         self.readers = [data.open(data.train_split) for data in config.data]
         self.label_space = label_space_of_run(config, self.readers)
         run = in_steps(config.run, sum(map(len, self.readers)))
         data = tuple(map(DataConfig.identified, config.data, self.readers))
         self.config = config = config.model_copy(update={"run": run, "data": data})
-        _check(config)
         sizes = {str(position): len(reader) for position, reader in enumerate(self.readers)}
         stated = {str(position): data.share for position, data in enumerate(config.data)}
         self.weights = list(shares(sizes, stated, config.run.sampling).values())
