@@ -179,6 +179,8 @@ class JointDataset(Dataset[dict[str, Tensor]]):
         config = self.preparation
         first = draw - draw % self.batch_size  # one size for all samples of a step
         options = at_progress(config.augment, first / len(self.plan))
+        if not getattr(source.reader, "has_x", True):
+            options = options.model_copy(update={"drop_rgb": 0.0})  # nothing would be left
         rng = self.plan.rng(draw)
         views, variant = augment(frame, options, config.encoding, rng)
         item = {
