@@ -13,6 +13,7 @@ from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean
 from segrgbx_core.labels.label_space import LabelSpace, synthetic_label_space
 from segrgbx_core.model import RgbxNetwork, SegRGBX
 from segrgbx_core.model.adapter_files import load_adapters
+from segrgbx_core.model.baselines.released import Baseline, load_imagenet_weights
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import read_weights
@@ -20,7 +21,6 @@ from segrgbx_core.model.weights import load_encoder_weights
 from segrgbx_core.runtime.checkpoint import load_checkpoint, read_contract
 from training.data.datasets import Reader, joined_space
 from training.stage2.config import FROM_INIT, RunClasses, SegmentationRun
-from segrgbx_core.model.baselines.released import Baseline, load_imagenet_weights
 
 log = logging.getLogger(__name__)
 

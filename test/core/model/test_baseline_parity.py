@@ -21,9 +21,9 @@ from segrgbx_core.model.baselines import (
     StitchfusionConfig,
     build_baseline,
 )
+from segrgbx_core.model.baselines.released import load_released_weights
 from segrgbx_core.model.baselines.stitchfusion import AdapterConfig, Stitch
 from segrgbx_core.model.head import HeadConfig
-from segrgbx_core.model.baselines.released import load_released_weights
 
 SIZE = (45, 70)
 TINY = 1e-9

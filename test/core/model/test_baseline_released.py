@@ -15,9 +15,9 @@ from segrgbx_core.model.baselines import (
     StitchfusionConfig,
     build_baseline,
 )
+from segrgbx_core.model.baselines.released import load_imagenet_weights, load_released_weights
 from segrgbx_core.model.baselines.stitchfusion import AdapterConfig, Stitch
 from segrgbx_core.model.tensor_files import read_weights
-from segrgbx_core.model.baselines.released import load_imagenet_weights, load_released_weights
 
 CONFIGS = dict(
     zip(NAMES, (CmxConfig, CmnextConfig, GeminifusionConfig, StitchfusionConfig), strict=True)

@@ -20,12 +20,13 @@ from segrgbx_core.base.config import Config, OptionPath, from_mapping, option, r
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
-from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace, NativeSpace
+from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace
 from segrgbx_core.labels.tables import (
     MAX_CLASSES,
     PUBLIC_SPACES,
     SYNTHETIC_STREET,
     UNIFIED_NAMES,
+    NativeSpace,
     Rgb,
 )
 from segrgbx_core.sensors import SensorConfig

@@ -14,8 +14,8 @@ from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.images import read_image
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Array, Events, XForm
-from segrgbx_core.labels.label_space import VOID, NativeSpace
-from segrgbx_core.labels.tables import Rgb
+from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.tables import NativeSpace, Rgb
 from segrgbx_core.sensors.light_field import LightFieldLayout
 from training.data.datasets.dataset_file import (
     SPLITS,
