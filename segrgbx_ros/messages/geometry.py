@@ -19,6 +19,12 @@ from segrgbx_core.base.samples import Array, Events
 
 Matrix = NDArray[np.float64]
 _NEAREST_M = 1e-3
+MAX_RATIO = 16
+"""Focal lengths that differ more than this are taken for a mistake."""
+_MARGIN = 1.1
+_HALF = np.float32(0.5)
+_BLOCK = 1 << 15
+"""Points at a time; what is computed of them stays in the processor's cache."""
 
 
 def pinhole(info: Any, height: int, width: int) -> Pinhole:
@@ -131,48 +137,95 @@ def warp_events(events: Events, homography: Matrix, height: int, width: int) -> 
     )
 
 
-def register_depth(
-    depth_m: NDArray[np.float32],
-    x: Pinhole,
-    rgb: Pinhole,
-    rotation: Matrix,
-    translation: Matrix,
-    size: tuple[int, int],
-) -> NDArray[np.float32]:
+class DepthRegistration:
     """Depth as RGB's camera would measure it: every point moved, the nearest one wins.
 
+    What depends on calibrations alone is computed once. Points are collected on a grid that
+    is no finer than the depth image, and one gather brings it to RGB's resolution, so that a finer
+    RGB image has no holes and costs little more.
+
     Args:
-        depth_m: (h, w) in metres; what is not finite or not positive is no measurement.
         x: camera of the depth image.
         rgb: camera of the result.
         rotation: of X's frame in RGB's.
         translation: of X's frame in RGB's, in metres.
+        shape: rows and columns of the depth image.
         size: rows and columns of the result.
 
-    Returns:
-        float32 in metres, NaN where no point falls.
+    Raises:
+        EncodingError: when one camera's focal length is more than `MAX_RATIO` times the other's.
     """
-    repeat = max(1, int(np.ceil(max(rgb.fx / x.fx, rgb.fy / x.fy))))
-    if repeat > 1:  # a finer grid would be left full of holes
-        shape = (depth_m.shape[1] * repeat, depth_m.shape[0] * repeat)
-        depth_m = cv2.resize(depth_m, shape, interpolation=cv2.INTER_NEAREST)
-        # The repeated pixels lie around the middle of the one they come from.
-        cx, cy = ((centre + 0.5) * repeat - 0.5 for centre in (x.cx, x.cy))
-        x = Pinhole(x.fx * repeat, x.fy * repeat, cx, cy)
-    rows, columns = np.nonzero(np.isfinite(depth_m) & (depth_m > _NEAREST_M))
-    z = depth_m[rows, columns]
-    rays = np.stack([(columns - x.cx) / x.fx, (rows - x.cy) / x.fy, np.ones(len(z))])
-    points = rotation @ (rays * z) + translation[:, None]
-    points = points[:, points[2] > _NEAREST_M]
-    u = np.rint(points[0] / points[2] * rgb.fx + rgb.cx).astype(np.int64)
-    v = np.rint(points[1] / points[2] * rgb.fy + rgb.cy).astype(np.int64)
-    height, width = size
-    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    nearest = np.full(height * width, np.inf, np.float32)
-    values = points[2, inside].astype(np.float32)
-    np.minimum.at(nearest, v[inside] * width + u[inside], values)
-    nearest[np.isinf(nearest)] = np.nan
-    return nearest.reshape(size)
+
+    def __init__(
+        self,
+        x: Pinhole,
+        rgb: Pinhole,
+        rotation: Matrix,
+        translation: Matrix,
+        shape: tuple[int, int],
+        size: tuple[int, int],
+    ) -> None:
+        ratios = rgb.fx / x.fx, rgb.fy / x.fy
+        if not all(1 / MAX_RATIO <= ratio <= MAX_RATIO for ratio in ratios):
+            raise EncodingError(
+                f"camera_info: focal lengths of {rgb.fx:g} px for RGB and {x.fx:g} px for X "
+                f"differ more than {MAX_RATIO}-fold; check both calibrations"
+            )
+        # A little less dense than the points, which drift apart where the scene is slanted.
+        across, down = (1.0 if ratio <= 1 else ratio * _MARGIN for ratio in ratios)
+        self._grid = int(np.ceil(size[0] / down)), int(np.ceil(size[1] / across))
+        # Pixel centres stay where they are, unlike in `Pinhole.scaled`.
+        coarse = Pinhole(
+            rgb.fx / across,
+            rgb.fy / down,
+            (rgb.cx + 0.5) / across - 0.5,
+            (rgb.cy + 0.5) / down - 0.5,
+        )
+        rays = np.stack(
+            np.broadcast_arrays(x.columns(shape[1])[None], x.rows(shape[0])[:, None], 1.0)
+        ).reshape(3, -1)
+        # A point at depth z falls on (u, v, w) = z * slopes + offsets, its pixel is (u/w, v/w).
+        self._slopes = (coarse.matrix @ rotation @ rays).astype(np.float32)
+        self._offsets = (coarse.matrix @ translation).astype(np.float32)
+        self._gather = None
+        if max(ratios) > 1:
+            self._gather = np.ix_(
+                ((np.arange(size[0]) + 0.5) / down).astype(np.intp),
+                ((np.arange(size[1]) + 0.5) / across).astype(np.intp),
+            )
+
+    def apply(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Moves one image.
+
+        Args:
+            depth_m: (h, w) in metres; what is not finite or not positive is no measurement.
+
+        Returns:
+            float32 in metres, NaN where no point falls.
+        """
+        height, width = self._grid
+        nearest = np.full(height * width, np.inf, np.float32)
+        depth = depth_m.ravel()
+        for first in range(0, len(depth), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            self._collect(depth[block], self._slopes[:, block], nearest)
+        nearest[np.isinf(nearest)] = np.nan
+        moved = nearest.reshape(height, width)
+        return moved if self._gather is None else moved[self._gather]
+
+    def _collect(
+        self, depth: NDArray[np.float32], slopes: NDArray[np.float32], nearest: NDArray[np.float32]
+    ) -> None:
+        height, width = self._grid
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            u, v, w = (
+                slope * depth + offset for slope, offset in zip(slopes, self._offsets, strict=True)
+            )
+            columns, rows = np.floor(u / w + _HALF), np.floor(v / w + _HALF)
+            inside = (depth > _NEAREST_M) & (depth < np.inf) & (w > _NEAREST_M)
+            inside &= (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        places = rows[inside].astype(np.intp) * width + columns[inside].astype(np.intp)
+        np.minimum.at(nearest, places, w[inside])
 
 
 def fill_scaled_info(message: Any, info: Any, height: int, width: int) -> Any:

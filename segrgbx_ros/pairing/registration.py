@@ -40,6 +40,7 @@ class Registrar:
         self._options = options
         self._encoding = encoding
         self._sensor = sensor
+        self._registration: tuple[Any, geometry.DepthRegistration] | None = None
 
     def register(self, sample: RgbxSample, rgb_info: Any = None, x_info: Any = None) -> RgbxSample:
         """The sample with X on the grid of RGB.
@@ -94,13 +95,15 @@ class Registrar:
     def _registered_depth(self, sample: RgbxSample, infos: Infos) -> RgbxSample:
         assert not isinstance(sample.x, Events)
         depth: Array = sample.x[..., 0] if sample.x.ndim == 3 else sample.x
-        depth_m = depth_metres(depth, self._sensor.depth.unit_16u)
         rgb, x = self._cameras(sample, depth.shape, infos)
-        rotation, translation = geometry.pose(self._options.extrinsics)
-        moved = geometry.register_depth(
-            depth_m, x, rgb, rotation, translation, sample.rgb.shape[:2]
-        )
-        return replace(sample, x=moved)
+        rows, columns, height, width = *depth.shape, *sample.rgb.shape[:2]
+        key = (rgb, x, rows, columns, height, width)
+        if self._registration is None or self._registration[0] != key:
+            pose = geometry.pose(self._options.extrinsics)
+            made = geometry.DepthRegistration(x, rgb, *pose, (rows, columns), (height, width))
+            self._registration = key, made
+        depth_m = depth_metres(depth, self._sensor.depth.unit_16u)
+        return replace(sample, x=self._registration[1].apply(depth_m))
 
     def _cameras(
         self, sample: RgbxSample, shape: tuple[int, ...], infos: Infos

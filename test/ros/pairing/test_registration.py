@@ -96,25 +96,89 @@ def test_equal_cameras_in_one_place_change_nothing(rng):
 def test_depth_follows_a_baseline_and_the_nearest_point_wins():
     depth = np.full((60, 80), 4.0, np.float32)
     depth[30, 40] = 1.0
-    moved = geometry.register_depth(
-        depth,
+    moved = geometry.DepthRegistration(
         Pinhole(100, 100, 40, 30),
         Pinhole(100, 100, 40, 30),
         np.eye(3),
         np.array([0.1, 0, 0]),
         (60, 80),
-    )
+        (60, 80),
+    ).apply(depth)
     # Disparity is fx * baseline / z: 10 px at 1 m, 2.5 px at 4 m.
     assert moved[30, 50] == 1.0
     assert np.isnan(moved[30, :2]).all()
     assert moved[30, 20] == 4.0
 
 
-def test_a_finer_rgb_grid_gets_no_holes():
-    depth = np.full((60, 80), 4.0, np.float32)
-    x, rgb = Pinhole(100, 100, 39.5, 29.5), Pinhole(400, 400, 159.5, 119.5)
-    moved = geometry.register_depth(depth, x, rgb, np.eye(3), np.zeros(3), (240, 320))
-    assert np.isfinite(moved[10:-10, 10:-10]).all()
+@pytest.mark.parametrize("fx", [101.0, 150.0, 400.0, 1500.0])
+@pytest.mark.parametrize("centre", [0.0, 0.25, 0.5])
+def test_a_finer_rgb_grid_gets_no_holes(fx, centre):
+    """Wherever the points lie between the pixels, and for a surface that is slanted."""
+    scale = fx / 100
+    size = round(60 * scale), round(80 * scale)
+    x, rgb = (
+        Pinhole(100, 100, 39.5, 29.5),
+        Pinhole(fx, fx, size[1] / 2 + centre, size[0] / 2 + centre),
+    )
+    depth = np.tile(np.linspace(3.0, 4.0, 80, dtype=np.float32), (60, 1))
+    baseline = np.array([0.02, 0, 0])
+    moved = geometry.DepthRegistration(x, rgb, np.eye(3), baseline, (60, 80), size).apply(depth)
+    edge = max(2, round(4 * scale))
+    assert moved.shape == size
+    assert np.isfinite(moved[edge:-edge, edge:-edge]).all()
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, 3.0])
+def test_registered_depth_is_where_each_point_is_seen(rng, scale):
+    """Against every point alone, on RGB's full grid, as far as the coarser grid may put it."""
+    x = Pinhole(60.0, 61.0, 39.3, 29.8)
+    rgb = Pinhole(60 * scale, 61 * scale, 40 * scale, 31 * scale)
+    rotation, translation = geometry.pose((0.05, -0.02, 0.01, 0, 0.02, 0, np.sqrt(1 - 0.0004)))
+    depth = rng.uniform(1.0, 6.0, (60, 80)).astype(np.float32)
+    depth[rng.random(depth.shape) < 0.97] = np.nan
+    depth[5, 5], depth[6, 6], depth[7, 7] = np.inf, 0.0, -1.0
+    size = round(60 * scale), round(80 * scale)
+    one = geometry.DepthRegistration(x, rgb, rotation, translation, (60, 80), size)
+    moved = one.apply(depth)
+    reach = 1 + int(scale * 1.1)
+    num_seen = 0
+    for row, column in zip(*np.nonzero(np.isfinite(depth) & (depth > 0)), strict=True):
+        z = float(depth[row, column])
+        point = rotation @ [(column - x.cx) / x.fx * z, (row - x.cy) / x.fy * z, z] + translation
+        u, v = (
+            round(float(value))
+            for value in (
+                point[0] / point[2] * rgb.fx + rgb.cx,
+                point[1] / point[2] * rgb.fy + rgb.cy,
+            )
+        )
+        if not (reach <= u < size[1] - reach and reach <= v < size[0] - reach):
+            continue
+        around = moved[v - reach : v + reach + 1, u - reach : u + reach + 1]
+        assert np.nanmin(around) <= point[2] * (1 + 1e-5), "the point or a nearer one is there"
+        num_seen += 1
+    assert num_seen > 50
+    values = np.sort(np.unique(moved[np.isfinite(moved)]))
+    assert values.size <= np.isfinite(depth).sum(), "no depth is made up"
+
+
+@pytest.mark.parametrize("fx", [5.0, 2000.0])
+def test_a_wrong_focal_length_is_refused_at_once(fx):
+    one = registrar("depth", info(fx=fx), info(fx=100.0), registration="camera_info")
+    with pytest.raises(EncodingError, match=r"focal lengths of .* differ more than 16-fold"):
+        one.register(sample("depth", np.ones((60, 80), np.uint16)))
+
+
+def test_what_depends_on_calibrations_is_computed_once_for_each(monkeypatch):
+    made = []
+    kind = geometry.DepthRegistration
+    monkeypatch.setattr(geometry, "DepthRegistration", lambda *args: made.append(1) or kind(*args))
+    config = node_config({"pairs": ["depth"], "depth": {"registration": "camera_info"}})
+    one = Registrar("depth", config.pair("depth"), EncodingConfig(), config.sensor)
+    depth = np.full((60, 80), 2000, np.uint16)
+    for fx in (100.0, 100.0, 110.0, 110.0):
+        one.register(sample("depth", depth), info(fx=100.0), info(fx=fx))
+    assert len(made) == 2
 
 
 def test_a_turned_camera_at_a_finite_plane():
