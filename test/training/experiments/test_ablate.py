@@ -1,4 +1,4 @@
-"""Ablations: arms are real options that differ, trials resume, pages say what they know."""
+"""Ablations: variants are real options that differ, trials resume, pages state their limits."""
 
 import json
 
@@ -15,8 +15,10 @@ from segrgbx_core.model import ALL_PRESETS, PRESETS, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import ablate
-from training.experiments.ablation_results import summary
-from training.experiments.ablation_tables import TABLES, Arm, Table, arm_model
+from training.experiments import trials
+from training.experiments.ablation import plan_trials
+from training.experiments.trials import seed_statistics
+from training.experiments.variants import TABLES, AblationTable, Variant
 from training.stage2.config import read_run
 
 
@@ -36,29 +38,29 @@ def page_of(run_file, table):
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
-def test_arms_are_options_and_differ(table):
-    models = [arm_model(table, arm, PRESETS["b2"]) for arm in table.arms]
+def test_variants_are_options_and_differ(table):
+    models = [table.model(variant, PRESETS["b2"]) for variant in table.variants]
     assert len({json.dumps(to_plain(model), sort_keys=True) for model in models}) == len(models)
-    reference = arm_model(table, table.arm(table.reference), PRESETS["b2"])
+    reference = table.model(table.variant(table.reference), PRESETS["b2"])
     assert reference == PRESETS["b2"]  # the presets are the paper's model
-    best = max(table.arms, key=lambda arm: arm.paper_miou)
+    best = max(table.variants, key=lambda variant: variant.paper_miou)
     assert best.name == table.reference
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
-def test_arms_compute_different_things_and_every_weight_learns(table, tmp_path, run_file):
+def test_variants_compute_different_things_and_every_weight_learns(table, tmp_path, run_file):
     config = read_run(run_file)
     generator = torch.Generator().manual_seed(0)
     rgb, x = (torch.rand(2, 3, 64, 64, generator=generator) for _ in range(2))
     embeddings = torch.randn(2, 2, 16, generator=generator)
     outputs = []
-    for arm in table.arms:
+    for variant in table.variants:
         torch.manual_seed(0)
-        network = build_model(arm_model(table, arm, config.model), 5, 16).eval()
+        network = build_model(table.model(variant, config.model), 5, 16).eval()
         logits = network(rgb, x, *embeddings, torch.tensor([1, 2]))
         logits.square().mean().backward()
         idle = [name for name, value in network.named_parameters() if value.grad is None]
-        assert idle == [], arm.name  # several GPUs would wait for them
+        assert idle == [], variant.name  # several GPUs would wait for them
         outputs.append(logits.detach())
     for i, first in enumerate(outputs):
         for second in outputs[i + 1 :]:
@@ -66,22 +68,22 @@ def test_arms_compute_different_things_and_every_weight_learns(table, tmp_path, 
 
 
 def test_options_that_do_not_exist_fail():
-    arm = Arm("wrong", "wrong", {"refinement.structur": "a"}, 0.0)
-    table = Table("broken", "0", "broken", (arm,), "wrong")
+    variant = Variant("wrong", "wrong", {"refinement.structur": "a"})
+    table = AblationTable("broken", "0", "broken", (variant,), "wrong")
     with pytest.raises(ConfigError, match="did you mean 'structure'"):
-        arm_model(table, arm, PRESETS["tiny"])
-    value = Arm("wrong", "wrong", {"refinement.structure": "z"}, 0.0)
+        table.model(variant, PRESETS["tiny"])
+    value = Variant("wrong", "wrong", {"refinement.structure": "z"})
     with pytest.raises(ConfigError, match="'z' is not one of a, b, c"):
-        arm_model(table, value, PRESETS["tiny"])
+        table.model(value, PRESETS["tiny"])
 
 
 def test_models_without_what_the_table_varies_are_refused():
     table = TABLES["refinement_pairing"]
     model = PRESETS["tiny"].model_copy(update={"use_ma_clip": False})
     with pytest.raises(ConfigError, match="use_ma_clip is false"):
-        arm_model(table, table.arms[0], model)
+        table.model(table.variants[0], model)
     with pytest.raises(ConfigError, match="architecture 'cmx' has none"):
-        arm_model(table, table.arms[0], ALL_PRESETS["cmx_tiny"])
+        table.model(table.variants[0], ALL_PRESETS["cmx_tiny"])
 
 
 def test_trains_scores_resumes_and_writes_the_page(run_file, monkeypatch):
@@ -120,7 +122,7 @@ def test_trains_scores_resumes_and_writes_the_page(run_file, monkeypatch):
     def forbidden(config):
         raise AssertionError(f"trained again in {config.run.out}")
 
-    monkeypatch.setattr(ablate, "train", forbidden)
+    monkeypatch.setattr(trials, "train", forbidden)
     assert command(run_file, "components", "--only", "none", "full", "--seeds", "0,1") == 0
     assert page_of(run_file, "components")[0]["arms"] == content["arms"]
     # The full model is the reference of the other tables too: one training serves all.
@@ -133,7 +135,7 @@ def test_trains_scores_resumes_and_writes_the_page(run_file, monkeypatch):
 def test_other_options_do_not_mix_with_finished_trials(run_file, capsys):
     config = read_run(run_file)
     table = TABLES["prompt_pairing"]
-    trial = ablate.plan(table, config, run_file.parent / "out", [0], ["aligned"])[0]
+    trial = plan_trials(table, config, run_file.parent / "out", [0], ["aligned"])[0]
     trial.folder.mkdir(parents=True)
     result = {"recipe": trial.recipe(), "seed": 0, "scores": [], "miou_percent": 1.0}
     trial.result_path.write_text(json.dumps(result))
@@ -143,15 +145,15 @@ def test_other_options_do_not_mix_with_finished_trials(run_file, capsys):
     assert command(run_file, table.name, *only, "run.log_every=7") == 0
 
 
-def test_a_diverged_arm_is_reported_and_the_others_go_on(run_file, monkeypatch):
-    real = ablate.train
+def test_a_diverged_variant_is_reported_and_the_others_go_on(run_file, monkeypatch):
+    real = trials.train
 
     def train(config):
         if not config.model.use_dsrm:
             raise FloatingPointError("step 1: loss is nan")
         return real(config)
 
-    monkeypatch.setattr(ablate, "train", train)
+    monkeypatch.setattr(trials, "train", train)
     assert command(run_file, "components", "--only", "none", "full") == 0
     content, text = page_of(run_file, "components")
     assert content["failed"] == [{"arm": "none", "seed": 0, "why": "step 1: loss is nan"}]
@@ -160,7 +162,7 @@ def test_a_diverged_arm_is_reported_and_the_others_go_on(run_file, monkeypatch):
 
 
 def test_count_only_trains_nothing(run_file, capsys, monkeypatch):
-    monkeypatch.setattr(ablate, "train", None)
+    monkeypatch.setattr(trials, "train", None)
     arguments = ["structures", str(run_file), "--count-only", "--only", "e", "h"]
     assert ablate.main(arguments) == 0
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
@@ -168,7 +170,7 @@ def test_count_only_trains_nothing(run_file, capsys, monkeypatch):
     assert [float(rows[0][place]) for place in (6, 7)] == list(PAPER_TABLE_IV["e"])
     config = read_run(run_file)
     for row, name in zip(rows, "eh", strict=True):
-        model = arm_model(TABLES["structures"], TABLES["structures"].arm(name), config.model)
+        model = TABLES["structures"].model(TABLES["structures"].variant(name), config.model)
         parts = build_model(model, 71, 16), ModalityAwareClip(config.ma_clip)
         count = sum(value.numel() for part in parts for value in part.parameters())
         assert float(row[3]) == pytest.approx(count / 1e6, abs=0.006)
@@ -185,10 +187,16 @@ def test_mistakes_are_one_line_and_exit_2(run_file, capsys):
     assert "--out" in capsys.readouterr().err
 
 
-def test_summary_by_hand():
-    assert summary([]) is None
-    assert summary([3.0]) == {"count": 1, "mean": 3.0, "std": None, "low": None, "high": None}
-    found = summary([1.0, 2.0, 3.0])
+def test_seed_statistics_by_hand():
+    assert seed_statistics([]) is None
+    assert seed_statistics([3.0]) == {
+        "count": 1,
+        "mean": 3.0,
+        "std": None,
+        "low": None,
+        "high": None,
+    }
+    found = seed_statistics([1.0, 2.0, 3.0])
     assert (found["mean"], found["std"]) == (2.0, 1.0)
     assert found["high"] - 2.0 == pytest.approx(4.303 / np.sqrt(3), rel=1e-3)
-    assert summary([1.0, 1.0])["low"] == 1.0
+    assert seed_statistics([1.0, 1.0])["low"] == 1.0

@@ -1,4 +1,4 @@
-"""The synthetic benchmark and the twin test: controls, arms, spreads, verdicts, the page."""
+"""The synthetic benchmark and the twin test: controls, variants, errors, verdicts, the page."""
 
 import json
 from dataclasses import replace
@@ -11,25 +11,33 @@ from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
-from training import twin_test, worth_of_x
+from training import worth_of_x
 from training.data.datasets import open_reader
 from training.data.datasets.synthetic import XSource
-from training.experiments.benchmark_page import Findings, write_page
-from training.experiments.benchmark_scores import Score, difference, mean_difference, score
-from training.experiments.benchmark_variants import (
-    ARMS,
+from training.experiments import twin_test, x_ablation
+from training.experiments.benchmark import FIRST_TEST_SEED, BenchmarkScores, measurements
+from training.experiments.pages import write_benchmark
+from training.experiments.trials import (
+    SceneScores,
+    difference,
+    has_ended,
+    mean_difference,
+    score_scenes,
+    steps_done,
+    train_in_parallel,
+)
+from training.experiments.twin_test import Verdict, twin_runs
+from training.experiments.variants import (
+    BENCHMARK,
     COMPONENTS,
     EQUAL_PER_MODALITY,
     EQUAL_TOTAL,
     SCALES,
     SPECIALISTS,
-    run_of,
+    benchmark_run,
+    benchmark_runs,
 )
-from training.experiments.parallel_runs import has_ended, steps_done, train_arms
 from training.stage2.config import read_run
-from training.synthetic_benchmark import FIRST_TEST_SEED, questions, runs_of
-from training.twin_test import ARMS as TWIN_ARMS
-from training.twin_test import Verdict, twin_runs
 from training.world.records import Record, load_record, save_record
 from training.world.twins import FIRST, SECOND
 
@@ -86,12 +94,12 @@ def test_rooms_are_not_taken_for_streets(data):
         sample(data, XSource.OWN)
 
 
-def test_every_arm_is_equal_but_for_what_it_tests(tmp_path):
+def test_every_variant_is_equal_but_for_what_it_tests(tmp_path):
     scale = SCALES["reduced"]
-    runs = {arm.name: run_of(arm, 0, scale, tmp_path, tmp_path) for arm in ARMS}
-    assert len(runs) == len(ARMS) == 2 + 5 + 2 + len(COMPONENTS.arms) - 1
+    runs = {one.name: benchmark_run(one, 0, scale, tmp_path, tmp_path) for one in BENCHMARK}
+    assert len(runs) == len(BENCHMARK) == 2 + 5 + 2 + len(COMPONENTS.variants) - 1
     steps = {name: run.run.steps for name, run in runs.items()}
-    assert steps[EQUAL_PER_MODALITY.name] == sum(steps[arm.name] for arm in SPECIALISTS)
+    assert steps[EQUAL_PER_MODALITY.name] == sum(steps[one.name] for one in SPECIALISTS)
     assert steps[EQUAL_TOTAL.name] == steps[SPECIALISTS[0].name] == scale.steps
     for name, run in runs.items():
         assert run.augment == runs["rgb_only"].augment
@@ -112,7 +120,7 @@ def test_full_scale_may_speak_of_components(tmp_path):
     full = SCALES["full"]
     assert full.test_scenes >= 300
     assert len(full.component_seeds) >= 5
-    runs = runs_of(full, tmp_path, tmp_path)
+    runs = benchmark_runs(full, tmp_path, tmp_path)
     assert {run.run.seed for name, run in runs.items() if name.startswith("component_")} == set(
         full.component_seeds
     )
@@ -128,7 +136,9 @@ def scores_of(rate, scenes=40, seed=0):
             right = int(rng.binomial(200, rate))
             matrix[true, true] += right
             matrix[true, (true + 1) % 4] += 200 - right
-    return Score(matrices, {"normal": np.arange(0, scenes, 2), "night": np.arange(1, scenes, 2)})
+    return SceneScores(
+        matrices, {"normal": np.arange(0, scenes, 2), "night": np.arange(1, scenes, 2)}
+    )
 
 
 def test_difference_is_exact_and_its_spread_is_that_of_the_scenes():
@@ -181,21 +191,21 @@ def test_the_worth_of_x_is_told_with_its_spread(monkeypatch, capsys, tmp_path):
         asked.append((checkpoint.name, modality, x))
         return scores_of(answers[x], seed=len(x.value))
 
-    monkeypatch.setattr(worth_of_x, "score", answer)
+    monkeypatch.setattr(x_ablation, "score_scenes", answer)
     assert worth_of_x.main(["ours", "rgb", "--root", str(tmp_path), "--device", "cpu"]) == 0
     assert [one for one in asked if one[0] == "rgb"] == [("rgb", MODALITIES[0], XSource.NONE)]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 2 + len(MODALITIES)
     own, rgb = (scores_of(answers[x], seed=len(x.value)) for x in (XSource.OWN, XSource.NONE))
     gain = difference([own], [rgb])
-    cells = f"| thermal | {own.miou:.1f} | {rgb.miou:.1f} | {gain.mean:+.1f} ± {gain.spread:.1f} |"
+    cells = f"| thermal | {own.miou:.1f} | {rgb.miou:.1f} | {gain} |"
     assert any(line.startswith(cells) for line in lines)
 
 
 def test_score_survives_its_file(tmp_path):
     saved = scores_of(0.7)
     saved.save(tmp_path / "a.npz")
-    back = Score.load(tmp_path / "a.npz")
+    back = SceneScores.load(tmp_path / "a.npz")
     assert back.miou == saved.miou
     assert back.group_miou("normal") == saved.group_miou("normal")
     assert back.group_miou("normal") != back.group_miou("night")
@@ -204,8 +214,8 @@ def test_score_survives_its_file(tmp_path):
 
 def test_page_holds_every_table_and_says_what_it_cannot(tmp_path):
     scale = replace(SCALES["reduced"], seeds=(0, 1))
-    scores = {asked.name: scores_of(0.8, seed=n) for n, asked in enumerate(questions(scale))}
-    page = write_page(tmp_path, Findings("reduced", scale, scores, 1.0)).read_text()
+    scores = {one.name: scores_of(0.8, seed=n) for n, one in enumerate(measurements(scale))}
+    page = write_benchmark(tmp_path, BenchmarkScores("reduced", scale, scores, 1.0)).read_text()
     for text in (
         "no statement about real roads",
         "RGB fed twice",
@@ -226,7 +236,7 @@ def test_page_holds_every_table_and_says_what_it_cannot(tmp_path):
         assert (tmp_path / name).stat().st_size > 10_000
 
 
-def test_arms_train_in_processes_and_are_not_repeated(data, tmp_path):
+def test_runs_train_in_processes_and_are_not_repeated(data, tmp_path):
     runs = {
         name: read_run(
             twin_test.RUN_FILE,
@@ -237,13 +247,13 @@ def test_arms_train_in_processes_and_are_not_repeated(data, tmp_path):
         for name in ("a", "b")
     }  # fmt: skip
     assert steps_done(tmp_path / "a") == 0
-    found = train_arms(runs, 1)
+    found = train_in_parallel(runs, 1, poll_s=0.2)
     assert all(path.exists() for path in found.values())
     assert all(has_ended(run) for run in runs.values())
     before = {name: path.stat().st_mtime_ns for name, path in found.items()}
-    train_arms(runs, 1)
+    train_in_parallel(runs, 1, poll_s=0.2)
     assert {name: path.stat().st_mtime_ns for name, path in found.items()} == before
-    scored = score(found["a"], data, Modality.THERMAL, XSource.OWN, "cpu")
+    scored = score_scenes(found["a"], data, Modality.THERMAL, XSource.OWN, "cpu")
     assert scored.scenes.shape == (2, NUM, NUM + 1)
     assert scored.scenes.sum() == 4 * 32 * 32
     assert set(scored.groups) == {"night", "normal"}
@@ -253,7 +263,7 @@ def test_arms_train_in_processes_and_are_not_repeated(data, tmp_path):
 def test_twin_models_differ_in_x_alone(tmp_path):
     roots = {modality: tmp_path / modality.value for modality in MODALITIES}
     runs = twin_runs(roots, tmp_path)
-    assert set(runs) == set(TWIN_ARMS)
+    assert set(runs) == {"generalist", "rgb_only"}
     generalist, rgb_only = runs["generalist"], runs["rgb_only"]
     assert {one.options["x"] for one in generalist.data} == {"own"}
     assert {one.options["x"] for one in rgb_only.data} == {"none"}
@@ -276,6 +286,6 @@ def test_twins_are_judged_by_the_bars(monkeypatch):
     report = SimpleNamespace(matrix=SimpleNamespace(matrix=matrix))
     monkeypatch.setattr(twin_test, "open_reader", lambda *_: None)
     monkeypatch.setattr(twin_test, "evaluate", lambda *_, **__: report)
-    right, found = twin_test.told_apart("c", "r", Modality.EVENT, XSource.OWN)
+    right, found = twin_test.twin_accuracy("c", "r", Modality.EVENT, XSource.OWN)
     assert right == pytest.approx(150 / 180)
     assert found == pytest.approx(180 / 200)
