@@ -1,19 +1,29 @@
-"""What speed costs: forms, turns, streams, and what the command writes."""
+"""What speed costs: variants, turns, streams, and what the command writes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.bench.harness import Variant
 from segrgbx_core.labels.label_space import synthetic_label_space
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import random_checkpoint
-from training import speed_cost
 from training.data.datasets import open_reader
-from training.experiments.accuracy_vs_latency_report import below_limit, draw, speed, to_markdown
-from training.speed_cost import EXACT, Form, Subject, forms, main, measure, scene_of
+from training.experiments.accuracy_vs_latency import (
+    EXACT,
+    Comparison,
+    below_limit,
+    draw,
+    scene_of,
+    speed,
+    to_markdown,
+    variants,
+)
+from training.speed_cost import main
 from training.world.records import Record, save_record
 from training.world.render import frame_times
 
@@ -43,14 +53,14 @@ def data(tmp_path_factory):
     return folder
 
 
-def subject(data, **changes):
+def comparison(data, **changes):
     reader = open_reader("synthetic_street", data, "val", Modality.THERMAL)
-    return Subject(data / "tiny.safetensors", "", reader, "cpu", **changes)
+    return Comparison(data / "tiny.safetensors", reader, device="cpu", **changes)
 
 
 def test_scenes_are_streams_and_keep_their_looks(data):
-    kept = Form("kept", {"scene.refresh_every": 2})
-    [result], missing = measure(subject(data), {"refresh_every": [kept]})
+    kept = Variant("kept", {"scene.refresh_every": 2})
+    [result], missing = comparison(data).measure({"refresh_every": [kept]})
     assert missing == {}
     assert result["exact"]["looks"] == 1
     assert result["exact"]["agreement"] == 1
@@ -61,9 +71,9 @@ def test_scenes_are_streams_and_keep_their_looks(data):
 
 
 def test_limits(data):
-    [result], _ = measure(subject(data, scenes=1, frames=2), {"precision": [EXACT]})
+    [result], _ = comparison(data, scenes=1, frames=2).measure({"precision": [EXACT]})
     assert result["forms"][0]["miou"] == result["exact"]["miou"]
-    frames = speed_cost._frames(subject(data, scenes=1, frames=2))
+    frames = comparison(data, scenes=1, frames=2).frames_by_scene()
     assert [(item.name, scene) for item, scene in frames] == [
         ("00001_00", "00001"), ("00001_01", "00001"),
     ]  # fmt: skip
@@ -71,10 +81,10 @@ def test_limits(data):
 
 def test_what_cannot_be_run_is_said(data):
     groups = {
-        "precision": [Form("fp16", {"precision": "fp16"})],
-        "backend": forms(SIZE)["backend"][1:3],  # CUDA graph, ONNX Runtime
+        "precision": [Variant("fp16", {"precision": "fp16"})],
+        "backend": variants(SIZE)["backend"][1:3],  # CUDA graph, ONNX Runtime
     }
-    results, missing = measure(subject(data, scenes=1, frames=1), groups)
+    results, missing = comparison(data, scenes=1, frames=1).measure(groups)
     assert results == []
     assert "fp16 is not supported on a CPU" in missing["fp16"]
     assert "needs a CUDA device" in missing["CUDA graph"]
@@ -83,19 +93,19 @@ def test_what_cannot_be_run_is_said(data):
 
 def test_exports_of_other_checkpoints_are_refused(data, monkeypatch):
     """Both would run, and the table would compare two models."""
-    onnx = Form("ONNX Runtime", {}, runs_exported=True)
-    path, reader = data / "other.safetensors", subject(data).reader
-    other = Subject(data / "tiny.safetensors", str(path), reader, "cpu")
+    onnx = Variant("ONNX Runtime", {"backend": "torch"})
+    path = data / "other.safetensors"
+    other = comparison(data, exported=str(path))
     random_checkpoint(path, seed=1, label_space=SPACE, input=INPUT)
-    _, missing = measure(other, {"backend": [onnx]})
+    _, missing = other.measure({"backend": [onnx]})
     assert "was exported from another checkpoint; export anew" in missing["ONNX Runtime"]
 
 
 def test_the_exact_form_must_run(data, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    blind = Subject(data / "tiny.safetensors", "", subject(data).reader, "cuda")
+    blind = replace(comparison(data), device="cuda")
     with pytest.raises(ConfigError, match="torch sees no CUDA device"):
-        measure(blind, {"precision": [EXACT]})
+        blind.measure({"precision": [EXACT]})
 
 
 @pytest.mark.parametrize(
@@ -111,10 +121,10 @@ def test_names_of_scenes(name, scene):
 
 
 def test_sizes_are_multiples_of_sixteen_and_every_option_exists():
-    chosen = forms((240, 320), (0.5, 1.5))
-    assert [form.name for form in chosen["input size"]] == ["160x128", "480x352"]
-    assert set(chosen) == {"refresh_every", "precision", "input size", "backend"}
-    tiny = forms((64, 64), (0.1,))["input size"][0]
+    groups = variants((240, 320), (0.5, 1.5))
+    assert [form.name for form in groups["input size"]] == ["160x128", "480x352"]
+    assert set(groups) == {"refresh_every", "precision", "input size", "backend"}
+    tiny = variants((64, 64), (0.1,))["input size"][0]
     assert tiny.changes == {"input_height": 32, "input_width": 32}
 
 
@@ -169,7 +179,7 @@ def test_command_writes_page_figures_and_chart(data, tmp_path, capsys):
 
 
 def test_check_fails_where_labels_change(data, monkeypatch, capsys):
-    monkeypatch.setattr(speed_cost, "measure", lambda *_: (made_report()["groups"], {}))
+    monkeypatch.setattr(Comparison, "measure", lambda *_: (made_report()["groups"], {}))
     arguments = [str(data / "tiny.safetensors"), "--root", str(data)]
     assert main(arguments) == 0
     assert main([*arguments, "--check"]) == 1
