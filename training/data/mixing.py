@@ -23,6 +23,9 @@ from training.data.datasets import Reader, spread
 from training.data.embeddings import ReuseConfig, embedding_of
 from training.data.preparation import Preparation, prepare, read_ahead, unified_labels
 
+COUNTED_FRAMES = 200
+"""Frames of a data set that are looked at to count its classes."""
+
 
 class Sampling(str, Enum):
     """How often each data set is drawn when no shares are stated."""
@@ -240,26 +243,44 @@ def read_steps(
     return read_ahead(loader)
 
 
+@dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """How often classes occur in training frames; all int64 (C,).
+
+    Attributes:
+        pixels: labelled pixels, as parts of 1e9 in all.
+        around: labelled pixels of the frames in which a class occurs, in the same unit.
+        frames: frames in which it occurs, of those that were looked at.
+    """
+
+    pixels: NDArray[np.int64]
+    around: NDArray[np.int64]
+    frames: NDArray[np.int64]
+
+
 def count_classes(
     sources: Sequence[TrainingSplit],
     weights: Sequence[float],
     label_space: LabelSpace,
-    samples: int = 200,
-) -> NDArray[np.int64]:
-    """Labelled pixels per unified class, each data set weighing as much as its share of draws.
+    samples: int = COUNTED_FRAMES,
+) -> ClassCounts:
+    """Counts unified classes, each data set weighing as much as its share of draws.
 
     Args:
         sources: the data sets.
         weights: their shares.
         label_space: unified classes.
-        samples: frames looked at per data set, spread evenly.
+        samples: frames looked at per data set, spread evenly; 0 for all.
     """
-    total = np.zeros(label_space.num_classes)
+    total = np.zeros((2, label_space.num_classes))
+    frames = np.zeros(label_space.num_classes, np.int64)
     for source, weight in zip(sources, weights, strict=True):
-        counts = np.zeros(256)
+        counts = np.zeros((2, label_space.num_classes))
         for index in spread(len(source.reader), samples):
             labels = unified_labels(source.reader[index], source.reader, label_space)
-            counts += np.bincount(labels.ravel(), minlength=256)
-        counts = counts[: label_space.num_classes]
-        total += weight * counts / max(counts.sum(), 1.0)
-    return np.round(total * 1e9).astype(np.int64)
+            pixels = np.bincount(labels.ravel(), minlength=256)[: label_space.num_classes]
+            counts += pixels, pixels.sum() * (pixels > 0)
+            frames += pixels > 0
+        total += weight * counts / max(counts[0].sum(), 1.0)
+    pixels, around = np.round(total * 1e9).astype(np.int64)
+    return ClassCounts(pixels, around, frames)

@@ -24,6 +24,8 @@ SYNTHETIC_NOTE = "**Synthetic**: rendered scenes; says nothing about real ones."
 RANDOM_NOTE = "**Untrained**: random weights; the figures mean nothing."
 _CELL_IN = 0.42
 """Side of a cell of the confusion picture in inches: room for a whole per cent in small type."""
+_WIDEST_IN = 24.0
+"""Most that the cells of one row take up; beyond, they shrink and show no numbers."""
 _FEW = 30
 """Classes up to which every cell shows its number; of more, only those above one per cent do."""
 
@@ -340,7 +342,9 @@ def draw_confusion(
         title: heading.
     """
     shares, rows, columns = confusion_shares(matrix, names)
-    size = (2.6 + _CELL_IN * max(len(columns), 4), 1.9 + _CELL_IN * max(len(rows), 2))
+    cell = min(_CELL_IN, _WIDEST_IN / max(len(columns), len(rows), 1))
+    size = (2.6 + cell * max(len(columns), 4), 1.9 + cell * max(len(rows), 2))
+    font = 8 * min(1.0, 1.6 * cell / _CELL_IN)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     if rows:
@@ -348,15 +352,16 @@ def draw_confusion(
         bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
         bar.set_ticks([0, 0.5, 1], labels=["0", "50", "100 %"])
         bar.outline.set_visible(False)
-    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=font)
+    axes.set_yticks(range(len(rows)), rows, fontsize=font)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     least = 0.005 if len(columns) <= _FEW else 0.01
-    for row, column in np.argwhere(shares >= least):
+    has_room = cell == _CELL_IN
+    for row, column in np.argwhere(shares >= least) if has_room else ():
         share = shares[row, column]
         colour = "white" if share > 0.55 else "#30343c"
         number = axes.text(

@@ -27,6 +27,8 @@ class ClassWeights(str, Enum):
     """Every pixel counts alike (the paper)."""
     INVERSE_ROOT = "inverse_root"
     """Rare classes count more: one over the root of a class's share of pixels, within limits."""
+    MEDIAN_FREQUENCY = "median_frequency"
+    """Rare classes count more: by a class's share of the frames that it occurs in (SegNet)."""
 
 
 class LossConfig(Config):
@@ -35,7 +37,8 @@ class LossConfig(Config):
     unified_weight: float = option(1.0, doc="weight of the unified cross-entropy", low=0)
     native_weight: float = option(1.0, doc="weight of the data set's own cross-entropy", low=0)
     class_weights: ClassWeights = option(
-        ClassWeights.NONE, doc="how much rare classes count: none or inverse_root"
+        ClassWeights.NONE,
+        doc="how much rare classes count: none, inverse_root or median_frequency",
     )
     max_class_weight: float = option(4.0, doc="largest weight of a rare class", low=1, high=100)
     class_weight_table: dict[str, float] = option(
@@ -243,6 +246,30 @@ def inverse_root_weights(counts: NDArray[np.int64], largest: float = 4.0) -> NDA
     for _ in range(8):  # clipping moves the mean, so both are repeated until they settle
         mean = float((weights * share).sum())
         weights[seen] = np.clip(weights[seen] / max(mean, 1e-12), 1.0 / largest, largest)
+    return weights.astype(np.float32)
+
+
+def median_frequency_weights(
+    pixels: NDArray[np.int64], around: NDArray[np.int64], largest: float = 4.0
+) -> NDArray[np.float32]:
+    """Class weights by median frequency balancing (Eigen and Fergus 2015; SegNet).
+
+    A class's frequency is its share of the labelled pixels of those frames in which it occurs; its
+    weight is the median of all frequencies over its own.
+
+    Args:
+        pixels: (C,) labelled pixels per class.
+        around: (C,) labelled pixels of the frames in which a class occurs.
+        largest: limit of a weight, in both directions (1 / largest is the smallest).
+
+    Returns:
+        float32 (C,); 1 for classes that never occur.
+    """
+    weights = np.ones(len(pixels))
+    seen = pixels > 0
+    if seen.any():
+        frequency = pixels[seen] / around[seen]
+        weights[seen] = np.clip(np.median(frequency) / frequency, 1.0 / largest, largest)
     return weights.astype(np.float32)
 
 

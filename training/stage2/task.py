@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.tables import markdown_table, percent
 from segrgbx_core.labels.overlay import Picture
 from segrgbx_core.model import build_model
 from segrgbx_core.model.tensor_files import SUFFIX
 from segrgbx_core.runtime.checkpoint import Contract, save_checkpoint
 from training.data.augment import Variant
 from training.data.config import DataConfig
-from training.data.datasets import Reader
+from training.data.datasets import Reader, joined_space
 from training.data.embeddings import (
     WholeFrames,
     embed_frames,
@@ -32,6 +33,7 @@ from training.data.embeddings import (
     write_embeddings,
 )
 from training.data.mixing import (
+    COUNTED_FRAMES,
     JointDataset,
     StepSampler,
     TrainingSplit,
@@ -52,6 +54,7 @@ from training.stage2.losses import (
     ClassWeights,
     SegmentationLoss,
     inverse_root_weights,
+    median_frequency_weights,
     tabled_weights,
 )
 from training.stage2.objective import SegmentationObjective
@@ -74,6 +77,9 @@ class SegmentationTask:
         self._commit = git_commit()  # now: the checkout may change while the run goes on
         self.readers = [data.open(data.train_split) for data in config.data]
         self.label_space = label_space_of_run(config, self.readers)
+        for reader in self.readers:
+            if hasattr(reader, "label_space"):  # nobody has published what is in it
+                log.info("%s", _counted(reader))
         run = in_steps(config.run, sum(map(len, self.readers)))
         data = tuple(map(DataConfig.identified, config.data, self.readers))
         self.config = config = config.model_copy(update={"run": run, "data": data})
@@ -166,7 +172,9 @@ class SegmentationTask:
     def _val_readers(self) -> Iterator[tuple[str, Reader]]:
         names: set[str] = set()
         for position, data in enumerate(self.config.data):
-            name = f"{data.reader}_{data.modality}"
+            is_own = hasattr(self.readers[position], "label_space")
+            title = self.readers[position].native if is_own else data.reader
+            name = f"{title}_{data.modality}"
             name = f"{name}_{position}" if name in names else name
             names.add(name)
             yield name, data.open(data.val_split)
@@ -183,7 +191,12 @@ class SegmentationTask:
         config, found = self.config.loss, None
         if config.class_weights is not ClassWeights.NONE:
             counts = count_classes(sources, self.weights, self.label_space)
-            found = torch.from_numpy(inverse_root_weights(counts, config.max_class_weight))
+            most = config.max_class_weight
+            if config.class_weights is ClassWeights.MEDIAN_FREQUENCY:
+                weights = median_frequency_weights(counts.pixels, counts.around, most)
+            else:
+                weights = inverse_root_weights(counts.pixels, most)
+            found = torch.from_numpy(weights)
         return tabled_weights(self.label_space, config.class_weight_table, found)
 
     def _embedded(self, position: int, reader: Reader) -> Tensor:
@@ -205,6 +218,20 @@ class SegmentationTask:
             embeddings = embed_frames(frames, self.ma_clip.to(state.device), config.run.workers)
             write_embeddings(path, embeddings, mark)
         return embeddings
+
+
+def _counted(reader: Reader) -> str:
+    """A table of the classes in a training split."""
+    space = joined_space([reader], None)
+    counts = count_classes([TrainingSplit(reader)], [1.0], space)
+    looked = min(len(reader), COUNTED_FRAMES)
+    own = space.native(reader.native)
+    rows = [
+        (name, percent(counts.pixels[place] / 1e9, 3), counts.frames[place])
+        for name, place in zip(own.names, own.to_unified, strict=True)
+    ]
+    title = f"{reader.native}: classes in {looked} of {len(reader)} training frames"
+    return f"{title}\n{markdown_table(('class', 'pixels %', 'frames'), rows, padded=True)}"
 
 
 def _check(config: SegmentationRun) -> None:

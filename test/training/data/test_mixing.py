@@ -178,7 +178,7 @@ def test_all_samples_of_a_step_have_one_size():
 
 def test_classes_are_counted_by_share():
     space = synthetic_label_space()
-    counts = count_classes([TrainingSplit(thermal())], [1.0], space)
+    counts = count_classes([TrainingSplit(thermal())], [1.0], space).pixels
     ids = space.native("synthetic_street").to_unified[:4]
     assert counts[list(ids)] == pytest.approx(2.5e8)
     assert counts.sum() == pytest.approx(1e9)
