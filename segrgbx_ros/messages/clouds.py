@@ -15,12 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.camera import Pinhole, depth_metres
-from segrgbx_core.base.samples import Array
+from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
+from segrgbx_ros.messages.geometry import fitted, pinhole
 
 POINT = np.dtype(
-    [("x", "f4"), ("y", "f4"), ("z", "f4"), ("rgb", "f4"), ("label", "u2"), ("confidence", "u1")]
+    {
+        "names": ["x", "y", "z", "rgb", "label", "confidence"],
+        "formats": ["f4", "f4", "f4", "f4", "u2", "u1"],
+        "offsets": [0, 4, 8, 12, 16, 18],
+        "itemsize": 20,
+    }
 )
-"""One point: metres in RGB's optical frame, packed colour, class id, 255 = certain."""
+"""One point: metres in RGB's optical frame, packed colour, class id, 255 = certain.
+
+A byte of padding keeps every field on a multiple of its size, as readers of plain structs want it.
+"""
 _DATATYPES = {"u1": 2, "u2": 4, "f4": 7}
 
 
@@ -35,6 +44,35 @@ def metres(depth: Array, unit_16u: float) -> NDArray[np.float32]:
     found = depth_metres(plane, unit_16u)
     found[~(np.isfinite(found) & (found > 0))] = np.nan
     return found
+
+
+def sample_points(
+    sample: RgbxSample,
+    labels: Array,
+    confidence: NDArray[np.uint8],
+    rgb_info: Any,
+    unit_16u: float,
+) -> Array | None:
+    """The points of an answer to a depth sample; see `labelled_points`.
+
+    Args:
+        sample: what was asked.
+        labels: published ids (H, W).
+        confidence: uint8 (H, W).
+        rgb_info: calibration of RGB.
+        unit_16u: metres per count of depth.
+
+    Returns:
+        None where RGB went alone.
+
+    Raises:
+        EncodingError: when the camera is not calibrated.
+    """
+    if isinstance(sample.x, Events) or sample.x_form is not XForm.RAW:
+        return None
+    camera = pinhole(rgb_info, *labels.shape)
+    rgb = fitted(sample.rgb, labels.shape)
+    return labelled_points(metres(sample.x, unit_16u), camera, rgb, labels, confidence)
 
 
 def labelled_points(
@@ -59,7 +97,7 @@ def labelled_points(
     height, width = labels.shape
     if depth_m.shape != labels.shape:
         depth_m = cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    points = np.empty((height, width), POINT)
+    points = np.zeros((height, width), POINT)  # the padding, too
     points["x"] = depth_m * camera.columns(width).astype(np.float32)
     points["y"] = depth_m * camera.rows(height).astype(np.float32)[:, None]
     points["z"] = depth_m
@@ -72,24 +110,35 @@ def labelled_points(
     return points
 
 
-def fill_cloud(message: Any, field_type: Any, points: Array) -> Any:
-    """Fills a sensor_msgs/PointCloud2; the header is left alone.
+def cloud_fields(field_type: Any, points: Array) -> dict[str, Any]:
+    """The fields of a sensor_msgs/PointCloud2 beside the header; `data` is uint8.
 
     Args:
-        message: to be filled and returned.
         field_type: class of sensor_msgs/PointField.
         points: `POINT` (H, W).
     """
-    message.height, message.width = points.shape
-    message.fields = [
-        field_type(name=name, offset=offset, datatype=_DATATYPES[kind.str[1:]], count=1)
-        for name, (kind, offset, *_) in (POINT.fields or {}).items()
-    ]
-    message.is_bigendian = sys.byteorder == "big"
-    message.point_step = POINT.itemsize
-    message.row_step = POINT.itemsize * points.shape[1]
-    message.is_dense = False
-    data = array("B")
-    data.frombytes(points.tobytes())
+    height, width = points.shape
+    return {
+        "height": height,
+        "width": width,
+        "fields": [
+            field_type(name=name, offset=offset, datatype=_DATATYPES[kind.str[1:]], count=1)
+            for name, (kind, offset, *_) in (POINT.fields or {}).items()
+        ],
+        "is_bigendian": sys.byteorder == "big",
+        "point_step": POINT.itemsize,
+        "row_step": POINT.itemsize * width,
+        "data": np.frombuffer(points.tobytes(), np.uint8),
+        "is_dense": False,
+    }
+
+
+def fill_cloud(message: Any, field_type: Any, points: Array) -> Any:
+    """Fills a sensor_msgs/PointCloud2 of rclpy; the header is left alone; see `cloud_fields`."""
+    fields = cloud_fields(field_type, points)
+    data = array("B")  # rclpy copies any other type element by element
+    data.frombytes(fields.pop("data").tobytes())
+    for name, value in fields.items():
+        setattr(message, name, value)
     message.data = data
     return message

@@ -20,7 +20,7 @@ from std_msgs.msg import Float64, String
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.samples import NS_PER_MS, Array, Events, Prediction, RgbxSample, XForm
+from segrgbx_core.base.samples import NS_PER_MS, Array, Prediction, RgbxSample, XForm
 from segrgbx_core.labels import overlay
 from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_ros.config.node import (
@@ -31,8 +31,8 @@ from segrgbx_ros.config.node import (
     OutputSize,
     Stream,
 )
-from segrgbx_ros.messages.clouds import fill_cloud, labelled_points, metres
-from segrgbx_ros.messages.geometry import fill_scaled_info, fitted, pinhole
+from segrgbx_ros.messages.clouds import fill_cloud, sample_points
+from segrgbx_ros.messages.geometry import fill_scaled_info, fitted
 from segrgbx_ros.messages.images import fill_image
 from segrgbx_ros.messages.labels import label_map_text
 from segrgbx_ros.node.health.endpoints import subscriber_mismatch
@@ -244,16 +244,13 @@ class PairOutputs:
     def _publish_points(
         self, header: Any, sample: RgbxSample, labels: Array, confidence: Array, rgb_info: Any
     ) -> None:
-        if isinstance(sample.x, Events) or sample.x_form is not XForm.RAW:
-            return  # RGB went alone
         try:
-            camera = pinhole(rgb_info, *labels.shape)
+            points = sample_points(sample, labels, confidence, rgb_info, self._unit_16u)
         except EncodingError as error:
             self._warn_calibration(error, "points")
             return
-        depth_m = metres(sample.x, self._unit_16u)
-        rgb = fitted(sample.rgb, labels.shape)
-        points = labelled_points(depth_m, camera, rgb, labels, confidence)
+        if points is None:
+            return
         cloud = fill_cloud(PointCloud2(), PointField, points)
         cloud.header = header
         self._publishers["points"].publish(cloud)

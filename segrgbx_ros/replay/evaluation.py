@@ -10,13 +10,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.config import to_plain
-from segrgbx_core.base.errors import DataError, EncodingError
+from segrgbx_core.base.errors import DataError, EncodingError, SegrgbxError
 from segrgbx_core.base.samples import NS_PER_MS
 from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.metrics import ConfusionMatrix
@@ -25,7 +25,7 @@ from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.messages.geometry import resized_ids
 from segrgbx_ros.pairing.pipeline import Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor, pair_labels
-from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.ground_truth import GroundTruth, translator
 from segrgbx_ros.replay.report import PairReport, Report, Scores
 from segrgbx_ros.replay.topic_routes import Routes
@@ -55,7 +55,7 @@ class _Tally:
     scored: int = 0
     unlabeled: int = 0
 
-    def refuse(self, error: EncodingError) -> None:
+    def refuse(self, error: SegrgbxError) -> None:
         """Counts a message that cannot be decoded."""
         self.unreadable += 1
         self.first_fault = self.first_fault or str(error)
@@ -68,7 +68,7 @@ def evaluate(
     routes: Routes,
     truths: Mapping[str, GroundTruth] | None = None,
     writers: Sequence[FrameWriter] = (),
-    progress: Callable[[], object] | None = None,
+    on_message: Callable[[Recorded], object] | None = None,
 ) -> Report:
     """Segments every pair of a recording.
 
@@ -79,14 +79,14 @@ def evaluate(
         routes: which topic feeds which input.
         truths: by pair.
         writers: get every frame.
-        progress: called after every message read.
+        on_message: gets every message of the inputs before it is taken.
 
     Raises:
         DataError: when nothing could be segmented, or truth does not fit; says why.
     """
     began = time.monotonic()
     run = _Run(config, segmenter, truths or {}, writers)
-    for received_ns, paired in _pairs(bag, run, routes, progress):
+    for received_ns, paired in _pairs(bag, run, routes, on_message):
         run.segment(paired, received_ns)
     report = run.report(bag, routes, time.monotonic() - began)
     _explain_nothing(report)
@@ -94,19 +94,18 @@ def evaluate(
 
 
 def _pairs(
-    bag: Bag, run: _Run, routes: Routes, progress: Callable[[], object] | None
+    bag: Bag, run: _Run, routes: Routes, on_message: Callable[[Recorded], object] | None
 ) -> Iterator[tuple[int, Pair]]:
     """Pairs in the order in which they complete, with the receive time that completed them."""
     last_ns = 0
     for recorded in bag.messages(routes.inputs.keys()):
         # Receive times are the clock here; one that steps back must not run the waiting backward.
         last_ns = max(last_ns, recorded.receive_ns)
+        if on_message:
+            on_message(recorded)
         for pair, stream in routes.inputs[recorded.topic]:
-            message = recorded.raw if recorded.type in ARRAY_TYPES else bag.decode(recorded)
-            for paired in run.push(pair, stream, message, last_ns):
+            for paired in run.push(bag, pair, stream, recorded, last_ns):
                 yield last_ns, paired
-        if progress:
-            progress()
     for paired in run.pipeline.flush():
         yield last_ns, paired
 
@@ -136,13 +135,16 @@ class _Run:
         self._stages: dict[str, list[float]] = defaultdict(list)
         self._is_warm = False
 
-    def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[Pair]:
+    def push(
+        self, bag: Bag, pair: str, stream: Stream, recorded: Recorded, now_ns: int
+    ) -> list[Pair]:
         """Feeds one message to the pipeline."""
         tally = self._tallies[pair]
         tally.received[stream] += 1
         try:
+            message = recorded.raw if recorded.type in ARRAY_TYPES else bag.decode(recorded)
             return self.pipeline.push_message(pair, stream, message, now_ns)
-        except EncodingError as error:
+        except (DataError, EncodingError) as error:
             tally.refuse(error)
             return []
 
@@ -169,7 +171,15 @@ class _Run:
         tally.held += paired.held
         tally.rgb_only += paired.x is None
         truth = self._score(paired, sample.rgb.shape[:2], prediction.labels, tally)
-        frame = SegmentedFrame(paired.name, tally.paired, sample, prediction, truth, received_ns)
+        frame = SegmentedFrame(
+            pair=paired.name,
+            number=tally.paired,
+            sample=sample,
+            prediction=prediction,
+            truth=truth,
+            receive_ns=received_ns,
+            rgb_info=paired.rgb_info,
+        )
         tally.paired += 1
         for writer in self._writers:
             writer.on_frame(frame)
@@ -194,7 +204,11 @@ class _Run:
             device=f"{segmenter.device_name}, {segmenter.precision}",
             config=to_plain(self.config),
             pairs={pair: self._pair_report(pair, routes) for pair in _pair_names(routes)},
-            notes=(*routes.notes, *([RANDOM] if segmenter.contract.is_random else [])),
+            notes=(
+                *routes.notes,
+                *bag.warnings,
+                *([RANDOM] if segmenter.contract.is_random else []),
+            ),
             stages_ms={name: Summary.of(values) for name, values in self._stages.items()},
             wall_s=wall_s,
         )

@@ -19,12 +19,14 @@ from tqdm import tqdm
 from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.base.errors import ConfigError, DataError, command, did_you_mean
 from segrgbx_core.base.files import path_text
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
+from segrgbx_core.base.samples import XForm
 from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_ros.config.node import NodeConfig, Stream, flatten, read_node_yaml
 from segrgbx_ros.messages.images import stamp_ns
 from segrgbx_ros.pairing.published_labels import pair_labels
-from segrgbx_ros.replay.bags import Bag
+from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.evaluation import evaluate
 from segrgbx_ros.replay.ground_truth import (
     FolderGroundTruth,
@@ -34,7 +36,7 @@ from segrgbx_ros.replay.ground_truth import (
 )
 from segrgbx_ros.replay.report import Report
 from segrgbx_ros.replay.topic_routes import Routes, find_routes, parse_remaps
-from segrgbx_ros.replay.writers import FrameWriter, PictureWriter, PredictionWriter
+from segrgbx_ros.replay.writers import BagContent, FrameWriter, PictureWriter, PredictionWriter
 
 if TYPE_CHECKING:
     from segrgbx_core.runtime.segmenter import Segmenter
@@ -69,37 +71,68 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
     """
     config = read_node_yaml(options.config, _overrides(options))
     pairs = _chosen_pairs(config, options.pair)
+    contents = _contents(options, config, pairs)
     with ExitStack() as stack:
         bag = stack.enter_context(Bag(options.bag))
-        routes = find_routes(bag, config, pairs, options.namespace, parse_remaps(options.remap))
+        stack.callback(_warn, bag)
+        infos = [(pair, Stream.RGB_INFO) for pair in _depth_pairs(config, pairs)]
+        routes = find_routes(
+            bag,
+            config,
+            pairs,
+            options.namespace,
+            parse_remaps(options.remap),
+            infos if BagContent.POINTS in contents else (),
+        )
         truths = {
             pair: truth
             for pair in pairs
             if (truth := _ground_truth(bag, routes, pair, options)) is not None
         }
-        writer = stack.enter_context(BagWriter(options.write_bag)) if options.write_bag else None
+        recorder = None
+        if options.write_bag:
+            recorder = stack.enter_context(BagWriter(options.write_bag, compress=True))
         segmenter = _load(config)
         classes = {pair: one.classes for pair, one in pair_labels(config, segmenter).items()}
-        counts = {pair: bag.topics[routes.topic(pair, Stream.RGB)].count for pair in pairs}
+        topics = bag.topics
         pictures = PictureWriter(
             folder,
             classes,
-            counts,
+            {pair: topics[routes.topic(pair, Stream.RGB)].count for pair in pairs},
             None if options.overlays == "all" else int(options.overlays),
             config.output.overlay_alpha,
         )
-        writers: list[FrameWriter] = [pictures]
-        if writer is not None:
-            writers.append(PredictionWriter(writer, classes, routes.namespace, config))
-        total = sum(bag.topics[topic].count for topic in routes.inputs)
+        predictions = None
+        if recorder is not None:
+            predictions = PredictionWriter(recorder, classes, routes, config, contents)
         bar = stack.enter_context(
-            tqdm(total=total, unit="msg", file=sys.stderr, disable=options.quiet, leave=False)
+            tqdm(
+                total=sum(topics[topic].count for topic in routes.inputs),
+                unit="msg",
+                file=sys.stderr,
+                disable=options.quiet,
+                leave=False,
+            )
         )
-        report = evaluate(bag, config, segmenter, routes, truths, writers, bar.update)
+
+        def on_message(message: Recorded) -> None:
+            bar.update()
+            if predictions is not None:
+                predictions.on_message(message, topics[message.topic])
+
+        writers: list[FrameWriter] = [pictures]
+        if predictions is not None:
+            writers.append(predictions)
+        report = evaluate(bag, config, segmenter, routes, truths, writers, on_message)
         name = Path(options.bag).resolve().name
         weights = report.checkpoint["hash"][:12] or "random weights"
         pictures.save_sheets(f"Replay of {name}", f"checkpoint {weights}, {report.device}")
     return report
+
+
+def _warn(bag: Bag) -> None:
+    for text in bag.warnings:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _parser() -> CommandParser:
@@ -151,7 +184,13 @@ def _parser() -> CommandParser:
         "--write-bag",
         type=path_text,
         metavar="DIR",
-        help="also record masks and confidences into a new folder",
+        help="also record masks and confidences into a new folder, compressed",
+    )
+    add(
+        "--bag-contents",
+        default="",
+        metavar="LIST",
+        help="what --write-bag holds besides: comma list of rgb, x, overlay, points",
     )
     add(
         "--overlays",
@@ -173,6 +212,31 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     if options.label_space:
         chosen["label.space"] = options.label_space
     return chosen
+
+
+def _contents(
+    options: argparse.Namespace, config: NodeConfig, pairs: Sequence[str]
+) -> set[BagContent]:
+    known = [one.value for one in BagContent]
+    names = [name.strip() for name in options.bag_contents.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--bag-contents: '{name}' is unknown{did_you_mean(name, known)}")
+    if names and not options.write_bag:
+        raise ConfigError("--bag-contents: nothing is recorded; add --write-bag DIR")
+    if BagContent.POINTS.value in names and not _depth_pairs(config, pairs):
+        raise ConfigError("--bag-contents: points need a pair of depth whose x_form is raw")
+    return {BagContent(name) for name in names}
+
+
+def _depth_pairs(config: NodeConfig, pairs: Sequence[str]) -> list[str]:
+    """Pairs that points can be made of."""
+    sections = ((pair, config.pair(pair)) for pair in pairs)
+    return [
+        pair
+        for pair, section in sections
+        if section.modality is Modality.DEPTH and section.x_form is XForm.RAW
+    ]
 
 
 def _chosen_pairs(config: NodeConfig, names: Sequence[str] | None) -> list[str]:

@@ -132,7 +132,7 @@ class PairReport:
             "mean_offset_ms": round(self.mean_offset_ms, 3),
             "jumps_back": self.jumps,
             "lost_events": self.lost_events,
-            "cut_events": self.cut_events,
+            **({"cut_events": self.cut_events} if self.cut_events else {}),
             "first_fault": self.first_fault,
             "scores": self.scores.to_dict() if self.scores else None,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from segrgbx_core.bags.message_types import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET, IMAGE
@@ -66,6 +66,7 @@ def find_routes(
     pairs: Iterable[str],
     namespace: str | None = None,
     remaps: Mapping[str, str] | None = None,
+    infos: Collection[tuple[str, Stream]] = (),
 ) -> Routes:
     """Resolves every input of the pairs.
 
@@ -79,6 +80,7 @@ def find_routes(
         pairs: names of the pairs to replay.
         namespace: fixed namespace, None to find it.
         remaps: recorded name by the node's name.
+        infos: calibrations that are needed besides those of registration, pair and stream.
 
     Raises:
         ConfigError: when a remap fits no input.
@@ -89,7 +91,7 @@ def find_routes(
     wanted = {
         (pair, stream): _remapped(config, pair, stream, unused)
         for pair in names
-        for stream in (*config.streams(pair).values(), *_infos(config, pair))
+        for stream in (*config.streams(pair).values(), *_infos(config, pair, infos))
     }
     if unused:
         known = [config.topic(pair, stream) for pair, stream in wanted]
@@ -133,10 +135,13 @@ def recorded_transports(bag: Bag, config: NodeConfig, pair: str) -> dict[str, st
     return chosen
 
 
-def _infos(config: NodeConfig, pair: str) -> tuple[Stream, ...]:
-    """Calibrations without which nothing can be segmented; clouds are the live node's matter."""
-    needs = config.pair(pair).registration is Registration.CAMERA_INFO
-    return config.info_streams(pair) if needs else ()
+def _infos(
+    config: NodeConfig, pair: str, also: Collection[tuple[str, Stream]]
+) -> tuple[Stream, ...]:
+    """Calibrations without which X cannot be registered, and those that are asked for."""
+    if config.pair(pair).registration is Registration.CAMERA_INFO:
+        return config.info_streams(pair)
+    return tuple(stream for name, stream in also if name == pair)
 
 
 def _needs_x(config: NodeConfig) -> bool:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.bags.bag_writer import BagWriter
+from segrgbx_core.bags.message_types import POINT_CLOUD
+from segrgbx_core.base.errors import DataError, EncodingError
 from segrgbx_core.base.images import write_image
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, Prediction, RgbxSample
 from segrgbx_core.labels import overlay
 from segrgbx_core.labels.label_space import PublishedLabels
-from segrgbx_ros.config.node import ConfidenceEncoding, MaskEncoding, NodeConfig
+from segrgbx_ros.config.node import ConfidenceEncoding, MaskEncoding, NodeConfig, Stream
+from segrgbx_ros.messages.clouds import cloud_fields, sample_points
 from segrgbx_ros.messages.geometry import fitted
 from segrgbx_ros.messages.labels import label_map_text
 from segrgbx_ros.pairing.published_labels import published_ids
+from segrgbx_ros.replay.bags import Recorded, Topic
+from segrgbx_ros.replay.topic_routes import Routes
 
 SHEET_ROWS = 6
 """Rows of the contact sheet, shared by the pairs."""
+_RGB_STREAMS = (Stream.RGB, Stream.RGB_INFO)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +43,7 @@ class SegmentedFrame:
         prediction: what was answered.
         truth: ids of the published label space, None without truth.
         receive_ns: receive time of the message that completed the pair.
+        rgb_info: calibration of RGB, None where none was read.
     """
 
     pair: str
@@ -43,6 +52,7 @@ class SegmentedFrame:
     prediction: Prediction
     truth: NDArray[np.uint8] | None
     receive_ns: int
+    rgb_info: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,52 +153,109 @@ class PictureWriter:
         return overlay.blend(rgb, labels, self._palettes[frame.pair], self._alpha)
 
 
+class BagContent(str, Enum):
+    """What a recording of predictions may hold besides masks and confidences."""
+
+    RGB = "rgb"
+    X = "x"
+    OVERLAY = "overlay"
+    POINTS = "points"
+
+
 class PredictionWriter:
     """Records what the node would have published: masks and confidences with the RGB header.
 
     Args:
         writer: open recording.
         labels: the published classes by pair.
-        namespace: put before the node's relative names.
+        routes: where the inputs were recorded; the namespace is put before the node's topics.
         config: options of the node.
+        contents: what is recorded besides.
     """
 
     def __init__(
         self,
         writer: BagWriter,
         labels: Mapping[str, PublishedLabels],
-        namespace: str,
+        routes: Routes,
         config: NodeConfig,
+        contents: Collection[BagContent] = (),
     ) -> None:
         self._writer = writer
         self._labels = labels
-        self._namespace = namespace
+        self._palettes = {pair: one.palette_array() for pair, one in labels.items()}
+        self._namespace = routes.namespace
         self._config = config
+        self._contents = frozenset(contents)
+        self._copied = {
+            topic
+            for topic, uses in routes.inputs.items()
+            for _, stream in uses
+            if (BagContent.RGB if stream in _RGB_STREAMS else BagContent.X) in self._contents
+        }
         self._described: set[str] = set()
+
+    def on_message(self, message: Recorded, topic: Topic) -> None:
+        """Copies an input where the recording is to hold it.
+
+        Args:
+            message: as recorded.
+            topic: of the message, with the profiles that its publishers offered.
+        """
+        if topic.name in self._copied:
+            self._writer.write_raw(
+                topic.name, message.type, message.raw, message.receive_ns, topic.profiles
+            )
 
     def on_frame(self, frame: SegmentedFrame) -> None:
         """Writes the messages of one frame."""
-        writer, answer = self._writer, frame.prediction
-        base, labels = f"{self._namespace}/{frame.pair}", self._labels[frame.pair]
+        answer, labels = frame.prediction, self._labels[frame.pair]
         if frame.pair not in self._described:
             self._described.add(frame.pair)
-            text = writer.string(label_map_text(labels))
-            writer.write(f"{base}/label_map", text, frame.receive_ns, latched=True)
-            names = dict(zip(labels.ids, labels.names, strict=True))
-            info = writer.label_info(names, self._config.label.min_confidence)
-            writer.write(f"{base}/label_info", info, frame.receive_ns, latched=True)
+            self._describe(frame)
         output = self._config.output
         is_wide = output.mask_encoding is MaskEncoding.MONO16
         ids = published_ids(answer.labels, labels.unlabeled_id, is_wide)
+        self._write_image(frame, "mask", ids, output.mask_encoding.value)
         confidence: Array = answer.confidence
         if output.confidence_encoding is ConfidenceEncoding.FLOAT:
             confidence = confidence.astype(np.float32) / np.float32(255)
-        for name, pixels, encoding in (
-            ("mask", ids, output.mask_encoding.value),
-            ("confidence", confidence, output.confidence_encoding.value),
-        ):
-            message = writer.image(pixels, encoding, answer.stamp_ns, answer.frame_id)
-            writer.write(f"{base}/{name}", message, frame.receive_ns)
+        self._write_image(frame, "confidence", confidence, output.confidence_encoding.value)
+        if BagContent.OVERLAY in self._contents:
+            rgb = fitted(frame.sample.rgb, ids.shape)
+            palette = self._palettes[frame.pair]
+            picture = overlay.blend(rgb, answer.labels, palette, output.overlay_alpha)
+            self._write_image(frame, "overlay", picture, "rgb8")
+        is_depth = self._config.pair(frame.pair).modality is Modality.DEPTH
+        if BagContent.POINTS in self._contents and is_depth and frame.rgb_info is not None:
+            self._write_points(frame, ids)
+
+    def _describe(self, frame: SegmentedFrame) -> None:
+        writer, labels = self._writer, self._labels[frame.pair]
+        base = f"{self._namespace}/{frame.pair}"
+        text = writer.string(label_map_text(labels))
+        writer.write(f"{base}/label_map", text, frame.receive_ns, latched=True)
+        names = dict(zip(labels.ids, labels.names, strict=True))
+        info = writer.label_info(names, self._config.label.min_confidence)
+        writer.write(f"{base}/label_info", info, frame.receive_ns, latched=True)
+
+    def _write_image(self, frame: SegmentedFrame, name: str, pixels: Array, encoding: str) -> None:
+        answer = frame.prediction
+        message = self._writer.image(pixels, encoding, answer.stamp_ns, answer.frame_id)
+        self._writer.write(f"{self._namespace}/{frame.pair}/{name}", message, frame.receive_ns)
+
+    def _write_points(self, frame: SegmentedFrame, ids: Array) -> None:
+        answer, unit = frame.prediction, self._config.sensor.depth.unit_16u
+        try:
+            points = sample_points(frame.sample, ids, answer.confidence, frame.rgb_info, unit)
+        except EncodingError as error:
+            topic = self._config.topic(frame.pair, Stream.RGB_INFO)
+            raise DataError(f"topic '{topic}': {error}; no points can be recorded") from None
+        if points is None:
+            return
+        fields = cloud_fields(self._writer.types.types["sensor_msgs/msg/PointField"], points)
+        message = self._writer.message(POINT_CLOUD, answer.stamp_ns, answer.frame_id, **fields)
+        self._writer.write(f"{self._namespace}/{frame.pair}/points", message, frame.receive_ns)
 
 
 def sheet(

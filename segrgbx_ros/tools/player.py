@@ -212,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _play(bag: Bag, options: argparse.Namespace, remaps: Mapping[str, str]) -> int:
     node = rclpy.create_node("segrgbx_player")
     player = BagPlayer(node, bag, topics=options.topic, remaps=remaps, clock=options.clock)
+    for text in bag.warnings:
+        print(f"warning: {text}", file=sys.stderr)
     for name, reason in player.skipped.items():
         print(f"not played: {name}: {reason}", file=sys.stderr)
     if options.wait > 0:

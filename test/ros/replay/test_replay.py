@@ -7,8 +7,11 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import yaml
+from rosbags.interfaces import QosDurability, QosReliability
 
 from segrgbx_core.bags.bag_writer import BagWriter
+from segrgbx_core.bags.message_types import CAMERA_INFO
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.images import encode_image, read_image, write_image
 from segrgbx_core.labels.label_space import UNIFIED, VOID, synthetic_label_space
@@ -146,6 +149,152 @@ def test_predictions_are_recorded_under_the_topics_of_the_node(replayed):
     assert described["classes"][0]["id"] == 0
     overlay = json.loads((replayed / "out/report.json").read_text())
     assert described["hash"] == overlay["label_space"]["hash"]
+
+
+def test_a_recording_of_predictions_is_compressed_and_carries_profiles(replayed):
+    data = (replayed / "bag" / "bag.mcap").read_bytes()
+    with Bag(replayed / "bag") as bag:
+        whole = sum(len(message.raw) for message in bag.messages())
+        profiles = {name.split("/")[-1]: topic.profiles for name, topic in bag.topics.items()}
+    assert b"zstd" in data
+    assert len(data) < whole
+    for name, (profile,) in profiles.items():
+        assert profile.reliability is QosReliability.RELIABLE
+        is_latched = name in ("label_map", "label_info")
+        assert (profile.durability is QosDurability.TRANSIENT_LOCAL) == is_latched
+    metadata = yaml.safe_load((replayed / "bag" / "metadata.yaml").read_text())
+    info = metadata["rosbag2_bagfile_information"]
+    assert info["version"] == 8  # what Humble reads, too
+    for entry in info["topics_with_message_count"]:
+        assert yaml.safe_load(entry["topic_metadata"]["offered_qos_profiles"])[0]["depth"]
+
+
+def test_inputs_and_overlays_may_be_recorded_too(recording, config, tmp_path):
+    contents = ["--write-bag", str(tmp_path / "bag"), "--bag-contents", "rgb, x,overlay"]
+    assert run(recording, config, tmp_path / "out", *contents, "--overlays", "all") == 0
+    with Bag(tmp_path / "bag") as bag, Bag(recording) as before:
+        for name in ("/thermal/rgb/image/compressed", "/thermal/x/image/compressed"):
+            copied, original = ([m.raw for m in one.messages({name})] for one in (bag, before))
+            assert copied == original
+            assert bag.topics[name].profiles == before.topics[name].profiles
+        received = [message.receive_ns for message in bag.messages()]
+        assert received == sorted(received)
+        overlays = [bag.decode(message) for message in bag.messages({"/thermal/overlay"})]
+    files = sorted((tmp_path / "out").glob("overlay_*.png"))
+    for message, file in zip(overlays, files, strict=True):
+        pixels = message.data.reshape(message.height, message.width, 3)
+        np.testing.assert_array_equal(pixels, read_image(file))
+
+
+DEPTH = """
+/**:
+  ros__parameters:
+    pairs: [depth]
+    model: {allow_random_weights: true, device: cpu, input_height: 64, input_width: 64}
+"""
+
+
+@pytest.fixture
+def depth(tmp_path):
+    """Config and recording of a depth pair; RGB is calibrated."""
+    with BagWriter(tmp_path / "room") as bag:
+        for index in range(FRAMES):
+            stamp, rgb = START + index * STEP, scene(index)[0]
+            matrix = np.array([40, 0, 24, 0, 40, 16, 0, 0, 1], np.float64)
+            info = bag.message(
+                CAMERA_INFO,
+                stamp,
+                "cam",
+                height=SIZE[0],
+                width=SIZE[1],
+                distortion_model="plumb_bob",
+                d=np.zeros(5),
+                k=matrix,
+                r=np.eye(3).ravel(),
+                p=np.hstack([matrix.reshape(3, 3), np.zeros((3, 1))]).ravel(),
+                binning_x=0,
+                binning_y=0,
+            )
+            bag.write("/depth/rgb/camera_info", info, stamp + 1)
+            bag.write("/depth/rgb/image", bag.image(rgb, "rgb8", stamp, "cam"), stamp + 2)
+            millimetres = np.full(SIZE, 2000 + index, np.uint16)
+            bag.write("/depth/x/image", bag.image(millimetres, "16UC1", stamp), stamp + 3)
+    (tmp_path / "depth.yaml").write_text(DEPTH)
+    return tmp_path
+
+
+def test_points_may_be_recorded(depth):
+    contents = ["--write-bag", str(depth / "bag"), "--bag-contents", "points"]
+    assert run(depth / "room", depth / "depth.yaml", depth / "out", *contents) == 0
+    with Bag(depth / "bag") as bag:
+        clouds = [bag.decode(message) for message in bag.messages({"/depth/points"})]
+        masks = [bag.decode(message) for message in bag.messages({"/depth/mask"})]
+    assert len(clouds) == FRAMES
+    kinds = {2: "u1", 4: "u2", 7: "f4"}
+    for index, (cloud, mask) in enumerate(zip(clouds, masks, strict=True)):
+        assert (cloud.height, cloud.width, cloud.header.frame_id) == (*SIZE, "cam")
+        dtype = np.dtype(
+            {
+                "names": [field.name for field in cloud.fields],
+                "formats": [kinds[field.datatype] for field in cloud.fields],
+                "offsets": [field.offset for field in cloud.fields],
+                "itemsize": cloud.point_step,
+            },
+            align=True,  # raises where a field is not aligned
+        )
+        points = cloud.data.view(dtype).reshape(SIZE)
+        np.testing.assert_array_equal(points["label"].ravel(), mask.data)
+        np.testing.assert_allclose(points["z"], (2000 + index) / 1000, rtol=1e-6)
+        np.testing.assert_allclose(points["x"][0, 0], -24 / 40 * points["z"][0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--bag-contents", "rgb"], "--bag-contents: nothing is recorded; add --write-bag DIR"),
+        (["--write-bag", "NEW", "--bag-contents", "overly"], "did you mean 'overlay'"),
+        (["--write-bag", "NEW", "--bag-contents", "points"], "points need a pair of depth"),
+    ],
+)
+def test_wrong_contents_of_a_recording_are_refused(
+    recording, config, tmp_path, capsys, more, complaint
+):
+    more = [str(tmp_path / "new") if word == "NEW" else word for word in more]
+    assert run(recording, config, tmp_path / "out", *more) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_points_need_a_calibration(depth, capsys):
+    with Bag(depth / "room") as before, BagWriter(depth / "bare") as bag:
+        for message in before.messages({"/depth/rgb/image", "/depth/x/image"}):
+            bag.write_raw(message.topic, message.type, message.raw, message.receive_ns)
+    contents = ["--write-bag", str(depth / "bag"), "--bag-contents", "points"]
+    assert run(depth / "bare", depth / "depth.yaml", depth / "out", *contents) == 2
+    assert "no topic '/depth/rgb/camera_info'" in capsys.readouterr().err
+
+
+def test_messages_that_do_not_fit_their_type_are_counted(config, tmp_path):
+    write_recording(tmp_path / "good")
+    with Bag(tmp_path / "good") as good, BagWriter(tmp_path / "bag") as bag:
+        for number, message in enumerate(good.messages()):
+            raw = message.raw[: 30 if number == 1 else None]
+            bag.write_raw(message.topic, message.type, raw, message.receive_ns)
+    assert run(tmp_path / "bag", config, tmp_path / "out") == 0
+    pair = json.loads((tmp_path / "out/report.json").read_text())["pairs"]["thermal"]
+    assert pair["dropped"]["unreadable"] == 1
+    assert "topic '/thermal/x/image/compressed' at" in pair["first_fault"]
+    assert pair["paired"] >= FRAMES - 1
+
+
+def test_parts_that_cannot_be_read_are_told_and_reported(config, tmp_path, capsys):
+    write_recording(tmp_path / "bag")
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    (tmp_path / "bag" / "second.mcap").write_bytes(b"")
+    assert run(tmp_path / "bag", config, tmp_path / "out") == 0
+    text = "second.mcap: is empty; the recorder wrote nothing into it; the other parts are read"
+    assert text in capsys.readouterr().err
+    assert text in json.loads((tmp_path / "out/report.json").read_text())["notes"][0]
 
 
 def test_second_run_gives_the_same(replayed, recording, tmp_path):
