@@ -25,6 +25,7 @@ class EvalSplit:
 
     Attributes:
         reader: its samples.
+        data: key of `READERS`; empty where it is not known.
         split: its name; empty where it is not known.
         root: folder of the data set; None where it is not known.
         options: the data set's own options, in words.
@@ -32,10 +33,23 @@ class EvalSplit:
     """
 
     reader: Reader
+    data: str = ""
     split: str = ""
     root: Path | None = None
     options: str = ""
     sensors: SensorConfig | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """Its X."""
+        return self.reader.modality
+
+    @property
+    def title(self) -> str:
+        """Data set and modality, with "(synthetic)" where this project rendered it."""
+        name = self.data or self.reader.native
+        mark = " (synthetic)" if self.is_synthetic and "synthetic" not in name else ""
+        return f"{name}{mark}, {self.modality.facts.title.lower()}"
 
     @property
     def folder(self) -> str:
@@ -60,7 +74,7 @@ def split_of(reader: Reader, sensors: SensorConfig | None = None) -> EvalSplit:
     if describe is None:
         return EvalSplit(reader, sensors=sensors)
     summary = describe()
-    return EvalSplit(reader, summary.split, Path(summary.root), sensors=sensors)
+    return EvalSplit(reader, "", summary.split, Path(summary.root), sensors=sensors)
 
 
 def open_splits(
@@ -93,7 +107,7 @@ def open_splits(
     x = _modality(modality) if modality else usual_modality(name, roots[0])
     readers = [open_reader(name, root, split, x, options) for root in roots]
     return [
-        EvalSplit(reader, split, Path(root), text, sensor_of(reader, sensors))
+        EvalSplit(reader, name, split, Path(root), text, sensor_of(reader, sensors))
         for reader, root in zip(readers, roots, strict=True)
     ]
 

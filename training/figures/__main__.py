@@ -23,7 +23,7 @@ from segrgbx_core.runtime.devices import choose_device
 from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.figures.embedding_map import draw_map, map_embeddings
 from training.figures.feature_maps import feature_sheet
-from training.figures.inputs import open_figure_sources
+from training.figures.inputs import open_figure_splits
 from training.figures.panels import entries, panel_sheet, pick_failures, pick_frames
 from training.stage2.config import SegmentationRun, read_run
 
@@ -57,34 +57,34 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def draw(chosen: argparse.Namespace, config: SegmentationRun) -> str:
+def draw(args: argparse.Namespace, config: SegmentationRun) -> str:
     """Draws one figure; returns what there is to say about it besides the picture."""
-    sources = open_figure_sources(config, chosen.split)
-    out = Path(chosen.out)
+    splits = open_figure_splits(config.data, config.sensor, args.split)
+    out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if chosen.job == "panels":
-        pick = pick_failures if chosen.corruptions else pick_frames
-        columns, picks = entries(chosen.checkpoints), pick(sources, chosen.samples)
-        write_image(out, panel_sheet(columns, picks, InferenceConfig(device=chosen.device)))
+    if args.job == "panels":
+        pick = pick_failures if args.corruptions else pick_frames
+        columns, picks = entries(args.checkpoints), pick(splits, args.samples)
+        write_image(out, panel_sheet(columns, picks, InferenceConfig(device=args.device)))
         return f"{len(picks)} frames"
-    loaded = load_checkpoint(chosen.checkpoint, choose_device(chosen.device))
-    if chosen.job == "features":
-        write_image(out, feature_sheet(loaded, sources, chosen.samples))
-        return f"{len(sources)} data sets"
-    maps = map_embeddings(loaded, sources, chosen.limit, chosen.seed)
-    return draw_map(maps, sources, loaded, out, chosen.seed)
+    loaded = load_checkpoint(args.checkpoint, choose_device(args.device))
+    if args.job == "features":
+        write_image(out, feature_sheet(loaded, splits, args.samples))
+        return f"{len(splits)} data sets"
+    maps = map_embeddings(loaded, splits, args.limit, args.seed)
+    return draw_map(maps, splits, loaded, out, args.seed)
 
 
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user."""
-    chosen = _arguments(arguments)
+    """Command line; 2 for a user error."""
+    args = _arguments(arguments)
     for name in ("samples", "limit"):
-        if getattr(chosen, name, 1) < (0 if name == "limit" else 1):
-            raise ConfigError(f"--{name} {getattr(chosen, name)}: too few frames")
+        if getattr(args, name, 1) < (0 if name == "limit" else 1):
+            raise ConfigError(f"--{name} {getattr(args, name)}: too few frames")
     # Figures train nothing, so the run file need not say where a run would lie.
-    text = draw(chosen, read_run(chosen.run, [*chosen.set, "run.out=."]))
-    sys.stdout.write(f"{chosen.out}: {text}\n")
+    text = draw(args, read_run(args.run, [*args.set, "run.out=."]))
+    sys.stdout.write(f"{args.out}: {text}\n")
     return 0
 
 

@@ -27,7 +27,8 @@ from training.data.augment import AugmentConfig, Variant
 from training.data.datasets import joined_space, spread
 from training.data.embeddings import WholeFrames, embed_frames
 from training.data.preparation import Preparation
-from training.figures.inputs import FigureSource, origin_note
+from training.eval.eval_data import EvalSplit
+from training.figures.inputs import origin_note
 from training.stage1.retrieval import separation
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#404040")
@@ -64,13 +65,13 @@ def without_adapters(ma_clip: ModalityAwareClip) -> ModalityAwareClip:
 
 
 def map_embeddings(
-    loaded: LoadedCheckpoint, sources: Sequence[FigureSource], limit: int, seed: int
+    loaded: LoadedCheckpoint, splits: Sequence[EvalSplit], limit: int, seed: int
 ) -> list[EmbeddingMap]:
     """Embeds frames and lays them out in the plane by t-SNE.
 
     Args:
         loaded: checkpoint, on the device that computes.
-        sources: data sets; the checkpoint serves all their modalities.
+        splits: data sets; the checkpoint serves all their modalities.
         limit: frames per data set, evenly spread; 0 for all.
         seed: of t-SNE; the same seed gives the same map.
 
@@ -81,8 +82,8 @@ def map_embeddings(
         CheckpointError: when a modality was not trained.
         DataError: when there are too few frames for a map.
     """
-    for source in sources:
-        loaded.require(source.modality)
+    for split in splits:
+        loaded.require(split.modality)
     towers = {
         "with LoRA adapters": loaded.ma_clip,
         "without adapters": without_adapters(loaded.ma_clip),
@@ -91,21 +92,21 @@ def map_embeddings(
         towers = {"checkpoint without LoRA adapters": loaded.ma_clip}
     maps = []
     for title, tower in towers.items():
-        rows = {source.title: _embed(loaded, tower, source, limit) for source in sources}
+        rows = {split.title: _embed(loaded, tower, split, limit) for split in splits}
         scores = separation({name: pair[:, 1] for name, pair in rows.items()})
         maps.append(EmbeddingMap(title, _lay_out(rows, seed), scores))
     return maps
 
 
 def draw_map(
-    maps: Sequence[EmbeddingMap], sources: Sequence[FigureSource], loaded: LoadedCheckpoint,
+    maps: Sequence[EmbeddingMap], splits: Sequence[EvalSplit], loaded: LoadedCheckpoint,
     path: Path | str, seed: int,
 ) -> str:  # fmt: skip
     """Draws the panels side by side.
 
     Args:
         maps: from `map_embeddings`.
-        sources: the data sets shown.
+        splits: the data sets shown.
         loaded: the checkpoint.
         path: picture; its ending chooses the format (png, pdf, svg).
         seed: of t-SNE, for the caption.
@@ -113,10 +114,10 @@ def draw_map(
     Returns:
         the caption that stands below the panels.
     """
-    text = caption(maps, sources, loaded, seed)
+    text = caption(maps, splits, loaded, seed)
     figure = Figure(figsize=(4.6 * len(maps) + 0.6, 5.9), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
-        _draw_panel(axes, panel, [source.title for source in sources])
+        _draw_panel(axes, panel, [split.title for split in splits])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     wrapped = textwrap.fill(text, 78 * len(maps))
@@ -127,7 +128,7 @@ def draw_map(
 
 def caption(
     maps: Sequence[EmbeddingMap],
-    sources: Sequence[FigureSource],
+    splits: Sequence[EvalSplit],
     loaded: LoadedCheckpoint,
     seed: int,
 ) -> str:
@@ -135,7 +136,7 @@ def caption(
     count = sum(len(points) for points in maps[0].points.values())
     parts = [
         f"t-SNE of MA-CLIP embeddings ({loaded.name}), {count} images from the "
-        f"{' and '.join(dict.fromkeys(source.split for source in sources))} split; perplexity "
+        f"{' and '.join(dict.fromkeys(split.split for split in splits))} split; perplexity "
         f"{_perplexity(count):g}, seed {seed}."
     ]
     parts += [
@@ -148,23 +149,23 @@ def caption(
         parts.append("Both are measured on the embeddings, by cosine, not on the map.")
     else:
         parts.append("One data set, so nothing to tell apart.")
-    parts.append(origin_note(sources, [loaded.contract]))
+    parts.append(origin_note(splits, [loaded.contract]))
     return " ".join(part for part in parts if part)
 
 
 def _embed(
-    loaded: LoadedCheckpoint, tower: ModalityAwareClip, source: FigureSource, limit: int
+    loaded: LoadedCheckpoint, tower: ModalityAwareClip, split: EvalSplit, limit: int
 ) -> Tensor:
     """RGB and X embeddings of frames, float32 (N, 2, E)."""
     preparation = Preparation(
-        joined_space([source.reader], None),
+        joined_space([split.reader], None),
         loaded.contract.encoding,
-        source.sensors or SensorConfig(),
+        split.sensors or SensorConfig(),
         AugmentConfig(),
     )
-    indices = spread(len(source.reader), limit)
+    indices = spread(len(split.reader), limit)
     frames = WholeFrames(
-        source.reader, preparation, loaded.contract.input, (Variant.PLAIN,), indices
+        split.reader, preparation, loaded.contract.input, (Variant.PLAIN,), indices
     )
     return embed_frames(frames, tower)[:, 0]
 

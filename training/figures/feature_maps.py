@@ -1,7 +1,7 @@
 """Feature maps of the four stages as heat maps (the paper's Figs. 8 and 10).
 
 Legend: D channels of a stage, h w its map, H W pixels of the RGB image. Maps are caught by forward
-hooks; the network knows nothing of it.
+hooks, without a change of the network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from segrgbx_core.runtime.devices import flushed_denormals
 from segrgbx_core.runtime.pinned_buffers import Staging
 from segrgbx_core.sensors import encode
 from training.data.datasets import Labelled, spread
-from training.figures.inputs import FigureSource, origin_note
+from training.eval.eval_data import EvalSplit
+from training.figures.inputs import origin_note
 
 _PERCENTILES = (1.0, 99.0)
 _STREAMS = ("RGB", "X")
@@ -68,28 +69,28 @@ class StageMaps:
 
 
 @contextmanager
-def caught(model: SegRGBX) -> Iterator[dict[str, Tensor]]:
-    """Keeps what passes while the block runs: `stage_i`, `fused_i` (i = 1..4), `before`, `after`.
+def record_stages(model: SegRGBX) -> Iterator[dict[str, Tensor]]:
+    """Records outputs while the block runs: `stage_i`, `fused_i` (i = 1..4), `before`, `after`.
 
     `before` and `after` are the DSRM's input and output; a model without DSRM has neither.
     """
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def keeps(name: str) -> Any:
-        return lambda _module, _inputs, output: found.__setitem__(name, output.detach())
+    def record(name: str) -> Any:
+        return lambda _module, _inputs, output: outputs.__setitem__(name, output.detach())
 
-    def keeps_both(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        found.update(before=inputs[0].detach(), after=output.detach())
+    def record_both(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        outputs.update(before=inputs[0].detach(), after=output.detach())
 
     handles = []
     parts = zip(model.backbone.stages, model.fuse, strict=True)
     for number, (stage, fuse) in enumerate(parts, start=1):
-        handles.append(stage.register_forward_hook(keeps(f"stage_{number}")))
-        handles.append(fuse.register_forward_hook(keeps(f"fused_{number}")))
+        handles.append(stage.register_forward_hook(record(f"stage_{number}")))
+        handles.append(fuse.register_forward_hook(record(f"fused_{number}")))
     if len(model.refine.blocks):
-        handles.append(model.refine.register_forward_hook(keeps_both))
+        handles.append(model.refine.register_forward_hook(record_both))
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -106,7 +107,7 @@ def heat(features: Tensor) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def stage_maps(loaded: LoadedCheckpoint, item: Labelled, source: FigureSource) -> StageMaps:
+def stage_maps(loaded: LoadedCheckpoint, item: Labelled, split: EvalSplit) -> StageMaps:
     """Runs one frame and keeps its maps.
 
     Raises:
@@ -119,44 +120,44 @@ def stage_maps(loaded: LoadedCheckpoint, item: Labelled, source: FigureSource) -
             f"checkpoint {loaded.name}: is {contract.model.architecture}; feature maps are "
             "of segrgbx's stages"
         )
-    loaded.require(source.modality)
+    loaded.require(split.modality)
     device = next(model.parameters()).device
-    x_image = encode(item.sample, contract.encoding, source.sensors)
+    x_image = encode(item.sample, contract.encoding, split.sensors)
     modality = item.sample.modality
     staging = Staging(torch.device("cpu"))
     batch = make_batch(
         [item.sample.rgb], [x_image], [modality], contract.input, staging, contract.encoding
     )
     rgb, x, index = (part.to(device) for part in (batch.rgb, batch.x, batch.modality))
-    columns = torch.from_numpy(loaded.label_space.project_index(source.reader.native)).to(device)
-    with flushed_denormals(), caught(model) as found:
+    columns = torch.from_numpy(loaded.label_space.project_index(split.reader.native)).to(device)
+    with flushed_denormals(), record_stages(model) as outputs:
         logits = model(rgb, x, *loaded.ma_clip(rgb, x, index), index)
     answer, _ = decode_logits(logits.index_select(1, columns), batch.placements)[0]
     stages = range(1, len(model.backbone.stages) + 1)
     both = range(len(_STREAMS))
-    has_dsrm = "after" in found
+    has_dsrm = "after" in outputs
     return StageMaps(
-        streams=tuple(tuple(heat(found[f"stage_{i}"][s]) for i in stages) for s in both),
-        refined=tuple(heat(found["after"][s]) for s in both) if has_dsrm else (),
-        fused=tuple(heat(found[f"fused_{i}"][0]) for i in stages),
-        change=tuple(_change(found["before"][s], found["after"][s]) for s in both)
+        streams=tuple(tuple(heat(outputs[f"stage_{i}"][s]) for i in stages) for s in both),
+        refined=tuple(heat(outputs["after"][s]) for s in both) if has_dsrm else (),
+        fused=tuple(heat(outputs[f"fused_{i}"][0]) for i in stages),
+        change=tuple(_change(outputs["before"][s], outputs["after"][s]) for s in both)
         if has_dsrm
         else (),
         placement=batch.placements[0],
         input_size=(contract.input.height, contract.input.width),
         x_image=x_image,
-        labels=loaded.label_space.unify(answer, source.reader.native),
+        labels=loaded.label_space.unify(answer, split.reader.native),
     )
 
 
 def feature_sheet(
-    loaded: LoadedCheckpoint, sources: Sequence[FigureSource], samples: int, cell_width: int = 190
+    loaded: LoadedCheckpoint, splits: Sequence[EvalSplit], samples: int, cell_width: int = 190
 ) -> Picture:
     """Heat maps of some frames of every data set: three rows per frame (RGB, X, fused).
 
     Args:
         loaded: checkpoint of SegRGB-X.
-        sources: data sets.
+        splits: data sets.
         samples: frames per data set, evenly spread.
         cell_width: width of a cell, in pixels.
 
@@ -167,10 +168,10 @@ def feature_sheet(
     captions: list[str] = []
     shown: list[NDArray[np.uint8]] = []
     palette = loaded.label_space.palette_array()
-    picks = [(s, index) for s in sources for index in spread(len(s.reader), samples)]
-    for source, index in tqdm(picks, unit="frame", desc="feature maps", leave=False):
-        item = source.reader[index]
-        maps = stage_maps(loaded, item, source)
+    picks = [(s, index) for s in splits for index in spread(len(s.reader), samples)]
+    for split, index in tqdm(picks, unit="frame", desc="feature maps", leave=False):
+        item = split.reader[index]
+        maps = stage_maps(loaded, item, split)
         shown.append(maps.labels)
         images = (item.sample.rgb, preview(maps.x_image))
         for stream, image in enumerate(images):
@@ -180,7 +181,7 @@ def feature_sheet(
         if maps.refined:
             last.insert(len(last) - 1, None)  # maps are fused behind the DSRM only
         rows.append([colourise(maps.labels, palette), *last])
-        named = f"{source.title}: {' '.join([item.name, *item.groups])}"
+        named = f"{split.title}: {' '.join([item.name, *item.groups])}"
         changed = [f"{c:.0%} ({name})" for name, c in zip(_STREAMS, maps.change, strict=False)]
         effect = f"; the DSRM changes stage 4 by {', '.join(changed)}" if changed else ""
         captions += [f"RGB. {named}", "X as the model sees it", f"fused, with the answer{effect}"]
@@ -193,7 +194,7 @@ def feature_sheet(
         titles,
         captions,
         heading=f"Feature maps: {loaded.name}",
-        note=f"{note} {origin_note(sources, [loaded.contract])}",
+        note=f"{note} {origin_note(splits, [loaded.contract])}",
         legend_classes=(loaded.label_space.names, palette, present_ids(*shown)),
         cell_width=cell_width,
         theme=LIGHT,

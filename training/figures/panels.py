@@ -28,7 +28,8 @@ from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import encode
 from training.data.datasets import Labelled, joined_space, spread
 from training.data.datasets.deliver import Case
-from training.figures.inputs import FigureSource, origin_note
+from training.eval.eval_data import EvalSplit
+from training.figures.inputs import origin_note
 from training.world.config import Corruption
 
 
@@ -66,12 +67,12 @@ class Pick:
     """One row of the panels.
 
     Attributes:
-        source: its data set.
+        split: its data set.
         item: the frame.
         failure: what failed, empty for none.
     """
 
-    source: FigureSource
+    split: EvalSplit
     item: Labelled
     failure: str = ""
 
@@ -111,36 +112,36 @@ def entries(texts: Sequence[str]) -> list[Entry]:
     return columns
 
 
-def pick_frames(sources: Sequence[FigureSource], samples: int) -> list[Pick]:
+def pick_frames(splits: Sequence[EvalSplit], samples: int) -> list[Pick]:
     """Frames of every data set, evenly spread."""
     return [
-        Pick(source, source.reader[index])
-        for source in sources
-        for index in spread(len(source.reader), samples)
+        Pick(split, split.reader[index])
+        for split in splits
+        for index in spread(len(split.reader), samples)
     ]
 
 
-def pick_failures(sources: Sequence[FigureSource], samples: int) -> list[Pick]:
+def pick_failures(splits: Sequence[EvalSplit], samples: int) -> list[Pick]:
     """Frames of every failure of every data set, evenly spread among those that have it.
 
     Args:
-        sources: data sets whose readers name failures in `Labelled.groups`.
+        splits: data sets whose readers name failures in `Labelled.groups`.
         samples: frames per data set and failure.
 
     Raises:
         DataError: when no frame names a failure.
     """
     picks = []
-    for source in sources:
-        size = len(source.reader)
-        bar = tqdm(range(size), unit="frame", desc=f"failures of {source.title}", leave=False)
-        groups = [frozenset(source.reader[index].groups) for index in bar]
+    for split in splits:
+        size = len(split.reader)
+        bar = tqdm(range(size), unit="frame", desc=f"failures of {split.title}", leave=False)
+        groups = [frozenset(split.reader[index].groups) for index in bar]
         for failure in FAILURES:
-            if failure.modality not in (None, source.modality):
+            if failure.modality not in (None, split.modality):
                 continue
             having = [i for i, names in enumerate(groups) if names & set(failure.groups)]
             picks += [
-                Pick(source, source.reader[having[place]], failure.title)
+                Pick(split, split.reader[having[place]], failure.title)
                 for place in spread(len(having), samples)
             ]
     if not picks:
@@ -176,23 +177,23 @@ def panel_sheet(
         CheckpointError: when a checkpoint knows other classes of a data set than its reader.
         ConfigError: when no checkpoint serves any of the rows.
     """
-    readers = {id(pick.source): pick.source.reader for pick in picks}
+    readers = {id(pick.split): pick.split.reader for pick in picks}
     space = joined_space(list(readers.values()), synthetic_label_space())
-    answers = [_answers(entry, picks, space, config) for entry in columns]
+    answers = [_predictions(entry, picks, space, config) for entry in columns]
     if not any(any(answer is not None for answer in column) for column in answers):
         raise ConfigError(
             "panels: no checkpoint was trained for "
-            f"{', '.join(dict.fromkeys(str(pick.source.modality) for pick in picks))}"
+            f"{', '.join(dict.fromkeys(str(pick.split.modality) for pick in picks))}"
         )
     palette = space.palette_array()
     rows: list[list[Picture | None]] = []
     captions, shown = [], []
     for place, pick in enumerate(picks):
-        native = pick.source.reader.native
+        native = pick.split.reader.native
         truth = space.unify(pick.item.labels, native)
         own = [column[place] for column in answers]
         encoding = columns[0].contract.encoding
-        x_image = encode(pick.item.sample, encoding, pick.source.sensors)
+        x_image = encode(pick.item.sample, encoding, pick.split.sensors)
         cells: list[Picture | None] = [pick.item.sample.rgb, preview(x_image)]
         cells.append(colourise(truth, palette))
         for answer in own:
@@ -216,34 +217,34 @@ def panel_sheet(
 
 
 def _note(columns: Sequence[Entry], picks: Sequence[Pick]) -> str:
-    sources = list({id(pick.source): pick.source for pick in picks}.values())
-    splits = " and ".join(dict.fromkeys(source.split for source in sources))
-    note = f"Frames evenly spread over the {splits} split; mIoU of the single frame."
-    return f"{origin_note(sources, [entry.contract for entry in columns])} {note}".strip()
+    splits = list({id(pick.split): pick.split for pick in picks}.values())
+    names = " and ".join(dict.fromkeys(split.split for split in splits))
+    note = f"Frames evenly spread over the {names} split; mIoU of the single frame."
+    return f"{origin_note(splits, [entry.contract for entry in columns])} {note}".strip()
 
 
-def _answers(
+def _predictions(
     entry: Entry, picks: Sequence[Pick], space: LabelSpace, config: InferenceConfig | None
 ) -> list[NDArray[np.uint8] | None]:
     """Native ids per row, None where the checkpoint does not serve the modality."""
     segmenters: dict[int, Segmenter] = {}
     answers: list[NDArray[np.uint8] | None] = []
     for pick in tqdm(picks, unit="frame", desc=entry.title, leave=False):
-        source = pick.source
-        if source.modality not in entry.contract.modalities:
+        split = pick.split
+        if split.modality not in entry.contract.modalities:
             answers.append(None)
             continue
-        if id(source) not in segmenters:
+        if id(split) not in segmenters:
             segmenters.clear()  # rows of one data set follow each other; one model at a time
-            segmenters[id(source)] = Segmenter.from_checkpoint(
-                entry.path, config, source.sensors, label_space=source.reader.native
+            segmenters[id(split)] = Segmenter.from_checkpoint(
+                entry.path, config, split.sensors, label_space=split.reader.native
             )
-        segmenter = segmenters[id(source)]
-        native = source.reader.native
+        segmenter = segmenters[id(split)]
+        native = split.reader.native
         if segmenter.label_space.native(native).names != space.native(native).names:
             raise CheckpointError(
                 f"checkpoint {entry.path}: its classes of {native} are not those of the data set; "
-                "its colours would lie"
+                "its colours would be wrong"
             )
         answers.append(segmenter.predict([pick.item.sample])[0].labels)
     return answers
@@ -258,12 +259,12 @@ def _caption(
     scores = []
     for entry, answer in zip(columns, answers, strict=True):
         if answer is None:
-            scores.append(f"{entry.title} not trained for {pick.source.modality}")
+            scores.append(f"{entry.title} not trained for {pick.split.modality}")
             continue
-        matrix = ConfusionMatrix(space.native(pick.source.reader.native).num_classes)
+        matrix = ConfusionMatrix(space.native(pick.split.reader.native).num_classes)
         matrix.update(pick.item.labels, answer)
         scores.append(f"{entry.title} {100 * matrix.miou():.1f}")
     failures = {name for failure in FAILURES for name in failure.groups}
     groups = [group for group in pick.item.groups if group not in failures]
-    words = [*([pick.failure] if pick.failure else []), pick.source.title, pick.item.name, *groups]
+    words = [*([pick.failure] if pick.failure else []), pick.split.title, pick.item.name, *groups]
     return f"{', '.join(words)}; mIoU: {', '.join(scores)}"

@@ -16,8 +16,8 @@ from training.data import datasets
 from training.data.datasets.labelled_sample import Labelled
 from training.figures import __main__ as figures
 from training.figures.embedding_map import caption, map_embeddings, without_adapters
-from training.figures.feature_maps import caught, feature_sheet, heat, stage_maps
-from training.figures.inputs import open_figure_sources, origin_note
+from training.figures.feature_maps import feature_sheet, heat, record_stages, stage_maps
+from training.figures.inputs import open_figure_splits, origin_note
 from training.figures.panels import entries, panel_sheet, pick_failures, pick_frames
 from training.stage2.config import read_run
 
@@ -82,25 +82,26 @@ def thermal_only(tmp_path_factory):
 
 
 @pytest.fixture
-def sources(run_file):
-    return open_figure_sources(read_run(run_file, ["run.out=."]))
+def splits(run_file):
+    run = read_run(run_file, ["run.out=."])
+    return open_figure_splits(run.data, run.sensor)
 
 
 def colours(picture):
     return {tuple(colour) for colour in picture.reshape(-1, 3)}
 
 
-def test_sources_say_what_they_are(sources, checkpoint):
-    assert [source.title for source in sources] == [
+def test_splits_say_what_they_are(splits, checkpoint):
+    assert [split.title for split in splits] == [
         "squares (synthetic), thermal",
         "squares (synthetic), light field",
     ]
-    note = origin_note(sources, [load_checkpoint(checkpoint).contract])
+    note = origin_note(splits, [load_checkpoint(checkpoint).contract])
     assert note == "Synthetic scenes, rendered, no real camera. Untrained random weights."
 
 
-def test_frames_are_those_of_scores(sources):
-    shown = [pick.item.name for pick in pick_frames(sources[:1], 4)]
+def test_frames_are_those_of_scores(splits):
+    shown = [pick.item.name for pick in pick_frames(splits[:1], 4)]
     assert shown == [f"frame{index}" for index in datasets.spread(6, 4)]
 
 
@@ -115,17 +116,17 @@ def test_map_without_adapters_is_the_frozen_base(checkpoint):
     assert not torch.allclose(plain, adapted, atol=1e-3)
 
 
-def test_embedding_map_is_repeatable_and_drawn(run_file, sources, checkpoint, tmp_path, capsys):
+def test_embedding_map_is_repeatable_and_drawn(run_file, splits, checkpoint, tmp_path, capsys):
     loaded = load_checkpoint(checkpoint)
-    first, second = (map_embeddings(loaded, sources, 4, seed=3) for _ in range(2))
+    first, second = (map_embeddings(loaded, splits, 4, seed=3) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         for key, points in one.points.items():
             assert points.shape == (4, 2)
             assert np.array_equal(points, other.points[key])
-    assert set(first[0].points) == {(s.title, stream) for s in sources for stream in ("RGB", "X")}
+    assert set(first[0].points) == {(s.title, stream) for s in splits for stream in ("RGB", "X")}
     adapted, plain = first
     assert adapted.scores != plain.scores
-    text = caption(first, sources, loaded, seed=3)
+    text = caption(first, splits, loaded, seed=3)
     assert f"silhouette {adapted.scores['silhouette']:.2f}" in text
     assert f"silhouette {plain.scores['silhouette']:.2f}" in text
     assert "16 images from the val split" in text
@@ -142,11 +143,11 @@ def test_embedding_map_is_repeatable_and_drawn(run_file, sources, checkpoint, tm
         assert {(213, 94, 0), (0, 114, 178)} <= colours(half)
 
 
-def test_too_few_images_or_untrained_modalities_are_refused(sources, checkpoint, thermal_only):
+def test_too_few_images_or_untrained_modalities_are_refused(splits, checkpoint, thermal_only):
     with pytest.raises(DataError, match="2 images are too few"):
-        map_embeddings(load_checkpoint(checkpoint), sources[:1], 1, seed=0)
+        map_embeddings(load_checkpoint(checkpoint), splits[:1], 1, seed=0)
     with pytest.raises(CheckpointError, match="trained for thermal; asked for light_field"):
-        map_embeddings(load_checkpoint(thermal_only), sources, 2, seed=0)
+        map_embeddings(load_checkpoint(thermal_only), splits, 2, seed=0)
 
 
 def test_hooks_catch_the_streams_and_leave_nothing_behind(checkpoint):
@@ -155,7 +156,7 @@ def test_hooks_catch_the_streams_and_leave_nothing_behind(checkpoint):
     arguments = (*images, *torch.rand(2, 1, 64), torch.tensor([1]))
     with torch.no_grad():
         expected = model(*arguments)
-        with caught(model) as found:
+        with record_stages(model) as found:
             assert torch.equal(model(*arguments), expected)
         alone = model.backbone.stages[0](
             model.normalised(*images), model.encode_scene(*arguments[2:]).prompt_kv[0]
@@ -179,8 +180,8 @@ def test_heat_is_the_distance_from_the_mean_place():
     assert np.array_equal(heat(features + 7), values)
 
 
-def test_stage_maps_follow_the_model(sources, checkpoint):
-    maps = stage_maps(load_checkpoint(checkpoint), sources[0].reader[0], sources[0])
+def test_stage_maps_follow_the_model(splits, checkpoint):
+    maps = stage_maps(load_checkpoint(checkpoint), splits[0].reader[0], splits[0])
     shapes = [(16, 24), (8, 12), (4, 6), (2, 3)]
     for stream in maps.streams:
         assert [one.shape for one in stream] == shapes
@@ -193,9 +194,9 @@ def test_stage_maps_follow_the_model(sources, checkpoint):
     assert set(np.unique(maps.labels)) <= own
 
 
-def test_feature_sheet_has_a_row_per_stream(run_file, sources, checkpoint, tmp_path):
-    picture = feature_sheet(load_checkpoint(checkpoint), sources, 1, cell_width=100)
-    one = feature_sheet(load_checkpoint(checkpoint), sources[:1], 1, cell_width=100)
+def test_feature_sheet_has_a_row_per_stream(run_file, splits, checkpoint, tmp_path):
+    picture = feature_sheet(load_checkpoint(checkpoint), splits, 1, cell_width=100)
+    one = feature_sheet(load_checkpoint(checkpoint), splits[:1], 1, cell_width=100)
     assert picture.shape[1] == one.shape[1] == 6 * 110 - 10 + 56
     assert picture.shape[0] > one.shape[0] + 3 * 75
     assert (68, 1, 84) in colours(picture)  # the darkest colour of the scale
@@ -204,23 +205,23 @@ def test_feature_sheet_has_a_row_per_stream(run_file, sources, checkpoint, tmp_p
     assert read_image(out).shape[1] == 6 * 200 - 10 + 56
 
 
-def test_feature_maps_without_dsrm_and_of_baselines(sources, tmp_path):
+def test_feature_maps_without_dsrm_and_of_baselines(splits, tmp_path):
     model = load_checkpoint(write_checkpoint(tmp_path / "full.safetensors")).contract.model
     plain = model.model_copy(update={"use_dsrm": False})
     loaded = load_checkpoint(write_checkpoint(tmp_path / "plain.safetensors", model=plain))
-    maps = stage_maps(loaded, sources[0].reader[0], sources[0])
+    maps = stage_maps(loaded, splits[0].reader[0], splits[0])
     assert (maps.refined, maps.change) == ((), ())
-    sheet = feature_sheet(loaded, sources[:1], 1, cell_width=100)
+    sheet = feature_sheet(loaded, splits[:1], 1, cell_width=100)
     assert sheet.shape[1] == 5 * 110 - 10 + 56
     cmx = load_checkpoint(write_checkpoint(tmp_path / "cmx.safetensors", "cmx_tiny"))
     with pytest.raises(ConfigError, match="is cmx; feature maps are of segrgbx"):
-        stage_maps(cmx, sources[0].reader[0], sources[0])
+        stage_maps(cmx, splits[0].reader[0], splits[0])
 
 
-def test_panels_show_truth_and_answers_in_unified_colours(sources, checkpoint, thermal_only):
+def test_panels_show_truth_and_answers_in_unified_colours(splits, checkpoint, thermal_only):
     columns = entries([str(checkpoint), f"specialist={thermal_only}"])
     assert [entry.title for entry in columns] == ["both (random)", "specialist (random)"]
-    picks = pick_frames(sources, 2)
+    picks = pick_frames(splits, 2)
     assert [pick.item.name for pick in picks] == ["frame0", "frame5"] * 2
     sheet = panel_sheet(columns, picks, cell_width=120)
     assert sheet.shape[1] == 5 * 130 - 10 + 56
@@ -236,8 +237,8 @@ def test_panels_show_truth_and_answers_in_unified_colours(sources, checkpoint, t
         assert bool(tinted & colours(body[:, 28 + 4 * 130 :])) is is_answered
 
 
-def test_panels_by_failure(run_file, sources, checkpoint, tmp_path, capsys):
-    picks = pick_failures(sources, 2)
+def test_panels_by_failure(run_file, splits, checkpoint, tmp_path, capsys):
+    picks = pick_failures(splits, 2)
     assert [pick.item.name for pick in picks] == ["frame1", "frame5"] * 2
     assert {pick.failure for pick in picks} == {"over-exposure (OE)"}
     out = tmp_path / "panels.png"
@@ -247,12 +248,12 @@ def test_panels_by_failure(run_file, sources, checkpoint, tmp_path, capsys):
     assert read_image(out).std() > 20
 
 
-def test_panels_refuse_what_they_cannot_show(sources, thermal_only, monkeypatch):
+def test_panels_refuse_what_they_cannot_show(splits, thermal_only, monkeypatch):
     with pytest.raises(ConfigError, match="no checkpoint was trained for light_field"):
-        panel_sheet(entries([str(thermal_only)]), pick_frames(sources[1:], 1))
+        panel_sheet(entries([str(thermal_only)]), pick_frames(splits[1:], 1))
     monkeypatch.setattr(Squares, "__len__", lambda self: 1)  # the first frame is sound
     with pytest.raises(DataError, match="no frame's groups name a failure"):
-        pick_failures(sources, 1)
+        pick_failures(splits, 1)
 
 
 def test_mistakes_are_one_line_and_exit_2(run_file, checkpoint, tmp_path, capsys):
