@@ -16,6 +16,7 @@ from pathlib import Path
 from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.base.files import path_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
+from training.engine.loop import leave_processes
 from training.engine.run import log_to_terminal
 from training.experiments.ablation import ablate, variant_costs
 from training.experiments.pages import cost_table
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError("--out: name the folder for pages and trainings")
     seeds = _seeds(args.seeds) or [config.run.seed]
     ablate(table, config, Path(args.out), seeds, args.only, Path(args.run).name)
+    leave_processes()
     if is_first_process():
         page = Path(args.out) / f"{table.name}.md"
         sys.stdout.write(page.read_text(encoding="utf-8"))

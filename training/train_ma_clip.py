@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import path_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
+from training.engine.loop import leave_processes
 from training.engine.run import log_to_terminal
 from training.stage1.config import read_ma_clip_run
 from training.stage1.task import train
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     log_to_terminal()
     train(read_ma_clip_run(chosen.config, chosen.set), chosen.precompute)
+    leave_processes()
     return 0
 
 

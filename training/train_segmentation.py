@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import path_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
+from training.engine.loop import leave_processes
 from training.engine.run import log_to_terminal
 from training.stage2.config import read_run
 from training.stage2.task import train
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     log_to_terminal()
     train(read_run(chosen.config, chosen.set))
+    leave_processes()
     return 0
 
 

@@ -13,7 +13,7 @@ class DataConfig(Config):
     """One data set of a run."""
 
     reader: str = option(doc="name of the data set, see training/data/datasets")
-    root: PathText = option(doc="its folder")
+    root: PathText = option(doc="its folder", affects_result=False)
     modality: Modality = option(doc="its X; in a run file left out for the data set's usual one")
     train_split: str = option("train", doc="what to learn from")
     val_split: str = option("val", doc="what to score on while training")
@@ -21,13 +21,6 @@ class DataConfig(Config):
     share: float = option(
         0.0, doc="share of the draws; 0 means by the run's sampling", low=0, high=1
     )
-    identity: str = option(
-        "", doc="of a folder's dataset.yaml and lists; the run fills it in, to resume exactly"
-    )
-
-    def identified(self, reader: Reader) -> DataConfig:
-        """The same with what identifies the content of its folder, where the reader says it."""
-        return self.model_copy(update={"identity": getattr(reader, "identity", "")})
 
     def open(self, split: str) -> Reader:
         """Opens one split; see `open_reader` for errors."""

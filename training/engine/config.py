@@ -37,7 +37,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 class RunConfig(Config):
     """Length, place and bookkeeping of a run."""
 
-    out: PathText = option(doc="folder for checkpoints, state and logs")
+    out: PathText = option(doc="folder for checkpoints, state and logs", affects_result=False)
     steps: int = option(1000, doc="optimizer steps", low=1)
     epochs: float = option(
         0.0,
@@ -62,30 +62,55 @@ class RunConfig(Config):
         Sampling.PROPORTIONAL, doc="how often each data set is drawn: proportional or equal"
     )
     half_checkpoints: bool = option(False, doc="store checkpoints as 16-bit floats, half the size")
-    keep_frames: bool = option(False, doc="keep prepared frames in memory, for data sets that fit")
+    keep_frames: bool = option(
+        False, doc="keep prepared frames in memory, for data sets that fit", affects_result=False
+    )
     device: str = option(
-        "auto", doc="auto or cpu; CUDA_VISIBLE_DEVICES chooses among several GPUs"
+        "auto",
+        doc="auto or cpu; CUDA_VISIBLE_DEVICES chooses among several GPUs",
+        affects_result=False,
     )
     precision: str = option("no", doc="mixed precision of accelerate: no, bf16 or fp16")
     channels_last: bool = option(
         False, doc="keep images with channels innermost; faster on most CPUs"
     )
     threads: int = option(
-        0, doc="threads of one operation on a CPU; 0 leaves torch's choice", low=0
+        0,
+        doc="threads of one operation on a CPU; 0 leaves torch's choice",
+        low=0,
+        affects_result=False,
     )
-    workers: int = option(0, doc="processes that load and augment", low=0)
-    log_every: int = option(20, doc="steps between log lines", unit="steps", low=1)
-    save_every: int = option(200, doc="steps between saved training states", unit="steps", low=1)
+    workers: int = option(0, doc="processes that load and augment", low=0, affects_result=False)
+    log_every: int = option(
+        20, doc="steps between log lines", unit="steps", low=1, affects_result=False
+    )
+    save_every: int = option(
+        200, doc="steps between saved training states", unit="steps", low=1, affects_result=False
+    )
     score_every: int = option(
-        1000, doc="steps between scores on the val splits", unit="steps", low=1
+        1000,
+        doc="steps between scores on the val splits",
+        unit="steps",
+        low=1,
+        affects_result=False,
     )
-    score_samples: int = option(0, doc="val samples per data set while training; 0 for all", low=0)
+    score_samples: int = option(
+        0, doc="val samples per data set while training; 0 for all", low=0, affects_result=False
+    )
     patience: int = option(
-        0, doc="scores in a row without a new best after which the run ends; 0 never", low=0
+        0,
+        doc="scores in a row without a new best after which the run ends; 0 never",
+        low=0,
+        affects_result=False,
     )
-    tensorboard: bool = option(False, doc="write TensorBoard files besides metrics.jsonl")
+    tensorboard: bool = option(
+        False, doc="write TensorBoard files besides metrics.jsonl", affects_result=False
+    )
     pictures: int = option(
-        0, doc="val samples per data set that are drawn at every score, truth beside answer", low=0
+        0,
+        doc="val samples per data set that are drawn at every score, truth beside answer",
+        low=0,
+        affects_result=False,
     )
 
     @field_validator("device")

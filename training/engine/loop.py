@@ -14,25 +14,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from segrgbx_core.base.config import Config
-from segrgbx_core.base.errors import CheckpointError, ConfigError
+from segrgbx_core.base.config import Config, to_plain
+from segrgbx_core.base.errors import CheckpointError, ConfigError, SegrgbxError, shortened
 from segrgbx_core.base.images import write_image
 from segrgbx_core.labels.overlay import Picture
 from training.engine.batch_norm import BatchNormMode, set_training, share_statistics
 from training.engine.config import RunConfig
 from training.engine.run import (
+    STATE,
     append_line,
-    fingerprint,
     forget_after,
     read_state,
     remove_leftovers,
+    require_same_run,
     write_config,
     write_state,
 )
@@ -49,14 +50,21 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 
+class TrainingDivergedError(SegrgbxError):
+    """Loss or weights are no longer finite."""
+
+
 class Task(Protocol):
     """What a stage gives to the loop.
 
     Attributes:
         objective: trained module; its `forward(batch)` returns scalars, among them `loss`.
+        samples: what each training split holds, in words, by the name of its option; a run is
+            resumed with the same only.
     """
 
     objective: nn.Module
+    samples: Mapping[str, str]
 
     def batches(self, first_step: int, rank: int, world: int) -> Iterator[Batch]:
         """Batches of this rank from a step on, until the run ends."""
@@ -117,7 +125,8 @@ class Loop:
         task: the stage.
         run: length, place and bookkeeping.
         optimizer: optimizer and learning rate.
-        identity: everything that decides the outcome; a run resumes only under the same.
+        identity: the whole run; it resumes only with the same options, as far as they affect the
+            result.
         rests: True where a step may leave some of the trained weights without a gradient.
     """
 
@@ -156,7 +165,8 @@ class Loop:
             AveragedWeights(self.module, optimizer.ema_decay) if optimizer.ema_decay else None
         )
         self.progress = Progress()
-        self.fingerprint = fingerprint(identity)
+        self._saved = 0
+        self.identity = identity
         self._resume()
         if self.accelerator.is_main_process:
             write_config(self.out, identity)
@@ -164,7 +174,7 @@ class Loop:
     @property
     def state_path(self) -> Path:
         """The resumable state."""
-        return self.out / "state.pt"
+        return self.out / STATE
 
     def train(self) -> Progress:
         """Takes all remaining steps; checkpoints `last` and `best` lie in the run's folder.
@@ -184,17 +194,21 @@ class Loop:
             self.progress.seconds += time.perf_counter() - began
             ended = self.progress.step == self.run.steps
             scored = ended or self.progress.step % self.run.score_every == 0
+            saved = ended or self.progress.step % self.run.save_every == 0
             if ended or self.progress.step % self.run.log_every == 0:
                 self._log(window, step)
                 window = _Window()
+            if scored or saved:
+                self._require_finite(window.means())
             if scored:
                 self._score()
             stops = scored and self._is_exhausted()
-            if ended or stops or self.progress.step % self.run.save_every == 0:
+            if saved or stops:
                 self._save_state()
             if stops:
                 break
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return self.progress
 
     def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
@@ -236,10 +250,7 @@ class Loop:
     def _log(self, window: _Window, step: int) -> None:
         terms = self._mean_over_devices(window.means())
         if not math.isfinite(terms["loss"]):
-            raise FloatingPointError(
-                f"step {step}: loss is {terms['loss']}; lower optimizer.learning_rate or set "
-                f"optimizer.clip_norm"
-            )
+            raise self._diverged(f"the loss is {terms['loss']}")
         if not self.accelerator.is_main_process:
             return
         rate = learning_rate(self.config, step, self.run.steps)
@@ -251,6 +262,26 @@ class Loop:
             self.progress.step, self.run.steps, text, rate, pace, clock(left),
         )  # fmt: skip
         self._record({"step": self.progress.step, **terms, "rate": rate, "seconds_per_step": pace})
+
+    def _require_finite(self, terms: Mapping[str, float]) -> None:
+        """Looks for what must not be saved: the last good state and checkpoints stay."""
+        is_finite = all(map(math.isfinite, terms.values()))
+        broken = [] if is_finite else ["the loss"]
+        broken += [f"'{name}'" for name, value in _trained(self.module) if not _is_finite(value)]
+        count = torch.tensor(float(len(broken)), device=self.accelerator.device)
+        if float(self.accelerator.reduce(count, "sum")):  # a rank alone must not go on and wait
+            raise self._diverged(f"{broken[0] if broken else 'a weight'} is not finite")
+
+    def _diverged(self, what: str) -> TrainingDivergedError:
+        saved = "no state was saved before"
+        if self.state_path.exists():
+            saved = f"{self.state_path} keeps the last finite one, of step {self._saved}"
+        rate, limit = self.config.learning_rate, self.config.clip_norm
+        return TrainingDivergedError(
+            f"step {self.progress.step}: {what}; {saved}. Start in another run.out with a lower "
+            f"optimizer.learning_rate (was {rate:g}) or another optimizer.clip_norm (was "
+            f"{limit:g}{'' if limit else ', no limit'})"
+        )
 
     def _mean_over_devices(self, terms: dict[str, float]) -> dict[str, float]:
         if self.accelerator.num_processes == 1:
@@ -276,7 +307,7 @@ class Loop:
                 self._draw(last)
                 best = self.progress.best
                 self.progress.stale += 1
-                if best is None or scores["score"] > best:
+                if best is None or math.isnan(best) or scores["score"] > best:
                     self.progress.best, self.progress.stale = scores["score"], 0
                     self.task.save(self.out / "best.safetensors", self.progress.step, scores)
             set_training(self.module, self.run.batch_norm)
@@ -321,7 +352,8 @@ class Loop:
             return
         scaler = self.accelerator.scaler
         state = {
-            "fingerprint": self.fingerprint,
+            "options": to_plain(self.identity),
+            "samples": dict(self.task.samples),
             "progress": vars(self.progress),
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -329,6 +361,7 @@ class Loop:
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
         write_state(self.state_path, state)
+        self._saved = self.progress.step
 
     def _resume(self) -> None:
         if self.accelerator.is_main_process:
@@ -336,27 +369,57 @@ class Loop:
         if not self.state_path.exists():
             self._forget(0)
             return
-        state = read_state(self.state_path, self.accelerator.device)
-        if state["fingerprint"] != self.fingerprint:
-            raise CheckpointError(
-                f"{self.state_path}: belongs to a run with other options; choose another "
-                f"run.out, or remove the folder to start anew"
-            )
-        self.module.load_state_dict(state["module"])
+        state = read_state(self.state_path)
+        require_same_run(self.state_path, state, self.identity, self.task.samples)
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError:  # earlier versions let prompts decay, so their groups differ
+            self._restore(state)
+        except SegrgbxError:
+            raise
+        except Exception as error:  # whatever values of another form lead to
+            raise self._unfit(f"{type(error).__name__}: {error}") from None
+        broken = [name for name, value in _trained(self.module) if not _is_finite(value)]
+        if broken:
+            raise CheckpointError(
+                f"{self.state_path}: '{broken[0]}' is not finite, the run had diverged; start in "
+                "another run.out with a lower optimizer.learning_rate"
+            )
+        self._saved = self.progress.step
+        self._forget(self.progress.step)
+        log.info("resuming at step %d of %d", self.progress.step, self.run.steps)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.progress = _progress(state["progress"], self.run.steps)
+        self._require_fit(self.module.state_dict(), state["module"])
+        self.module.load_state_dict(state["module"])
+        self._require_fit(self.ema.values if self.ema else {}, state["ema"])
+        if self.ema is not None:
+            for name, value in self.ema.values.items():
+                value.copy_(state["ema"][name])
+        groups = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+        if groups != [len(group["params"]) for group in self.optimizer.param_groups]:
+            # Earlier versions let prompts decay, so their groups differ.
             raise CheckpointError(
                 f"{self.state_path}: was written by a version that decays other weights; resume "
                 "with that version, or choose another run.out"
-            ) from None
-        if self.ema is not None:
-            self.ema.values = state["ema"]
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, values in self.optimizer.state.items():
+            moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter)
+            self._require_fit({"step": torch.tensor(0.0), **moments}, values)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        self._forget(self.progress.step)
-        log.info("resuming at step %d of %d", self.progress.step, self.run.steps)
+
+    def _require_fit(self, own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
+        for name in {**own, **given}:
+            one, other = own.get(name), given.get(name)
+            if one is None or not isinstance(other, Tensor) or one.shape != other.shape:
+                raise self._unfit(f"first at '{name}'")
+
+    def _unfit(self, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.state_path}: does not fit the run's model ({shortened(reason)}); put the "
+            "run's own there, or remove it to start anew, from the beginning"
+        )
 
     def _forget(self, step: int) -> None:
         if self.accelerator.is_main_process:
@@ -393,6 +456,10 @@ def _trained(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from (item for item in module.named_buffers() if "running_" in item[0])
 
 
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value).all())
+
+
 @torch.no_grad()
 def _load(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     for name, value in _trained(module):
@@ -413,16 +480,35 @@ class _Window:
         self.count += 1
 
     def means(self) -> dict[str, float]:
-        return {name: float(value) / self.count for name, value in self.sums.items()}
+        return {name: float(value) / max(1, self.count) for name, value in self.sums.items()}
 
     def seconds_per_step(self) -> float:
         return (time.perf_counter() - self.began) / self.count
+
+
+def leave_processes() -> None:
+    """Ends this process's part in a run of several; the last thing that a command does."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def clock(seconds: float) -> str:
     """Duration as `1h02m` or `3m20s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"
+
+
+def _progress(values: Mapping[str, Any], steps: int) -> Progress:
+    if values.keys() != vars(Progress()).keys():
+        raise ValueError(f"progress {', '.join(map(str, values))}")
+    progress = Progress(**values)
+    if not (isinstance(progress.step, int) and 0 <= progress.step <= steps):
+        raise ValueError(f"step {progress.step} of {steps}")
+    if not isinstance(progress.stale, int) or not isinstance(progress.seconds, (int, float)):
+        raise TypeError(f"progress {values}")
+    if not (progress.best is None or isinstance(progress.best, (int, float))):
+        raise TypeError(f"best score {progress.best}")
+    return progress
 
 
 def _require_divisible(run: RunConfig, module: nn.Module, world: int) -> None:

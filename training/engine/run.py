@@ -6,42 +6,38 @@ at any moment leaves the earlier one.
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
 import logging
 import os
-import pickle
 import platform
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import yaml
 
-from segrgbx_core.base.config import Config, to_plain
-from segrgbx_core.base.errors import CheckpointError
-from segrgbx_core.base.files import free_space
-from segrgbx_core.model.tensor_files import SUFFIX
+from segrgbx_core.base.config import Config, from_mapping, read_mapping, result_options, to_plain
+from segrgbx_core.base.errors import CheckpointError, ConfigError, SegrgbxError, shortened
+from segrgbx_core.base.files import free_space, remove_partials, replacing, write_text
 
+log = logging.getLogger(__name__)
+
+STATE = "state.pt"
+"""Name of the file that a run resumes from."""
+_OPTIONS, _LOCK = "config.yaml", "run.lock"
 _LIBRARIES = ("torch", "timm", "open_clip_torch", "peft", "accelerate", "transformers", "numpy")
-_HARMLESS = {
-    *("out", "device", "threads", "workers", "tensorboard", "pictures"),
-    *("log_every", "save_every", "score_every", "score_samples", "keep_frames", "patience"),
-}
-"""Options of `RunConfig` that may differ when a run is resumed."""
-_LATER = (
-    *("run.epochs", "run.accumulate", "run.batch_norm", "encoder_weights", "clip.stale"),
-    *("loss.class_weight_table", "loss.hard_below", "loss.hard_share"),
-    *("classes", "freeze"),
-)
-"""Options that came after the first runs: at their default they are as if they were not there, so
-that a run begun without them goes on."""
+_PARTS = ("progress", "module", "optimizer", "ema", "scaler")
+"""What every state holds, each a mapping."""
+_SHOWN_DIFFERENCES = 4
 
 
 def log_to_terminal() -> None:
@@ -54,22 +50,56 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     """Documents a run in its folder while the block runs.
 
     Writes `config.yaml` (all options), adds a start to `environment.json` (command,
-    commit, machine, versions; one entry per start of the run) and appends the log to `log.txt`.
-    With several processes only the first one writes.
+    commit, machine, versions; one entry per start of the run) and appends the log to `log.txt`,
+    at last the error that ended the run. With several processes only the first one writes.
 
     Args:
         out: the run's folder, made when missing.
         config: the whole run.
+
+    Raises:
+        ConfigError: when the folder cannot be made, or another process trains there.
+        CheckpointError: when a file of the folder cannot be written or read.
     """
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run.out: {folder}: cannot be made ({error.strerror})") from None
     if int(os.environ.get("RANK", "0")) != 0:
         yield folder
         return
-    if not (folder / "state.pt").exists():  # else the loop says whether these options may go on
-        write_config(folder, config)
-    _add_start(folder / "environment.json")
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    with _locked(folder), _logged(folder / "log.txt"):
+        if not (folder / STATE).exists():  # else the loop says whether these options may go on
+            write_config(folder, config)
+        _add_start(folder / "environment.json")
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a folder; the lock ends with the process."""
+    path = folder / _LOCK
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = shortened(file.read().strip()) or "another process"
+            raise ConfigError(
+                f"{folder}: {owner} trains here; wait for its end, or choose another run.out"
+            ) from None
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); a second run is not noticed", path, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(logging.INFO)
     root = logging.getLogger()
@@ -77,7 +107,10 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     root.addHandler(handler)
     root.setLevel(min(level, logging.INFO))
     try:
-        yield folder
+        yield
+    except SegrgbxError as error:  # the terminal gets it from the command
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), None))
+        raise
     finally:
         root.setLevel(level)
         root.removeHandler(handler)
@@ -87,7 +120,7 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
 def write_config(folder: Path, config: Config) -> None:
     """Writes a run's options, all of them, to `config.yaml`."""
     text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
-    write_text(folder / "config.yaml", text)
+    write_text(folder / _OPTIONS, text, CheckpointError)
 
 
 def environment() -> dict[str, Any]:
@@ -133,9 +166,17 @@ def without_places(plain: Any) -> Any:
 def _add_start(path: Path) -> None:
     starts: list[dict[str, Any]] = []
     if path.exists():
-        starts = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            starts = [*json.loads(path.read_text(encoding="utf-8"))]
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path}: is damaged ({shortened(str(error))}); move it away: it only documents "
+                "the starts of the run"
+            ) from None
     starts.append(environment())
-    write_text(path, f"{json.dumps(starts, indent=1)}\n")
+    write_text(path, f"{json.dumps(starts, indent=1)}\n", CheckpointError)
 
 
 def _version(name: str) -> str:
@@ -145,84 +186,141 @@ def _version(name: str) -> str:
         return ""
 
 
-def fingerprint(identity: Config) -> str:
-    """Identifies every option that decides the outcome of a run."""
-    plain = to_plain(identity)
-    plain["run"] = {k: v for k, v in plain.get("run", {}).items() if k not in _HARMLESS}
-    for entry in plain.get("data", ()):
-        if not entry.get("identity"):
-            entry.pop("identity", None)
-    for name in _LATER:
-        _leave_out(plain, identity, name)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _leave_out(plain: dict[str, Any], config: Config, name: str) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        if part not in plain:
-            return
-        plain, config = plain[part], getattr(config, part)
-    fields = type(config).model_fields
-    if last in fields and getattr(config, last) == fields[last].get_default():
-        plain.pop(last, None)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file complete or not at all.
-
-    Args:
-        path: the file; an earlier one is replaced when the new one has reached the disk.
-        write: puts the content into an open file.
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a resumable state, complete or not at all.
 
     Raises:
         CheckpointError: when the disk is full or cannot be written to.
     """
-    partial = path.with_suffix(f"{path.suffix}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        partial.unlink(missing_ok=True)
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise CheckpointError(
-            f"{path}: cannot be written ({cause}), {free_space(path)} free there; make room and "
-            "start the same command again: it goes on from the earlier file"
-        ) from error
+    # torch reports a failed write as a RuntimeError.
+    with (
+        replacing(path, CheckpointError, (OSError, RuntimeError)) as part,
+        part.open("wb") as file,
+    ):
+        torch.save(dict(state), file)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file; see `write_whole`."""
-    content = text.encode()
-    write_whole(path, lambda file: _put(file, content))
-
-
-def _put(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
-
-
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a resumable state; see `write_whole`."""
-    write_whole(path, lambda file: torch.save(dict(state), file))
-
-
-def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """A state that `write_state` wrote.
+def read_state(path: Path) -> dict[str, Any]:
+    """A state that `write_state` wrote, its tensors on the CPU.
 
     Raises:
-        CheckpointError: when the file is damaged.
+        CheckpointError: when the file cannot be read, is damaged, or is something else.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
+        path.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        _require_sound(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the parsers of zip and pickle make of other bytes
+        reason = shortened(str(error).strip().partition("\n")[0]) or type(error).__name__
         raise CheckpointError(
-            f"{path}: is damaged ({reason}); remove it to start anew, from the beginning"
+            f"{path}: is damaged ({reason}); put a copy of it there, or remove it to start anew, "
+            "from the beginning"
         ) from None
-    return state
+    wrong = "a mapping" if not isinstance(state, dict) else ""
+    wrong = wrong or next((p for p in _PARTS if not isinstance(state.get(p), dict)), "")
+    if wrong:
+        raise CheckpointError(
+            f"{path}: is no training state ({wrong} is missing); put the run's own there, or "
+            "remove it to start anew, from the beginning"
+        )
+    return dict(state)
+
+
+def _require_sound(path: Path) -> None:
+    """Compares checksums, which torch does not, and the size that the content claims."""
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > path.stat().st_size:
+            raise ValueError(f"claims to hold {claimed} bytes")
+        broken = archive.testzip()
+    if broken is not None:
+        raise ValueError(f"checksum of {broken}")
+
+
+def require_same_run(
+    path: Path, state: Mapping[str, Any], identity: Config, samples: Mapping[str, str]
+) -> None:
+    """Refuses to resume a run with options or samples other than those that it began with.
+
+    Options that do not affect the result may differ, such as the folder of a data set. Options
+    that a state does not know, as they came later, had their default.
+
+    Args:
+        path: of the state, put before every message.
+        state: as `read_state` gives it. States of earlier versions hold no options and no samples;
+            `config.yaml` beside them says what they were begun with.
+        identity: the whole run as it is now.
+        samples: what each data set holds now, in words.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    beside = path.with_name(_OPTIONS)
+    plain = state["options"] if "options" in state else read_mapping(beside)
+    try:
+        begun = from_mapping(type(identity), plain)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path}: belongs to a run of another version ({error}); resume with that version, or "
+            "choose another run.out"
+        ) from None
+    others = other_options(begun, identity)
+    if others:
+        more = len(others) - _SHOWN_DIFFERENCES
+        raise CheckpointError(
+            f"{path}: belongs to a run with other options: "
+            f"{'; '.join(others[:_SHOWN_DIFFERENCES])}{f' and {more} more' if more > 0 else ''}. "
+            "Set them as they were, choose another run.out, or remove the folder to start anew"
+        )
+    held = state.get("samples", samples)
+    other = next((name for name in samples if held.get(name) != samples[name]), None)
+    if other is not None:
+        raise CheckpointError(
+            f"{path}: {other} held {held.get(other)} when the run began and holds "
+            f"{samples[other]} now; give the run its data set back, choose another run.out, or "
+            "remove the folder to start anew"
+        )
+
+
+def other_options(begun: Config, now: Config, also: Collection[str] = ()) -> list[str]:
+    """Options that affect the result and differ, as "name was this, is that".
+
+    Args:
+        begun: a run.
+        now: another of its class.
+        also: dotted names of options that count besides.
+    """
+    old, new = (
+        _flat(result_options(one))
+        | {name: value for name, value in _flat(to_plain(one)).items() if name in also}
+        for one in (begun, now)
+    )
+    return [
+        f"{name} was {_word(old, name)}, is {_word(new, name)}"
+        for name in old | new
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(plain: Any, name: str = "") -> dict[str, Any]:
+    """Nested plain values by dotted name; entries of lists by number."""
+    if isinstance(plain, list) and any(isinstance(entry, (dict, list)) for entry in plain):
+        plain = dict(enumerate(plain))
+    if not isinstance(plain, dict):
+        return {name: plain}
+    dot = f"{name}." if name else ""
+    return {
+        place: value
+        for key, entry in plain.items()
+        for place, value in _flat(entry, f"{dot}{key}").items()
+    }
+
+
+def _word(options: Mapping[str, Any], name: str) -> str:
+    return shortened(repr(options[name])) if name in options else "not set"
 
 
 def append_line(path: Path, line: str) -> None:
@@ -242,19 +340,34 @@ def append_line(path: Path, line: str) -> None:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Takes lines of later steps out of a file of JSON lines, and the torso of a killed write."""
+    """Takes lines of later steps out of a file of JSON lines, and the torso of a killed write.
+
+    Raises:
+        CheckpointError: for a line that is no record of a step.
+    """
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     # Behind the last line break stands what a kill or a full disk left of a line.
     lines = text.split("\n")[:-1]
-    kept = "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
+    kept = ""
+    for number, line in enumerate(lines, start=1):
+        try:
+            is_kept = json.loads(line)["step"] <= step
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise CheckpointError(
+                f"{path}: line {number} is no record of a step ('{shortened(line)}'); remove it"
+            ) from None
+        kept += f"{line}\n" if is_kept else ""
     if kept != text:
-        write_text(path, kept)
+        write_text(path, kept, CheckpointError)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes files that killed processes had begun; they would fill the disk in time."""
-    for pattern in ("*.partial", f".*{SUFFIX}.*.part", f"*/.*{SUFFIX}.*.part"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    remove_partials(folder, depth=2)
+    for path in folder.glob("*.partial"):  # as versions before named them
+        path.unlink(missing_ok=True)

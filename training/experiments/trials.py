@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segrgbx_core.base.config import to_plain
+from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.files import replacing, write_text
 from segrgbx_core.base.modality import Modality
@@ -29,8 +29,8 @@ from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.data.datasets import Labelled, Reader, open_reader
 from training.data.datasets.synthetic import XSource
 from training.engine.config import scoring_options
-from training.engine.loop import clock
-from training.engine.run import git_commit
+from training.engine.loop import TrainingDivergedError, clock
+from training.engine.run import git_commit, other_options
 from training.eval.scoring import evaluate
 from training.experiments.variants import Variant
 from training.stage2.config import SegmentationRun
@@ -38,11 +38,6 @@ from training.stage2.task import train
 
 log = logging.getLogger(__name__)
 
-_BOOKKEEPING = {
-    *("out", "device", "threads", "workers", "tensorboard"),
-    *("log_every", "save_every", "keep_frames"),
-}
-"""Options of `RunConfig` that may change without making a finished trial another experiment."""
 _BETWEEN = "|"
 _RESAMPLES = 1000
 _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -85,19 +80,25 @@ class Trial:
         if not self.result_path.exists():
             return None
         kept: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
-        other = _first_difference(kept["recipe"], self.recipe())
-        if other:
+        others = self._other_options(kept["recipe"])
+        if others:
             raise ConfigError(
-                f"{self.result_path}: was trained with another {other}; choose another --out, or "
-                "remove the folder to train anew"
+                f"{self.result_path}: was trained with other options: {others[0]}; choose another "
+                "--out, or remove the folder to train anew"
             )
         return kept
 
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides the outcome, as plain values."""
-        plain = to_plain(self.config)
-        run = plain["run"]
-        return {**plain, "run": {name: run[name] for name in run if name not in _BOOKKEEPING}}
+        """The whole run, as plain values."""
+        return to_plain(self.config)
+
+    def _other_options(self, recipe: dict[str, Any]) -> list[str]:
+        run = {"out": str(self.folder), **recipe["run"]}  # which earlier versions left out
+        begun = from_mapping(SegmentationRun, {**recipe, "run": run}, str(self.result_path))
+        # Other data, and when a checkpoint is scored, change no step but the trial's result.
+        roots = {f"data.{position}.root" for position in range(len(self.config.data))}
+        scoring = {"run.score_every", "run.score_samples", "run.patience"}
+        return other_options(begun, self.config, roots | scoring)
 
     def score(self, checkpoint: Path) -> None:
         """Scores the trained checkpoint on all val splits and keeps the result."""
@@ -142,7 +143,7 @@ def run_trials(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
         began = time.perf_counter()
         try:
             best = train(trial.config)
-        except FloatingPointError as error:
+        except TrainingDivergedError as error:
             log.warning("%s, seed %d diverged: %s", trial.variant.title, trial.seed, error)
             yield trial, str(error)
             continue
@@ -157,19 +158,6 @@ def run_trials(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
 def is_first_process() -> bool:
     """True in the process that scores and writes pages, of those of `accelerate launch`."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def _first_difference(old: Any, new: Any, place: str = "") -> str:
-    """Dotted name of the first option that differs, empty where none does."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*new, *(name for name in old if name not in new)]:
-            dotted = f"{place}.{name}" if place else name
-            if name not in old or name not in new:
-                return dotted
-            if found := _first_difference(old[name], new[name], dotted):
-                return found
-        return ""
-    return "" if old == new else place
 
 
 def train_in_parallel(

@@ -86,7 +86,9 @@ class MaClipRun(Config):
     """Stage 1: the LoRA pool of MA-CLIP, by contrast with captions."""
 
     data: tuple[DataConfig, ...] = option(doc="data sets")
-    captions: PathText = option(doc="caption file, see `python -m training.captions`")
+    captions: PathText = option(
+        doc="caption file, see `python -m training.captions`", affects_result=False
+    )
     run: PoolRunConfig = option(doc="length, place and bookkeeping")
     ma_clip: MaClipConfig = option(MaClipConfig(), doc="image tower and LoRA pool")
     text: TextConfig = option(TextConfig(), doc="the frozen CLIP")

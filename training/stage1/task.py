@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.model.adapter_files import load_adapters, save_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from training.data.augment import AugmentConfig, Variant
-from training.data.datasets import Reader, joined_space, spread
+from training.data.datasets import Reader, joined_space, samples_text, spread
 from training.data.embeddings import (
     WholeFrames,
     embed_frames,
@@ -53,18 +54,18 @@ _FRAMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class ValidationSplit:
     """A validation split with what scoring needs, read once.
 
     Attributes:
         name: `<data set>_<modality>`, numbered where a run has it twice.
-        split: frames and captions.
+        modality: its X.
         frames: the frames that are scored.
         captions: their caption ids.
     """
 
     name: str
-    split: CaptionedSplit
+    modality: Modality
     frames: WholeFrames
     captions: Tensor
 
@@ -83,6 +84,12 @@ class MaClipTask:
                 [(data, data.val_split) for data in config.data],
             )
         )
+        samples = {
+            f"data.{position}": samples_text(split.reader) for position, split in enumerate(train)
+        }
+        ids = torch.cat([split.captions for split in train]).numpy().tobytes()
+        samples["captions"] = hashlib.sha256(ids).hexdigest()[:12]
+        self.samples: Mapping[str, str] = samples
         self.preparation = preparation_of(config, [split.reader for split in train])
         self.modalities = modalities_of([split.reader for split in train])
         state = PartialState(cpu=config.run.device == "cpu")
@@ -101,8 +108,8 @@ class MaClipTask:
         rows = [self.table.embeddings[self.table.rows(split.captions)] for split in train]
         self.dataset = PairDataset(train, rows, plan, self.preparation, config)
         names = [f"{split.reader.native}_{split.reader.modality}" for split in val]
-        self.trials = [
-            self._trial(split, name if names.count(name) == 1 else f"{name}_{position}")
+        self.validation = [
+            self._validation_split(split, name if names.count(name) == 1 else f"{name}_{position}")
             for position, (split, name) in enumerate(zip(val, names, strict=True))
         ]
 
@@ -158,25 +165,25 @@ class MaClipTask:
         ma_clip = self.ma_clip.to(self.device)
         scores: dict[str, float] = {}
         groups: dict[str, list[Tensor]] = {}
-        for trial in self.trials:
+        for split in self.validation:
             workers = self.config.run.workers
-            pairs = embed_frames(trial.frames, ma_clip, workers, _FRAMES_AT_ONCE)[:, 0]
-            gallery = torch.tensor(sorted(set(trial.captions.tolist())))
+            pairs = embed_frames(split.frames, ma_clip, workers, _FRAMES_AT_ONCE)[:, 0]
+            gallery = torch.tensor(sorted(set(split.captions.tolist())))
             texts = self.table.embeddings[self.table.rows(gallery)]
             for stream, embeddings in zip(("rgb", "x"), pairs.unbind(dim=1), strict=True):
-                found = recall_at(embeddings, trial.captions, texts, gallery, _RANKS)
+                found = recall_at(embeddings, split.captions, texts, gallery, _RANKS)
                 for rank, share in found.items():
-                    scores[f"{trial.name}_{stream}_r{rank}"] = share
+                    scores[f"{split.name}_{stream}_r{rank}"] = share
                 groups.setdefault(stream, []).append(embeddings)
         for modality in self.modalities:
-            names = [t.name for t in self.trials if t.split.reader.modality is modality]
+            names = [one.name for one in self.validation if one.modality is modality]
             scores[f"{modality}_r1"] = sum(scores[f"{name}_x_r1"] for name in names) / len(names)
         return {**scores, **separation(self._separated(groups))}
 
     def _separated(self, groups: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
         if len(self.modalities) == 1:
             return {stream: torch.cat(parts) for stream, parts in groups.items()}
-        owners = [trial.split.reader.modality for trial in self.trials]
+        owners = [split.modality for split in self.validation]
         return {
             modality.value: torch.cat(
                 [
@@ -192,12 +199,12 @@ class MaClipTask:
         best: Tensor = self.objective.get_buffer("best")
         return best
 
-    def _trial(self, split: CaptionedSplit, name: str) -> Trial:
+    def _validation_split(self, split: CaptionedSplit, name: str) -> ValidationSplit:
         chosen = spread(len(split.reader), self.config.run.score_samples)
         frames = WholeFrames(
             split.reader, self.preparation, self.config.input, (Variant.PLAIN,), chosen
         )
-        return Trial(name, split, frames, split.captions[chosen])
+        return ValidationSplit(name, split.reader.modality, frames, split.captions[chosen])
 
 
 def own_score(scores: Mapping[str, float], modality: Modality) -> float:

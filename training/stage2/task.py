@@ -20,8 +20,7 @@ from segrgbx_core.model import build_model
 from segrgbx_core.model.tensor_files import SUFFIX
 from segrgbx_core.runtime.checkpoint import Contract, save_checkpoint
 from training.data.augment import Variant
-from training.data.config import DataConfig
-from training.data.datasets import Reader, joined_space
+from training.data.datasets import Reader, joined_space, samples_text
 from training.data.embeddings import (
     WholeFrames,
     embed_frames,
@@ -80,9 +79,12 @@ class SegmentationTask:
         for reader in self.readers:
             if hasattr(reader, "label_space"):  # nobody has published what is in it
                 log.info("%s", _counted(reader))
+        self.samples: Mapping[str, str] = {
+            f"data.{position}": samples_text(reader)
+            for position, reader in enumerate(self.readers)
+        }
         run = in_steps(config.run, sum(map(len, self.readers)))
-        data = tuple(map(DataConfig.identified, config.data, self.readers))
-        self.config = config = config.model_copy(update={"run": run, "data": data})
+        self.config = config = config.model_copy(update={"run": run})
         sizes = {str(position): len(reader) for position, reader in enumerate(self.readers)}
         stated = {str(position): data.share for position, data in enumerate(config.data)}
         self.weights = list(shares(sizes, stated, config.run.sampling).values())
@@ -207,7 +209,7 @@ class SegmentationTask:
             return read_embeddings(path, mark)
         # Kept on disk: a resumed run and other processes must see the very same numbers.
         path = Path(config.run.out) / f"embeddings_{position}{SUFFIX}"
-        mark = f"{mark} {json.dumps(to_plain(data), sort_keys=True)}"
+        mark = f"{mark} {json.dumps(to_plain(data), sort_keys=True)} {samples_text(reader)}"
         state = PartialState(cpu=config.run.device == "cpu")
         with state.main_process_first():
             kept = kept_embeddings(path, mark)

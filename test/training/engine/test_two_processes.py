@@ -7,20 +7,31 @@ whole.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from stage2_case import assert_close, curve_of, one_step, read_case, register, statistics
+from stage2_case import (
+    assert_close,
+    assert_same_run,
+    curve_of,
+    one_step,
+    read_case,
+    register,
+    statistics,
+)
+from torch import distributed
 
-from training.stage2.task import train
+from training.stage2.task import SegmentationTask, train
 
 pytestmark = pytest.mark.usefixtures("made_readers")
 
 ROOT = Path(__file__).resolve().parents[3]
 
+WHOLE = ("run.batch_norm=frozen", "optimizer.ema_decay=0.9")
 CASES = {
     "frozen": ("run.batch_norm=frozen",),
     "shared": ("run.batch_norm=shared",),
@@ -38,7 +49,42 @@ def _rank(folder):
         found[name] = gradients, terms, statistics(task)
     rank = os.environ["RANK"]
     torch.save(found, folder / f"{rank}.pt")
-    train(read_case(folder, "run.batch_norm=frozen", out="run"))
+    train(read_case(folder, *WHOLE, out="run"))
+    interrupted(read_case(folder, *WHOLE, out="resumed"))
+    distributed.barrier()
+    if rank == "0":
+        shutil.copytree(folder / "resumed", folder / "halfway")
+    distributed.barrier()
+    train(read_case(folder, *WHOLE, out="resumed"))
+
+
+class StoppedError(Exception):
+    """Ends a run in its third step."""
+
+
+def interrupted(config):
+    """A run that ends after the state of step 2 was saved."""
+    batches = SegmentationTask.batches
+
+    def ending(task, *place):
+        for step, batch in enumerate(batches(task, *place)):
+            if step == 2:
+                raise StoppedError
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegmentationTask, "batches", ending)
+        with pytest.raises(StoppedError):
+            train(config)
+
+
+def two_processes(folder, *arguments):
+    """Runs this file on two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", __file__, str(folder), *arguments]
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "test" / "helpers")))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +92,7 @@ def found(tmp_path_factory):
     """What both ranks saw, by case, and the folder."""
     folder = tmp_path_factory.mktemp("two")
     read_case(folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", __file__, str(folder)]
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "test" / "helpers")))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    done = two_processes(folder)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -93,12 +135,44 @@ def test_own_statistics_are_those_of_two_parts(found):
 
 def test_a_whole_run_of_two_processes_logs_and_learns_as_one(found):
     folder, _ = found
-    train(read_case(folder, "run.batch_norm=frozen", out="single"))
+    train(read_case(folder, *WHOLE, out="single"))
     curves = [curve_of(folder / name) for name in ("run", "single")]
     for two, one in zip(*curves, strict=True):
         assert two == pytest.approx(one, rel=2e-3, abs=2e-3)
     assert len(json.loads((folder / "run" / "environment.json").read_text())) == 1
 
 
+def test_two_processes_resume_bit_equal(found):
+    folder, _ = found
+    log = (folder / "resumed" / "log.txt").read_text()
+    assert "resuming at step 2 of 4" in log
+    assert_same_run(folder / "resumed", folder / "run")
+
+
+def test_one_process_goes_on_where_two_stopped(found):
+    folder, _ = found
+    train(read_case(folder, *WHOLE, out="halfway"))
+    assert "resuming at step 2 of 4" in (folder / "halfway" / "log.txt").read_text()
+    curves = [curve_of(folder / name) for name in ("halfway", "single")]
+    for resumed, one in zip(*curves, strict=True):
+        assert resumed == pytest.approx(one, rel=2e-3, abs=2e-3)
+
+
+def test_two_processes_go_on_where_one_stopped(found):
+    folder, _ = found
+    config = read_case(folder, *WHOLE, out="alone_first")
+    interrupted(config)
+    done = two_processes(folder, "alone_first")
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert "resuming at step 2 of 4" in (folder / "alone_first" / "log.txt").read_text()
+    curves = [curve_of(folder / name) for name in ("alone_first", "single")]
+    for resumed, one in zip(*curves, strict=True):
+        assert resumed == pytest.approx(one, rel=2e-3, abs=2e-3)
+
+
 if __name__ == "__main__":
-    _rank(Path(sys.argv[1]))
+    if len(sys.argv) == 2:
+        _rank(Path(sys.argv[1]))
+    else:
+        register()
+        train(read_case(Path(sys.argv[1]), *WHOLE, out=sys.argv[2]))

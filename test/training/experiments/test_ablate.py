@@ -15,6 +15,7 @@ from segrgbx_core.model import ALL_PRESETS, PRESETS, build_model
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import ablate
+from training.engine.loop import TrainingDivergedError
 from training.experiments import trials
 from training.experiments.ablation import plan_trials
 from training.experiments.trials import seed_statistics
@@ -133,16 +134,29 @@ def test_trains_scores_resumes_and_writes_the_page(run_file, monkeypatch):
 
 
 def test_other_options_do_not_mix_with_finished_trials(run_file, capsys):
-    config = read_run(run_file)
     table = TABLES["prompt_pairing"]
-    trial = plan_trials(table, config, run_file.parent / "out", [0], ["aligned"])[0]
+
+    def planned(*changes):
+        out = run_file.parent / "out"
+        return plan_trials(table, read_run(run_file, changes), out, [0], ["aligned"])[0]
+
+    trial = planned()
     trial.folder.mkdir(parents=True)
     result = {"recipe": trial.recipe(), "seed": 0, "scores": [], "miou_percent": 1.0}
     trial.result_path.write_text(json.dumps(result))
-    only = ["--only", "aligned", "--set"]
-    assert command(run_file, table.name, *only, "optimizer.learning_rate=0.5") == 2
-    assert "another optimizer.learning_rate" in capsys.readouterr().err
-    assert command(run_file, table.name, *only, "run.log_every=7") == 0
+    only = ["--only", "aligned", "--set", "optimizer.learning_rate=0.5"]
+    assert command(run_file, table.name, *only) == 2
+    expected = "with other options: optimizer.learning_rate was 0.0001, is 0.5; choose another"
+    assert expected in capsys.readouterr().err
+    for change in ("data.0.root=..", "run.score_every=3", "run.patience=1"):
+        name = change.partition("=")[0]
+        with pytest.raises(ConfigError, match=f"with other options: {name} was"):
+            planned(change).result()
+    assert planned("run.log_every=7").result() == result
+    for name in ("out", "device", "log_every", "tensorboard"):  # as earlier versions wrote it
+        del result["recipe"]["run"][name]
+    trial.result_path.write_text(json.dumps(result))
+    assert planned("run.log_every=7").result() == result
 
 
 def test_a_diverged_variant_is_reported_and_the_others_go_on(run_file, monkeypatch):
@@ -150,7 +164,7 @@ def test_a_diverged_variant_is_reported_and_the_others_go_on(run_file, monkeypat
 
     def train(config):
         if not config.model.use_dsrm:
-            raise FloatingPointError("step 1: loss is nan")
+            raise TrainingDivergedError("step 1: loss is nan")
         return real(config)
 
     monkeypatch.setattr(trials, "train", train)

@@ -16,6 +16,7 @@ from training.data.datasets.labelled_sample import (
     Labelled,
     Reader,
     joined_space,
+    samples_text,
     sensor_of,
     spread,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Reader",
     "joined_space",
     "open_reader",
+    "samples_text",
     "sensor_of",
     "spread",
     "usual_modality",

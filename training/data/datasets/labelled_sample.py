@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,6 +86,18 @@ def joined_space(readers: Iterable[Reader], base: LabelSpace | None) -> LabelSpa
     common = synthetic_label_space()
     spaces = [(getattr(reader, "label_space", common), reader.native) for reader in readers]
     return joined_label_space(base, spaces)
+
+
+def samples_text(reader: Reader) -> str:
+    """What a split holds, in words: the number of samples and a fingerprint of their names.
+
+    Two folders with the same samples have the same text, wherever they lie. Readers whose folder
+    says what the samples mean state the fingerprint themselves, in an attribute `identity`.
+    """
+    names: Sequence[str] = getattr(reader, "ids", ())
+    own = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
+    mark: str = getattr(reader, "identity", own)
+    return f"{len(reader)} samples{f' ({mark})' if mark else ''}"
 
 
 def spread(size: int, count: int) -> list[int]:
