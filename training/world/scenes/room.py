@@ -13,7 +13,7 @@ from training.world.scenes.scene import Lamp, Scene
 from training.world.shapes import furniture
 from training.world.shapes.geometry import block
 from training.world.shapes.objects import Pieces, placed
-from training.world.shapes.people import draw_figure
+from training.world.shapes.people import Crowd, draw_figure
 from training.world.surfaces.climate import Climate
 from training.world.surfaces.materials import Colour, PartTable, Pattern
 from training.world.surfaces.room_patterns import ROOM_PAINTERS
@@ -204,13 +204,15 @@ class _RoomMaker:
         )
         x, reach = self.length * self.rng.uniform(0.78, 0.88), self.width / 2 - 0.9
         pace, phase = float(self.rng.choice([0.0, 0.6, 0.9])), self.rng.uniform(0, 6)
+        crowd, swing = Crowd([figure]), np.array([min(1.0, pace / 1.3)])
 
         def mover(time_s: float) -> Pieces:
             # A triangle wave between the walls.
             path = (pace * time_s + phase) % (4 * reach)
             forth = path < 2 * reach
             y = path - reach if forth else 3 * reach - path
-            body = figure.pieces(phase + 4.4 * pace * time_s, min(1.0, pace / 1.3))
-            return placed(body, (x, y, 0.03), float(np.pi / 2 if forth else -np.pi / 2))
+            heading = float(np.pi / 2 if forth else -np.pi / 2)
+            stride = np.array([phase + 4.4 * pace * time_s])
+            return crowd.pieces(stride, swing, np.array([[x, y, 0.03]]), [heading])
 
         self.scene.movers.append(mover)

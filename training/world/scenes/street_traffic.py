@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from training.world.scenes.scene import Lamp, Scene
 from training.world.shapes.objects import Pieces, placed
-from training.world.shapes.people import Figure, draw_figure
+from training.world.shapes.people import Crowd, Figure, draw_figure
 from training.world.shapes.vehicles import bicycle, car
 from training.world.surfaces.street_plan import StreetPlan
 
@@ -42,6 +43,23 @@ def across(plan: StreetPlan, x: float, start: float, speed: float, sign: int) ->
     return path
 
 
+@dataclass(frozen=True)
+class _Walker:
+    """Somebody on foot.
+
+    Attributes:
+        figure: looks.
+        path: place and heading by time.
+        pace: m/s.
+        phase: of the stride at time 0, rad.
+    """
+
+    figure: Figure
+    path: Path
+    pace: float
+    phase: float
+
+
 class Traffic:
     """Adds vehicles and people to a scene, out of the camera's way.
 
@@ -58,6 +76,7 @@ class Traffic:
         self.scene, self.plan, self.rng, self.speed = scene, plan, rng, speed
         self.climate, self.parts = scene.climate, scene.parts
         eye = scene.camera(0.0).position
+        self._walkers: list[_Walker] = []
         self.eye_x = float(eye[0])
         self.eye_y = float(eye[1] - plan.shift(float(eye[0])))
 
@@ -105,6 +124,7 @@ class Traffic:
             x = zebra + rng.uniform(-1.2, 1.2) if rng.uniform() < 0.6 else rng.uniform(6, 24)
             sign, pace = int(rng.choice([-1, 1])), rng.uniform(0.7, 1.4)
             self._walk(across(plan, x, self._start(x, pace, sign), pace, sign), pace)
+        self._walking()
         for _ in range(int(rng.integers(0, 3))):
             figure = self._figure(alive=False)
             x, side = rng.uniform(5, 26), int(rng.choice([-1, 1]))
@@ -158,23 +178,37 @@ class Traffic:
         instance = self.parts.next_instance()
         bike = bicycle(self.parts, self.rng, self.climate, instance, motor, True)
         phase = self.rng.uniform(0, 6)
+        rider, swing = Crowd([figure], seated=True), np.zeros(1)
 
         def mover(time_s: float) -> Pieces:
             x, side, heading = path(time_s)
-            body = figure.pieces(phase + (0 if motor else 5.5 * time_s), 0.0, seated=True)
-            body = [(mesh.moved((-0.22, 0, 0.05)), part) for mesh, part in body]
-            return placed(bike + body, (x, side, 0.0), heading)
+            pedals = np.array([phase + (0 if motor else 5.5 * time_s)])
+            place = np.array([[x, side, 0.0]])
+            body = rider.pieces(pedals, swing, place, [heading])
+            return placed(bike, place[0], heading) + body
 
         self.scene.movers.append(mover)
 
     def _walk(self, path: Path, pace: float) -> None:
-        figure = self._figure()
-        phase, swing = self.rng.uniform(0, 6), min(1.0, pace / 1.3)
+        figure, phase = self._figure(), self.rng.uniform(0, 6)
+        self._walkers.append(_Walker(figure, path, pace, phase))
+
+    def _walking(self) -> None:
+        """Adds all walkers as one mover."""
+        walkers, plan = self._walkers, self.plan
+        crowd = Crowd([walker.figure for walker in walkers])
+        paces = np.array([walker.pace for walker in walkers])
+        phases = np.array([walker.phase for walker in walkers])
+        swings = np.minimum(1.0, paces / 1.3)
 
         def mover(time_s: float) -> Pieces:
-            x, y, heading = path(time_s)
-            on_walk = abs(y - float(self.plan.shift(x))) > self.plan.road_half
-            body = figure.pieces(phase + 4.4 * pace * time_s, swing)
-            return placed(body, (x, y, KERB + 0.03 if on_walk else 0.03), heading)
+            places, headings = np.empty((len(walkers), 3)), []
+            for place, walker in zip(places, walkers, strict=True):
+                x, y, heading = walker.path(time_s)
+                on_walk = abs(y - float(plan.shift(x))) > plan.road_half
+                place[:] = x, y, KERB + 0.03 if on_walk else 0.03
+                headings.append(heading)
+            return crowd.pieces(phases + 4.4 * paces * time_s, swings, places, headings)
 
-        self.scene.movers.append(mover)
+        if walkers:
+            self.scene.movers.append(mover)

@@ -55,9 +55,8 @@ def _tracer(pieces: Pieces) -> Tracer:
         none = np.zeros((0, 3, 3), np.float32)
         return Tracer(none, none, np.zeros(0, np.int32))
     mesh = join([mesh for mesh, _ in pieces])
-    parts = np.array([part for _, part in pieces], np.int32)
-    counts = [len(mesh.corners) for mesh, _ in pieces]
-    return Tracer(mesh.corners, mesh.normals, np.repeat(parts, counts))
+    parts = [np.broadcast_to(np.int32(part), len(mesh)) for mesh, part in pieces]
+    return Tracer(mesh.corners, mesh.normals, np.concatenate(parts))
 
 
 def _bent(pieces: Pieces, bend: Callable[[Floats], Floats] | None) -> Pieces:

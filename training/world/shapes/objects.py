@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.world.rays.vectors import Floats, cross
 from training.world.shapes.geometry import (
@@ -23,7 +24,8 @@ from training.world.shapes.geometry import (
 from training.world.surfaces.climate import Climate
 from training.world.surfaces.materials import Part, PartTable, Pattern, street_id
 
-Pieces = list[tuple[Mesh, int]]
+Pieces = list[tuple[Mesh, "int | NDArray[np.int32]"]]
+"""Meshes with the part that each is made of, or one part per triangle."""
 
 POLE = street_id("pole")
 SIGN = street_id("traffic sign")
@@ -177,7 +179,7 @@ def traffic_light(parts: PartTable, climate: Climate, green: bool) -> Pieces:
     air = climate.air_kelvin
     steel = parts.add(Part(POLE, STEEL, kelvin=air - 0.5, emissivity=0.72))
     case = parts.add(Part(LIGHT, (0.02, 0.025, 0.02), kelvin=air + 2))
-    pieces = [
+    pieces: Pieces = [
         (tube((0, 0, 0), (0, 0, 3.4), 0.07, 7), steel),
         (box((-0.16, 0, 2.75), (0.26, 0.4, 1.12)), case),
     ]
@@ -220,7 +222,7 @@ def shelter(parts: PartTable, climate: Climate) -> tuple[Pieces, Pieces]:
     bars = [box((x, y, 1.2), (0.09, 0.09, 2.4)) for x in (-1.9, 0, 1.9) for y in (0.65,)]
     bars += [box((x, -0.55, 1.2), (0.08, 0.08, 2.4)) for x in (-1.9, 1.9)]
     bars.append(box((0, 0.65, 0.2), (3.8, 0.06, 0.08)))
-    pieces = [
+    pieces: Pieces = [
         (join(bars), frame),
         (box((0, 0.0, 2.45), (4.1, 1.7, 0.12)), roof),
         (join([box((0, 0.4, 0.5), (2.6, 0.4, 0.07)), box((-1, 0.4, 0.25), (0.08, 0.3, 0.5)),
