@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from training.world.surfaces.surface import Surface, bare, paint
 LIFT = np.float32(0.004)
 PANE_IOR = 1.5
 PANE_CLEAR = np.float32(0.92)
+USUAL_OPEN_SHARE = np.float32(0.85)
+"""Of the sky above a surface, where it is not searched for."""
 _TILE = 4
 
 
@@ -95,6 +97,7 @@ class Light:
             3).
         emitted: radiance of things that shine themselves (N, 3).
         specular: mirrored at a smooth coat, already weighted by Fresnel's mean (N, 3).
+        direct: light of the sun and of each lamp, as rows of `Seen.rays` and what they receive.
         coated: indices into `Seen.rays` of surfaces with a smooth coat, (m,).
         reflection: what those mirror.
         sun_lit: direct sun on each surface of `Seen.rays`, cosine included, (n,).
@@ -103,6 +106,7 @@ class Light:
     diffuse: Floats
     emitted: Floats
     specular: Floats
+    direct: list[tuple[Indices, Floats]]
     coated: Indices
     reflection: Reflection
     sun_lit: Floats
@@ -181,31 +185,63 @@ class Shader:
 
     def light(self, seen: Seen, quality: Quality = FULL) -> Light:
         """Radiance along rays whose surfaces are known."""
-        count, surface, rays = len(seen.directions), seen.surface, seen.rays
-        diffuse = np.zeros((count, 3), np.float32)
-        emitted = np.zeros((count, 3), np.float32)
-        specular = np.zeros((count, 3), np.float32)
+        surface, rays = seen.surface, seen.rays
+        emitted, specular = np.zeros((2, *seen.directions.shape), np.float32)
         start = surface.position + surface.normal * LIFT
-        occlusion = self._occlusion(seen, start) if quality.occlusion else np.float32(0.85)
-        received = self.climate.ambient(surface.normal) * np.reshape(occlusion, (-1, 1))
+        open_share = self._occlusion(seen, start) if quality.occlusion else USUAL_OPEN_SHARE
         sun_lit = self.sun(surface, quality.shadows)
-        received += sun_lit[:, None] * self.climate.sun
-        for lamp in self.stage.lamps:
-            self._lamp(lamp, surface, start, received, quality.shadows)
-        body = surface.albedo * received
+        direct = [self._lamp(lamp, surface, start, quality.shadows) for lamp in self.stage.lamps]
+        if sun_lit.any():
+            every = np.arange(len(rays))
+            direct.insert(0, (every, sun_lit[:, None] * self.climate.sun))
         coated = np.flatnonzero(surface.ior > 1.01) if quality.mirrors else np.zeros(0, np.int64)
         reflection = Reflection.empty()
         if len(coated):
             outgoing = mirrored(seen.directions[rays[coated]], surface.normal[coated])
             reflection = self._reflection(start[coated], outgoing)
-            s, p = fresnel(seen.cosine[coated], surface.ior[coated])
-            mean = ((s + p) / 2)[:, None]
+            mean = self._mirror_share(seen, coated)
             specular[rays[coated]] = reflection.radiance * mean
-            body[coated] *= 1 - mean
-        diffuse[rays] = body
-        emitted[rays] = surface.emission
-        self._air(seen, diffuse, emitted, specular)
-        return Light(diffuse, emitted, specular, coated, reflection, sun_lit)
+        clear = self._clear(seen)
+        diffuse = self._diffuse(seen, open_share, direct, coated, clear)
+        emitted[rays] = surface.emission * clear
+        specular[rays] *= clear
+        return Light(diffuse, emitted, specular, direct, coated, reflection, sun_lit)
+
+    def quick(self, seen: Seen, light: Light) -> Light:
+        """What `light` with `QUICK` gives, from the light of `FULL`."""
+        clear = self._clear(seen)
+        diffuse = self._diffuse(seen, USUAL_OPEN_SHARE, light.direct, light.coated, clear)
+        return replace(light, diffuse=diffuse)
+
+    def _diffuse(
+        self,
+        seen: Seen,
+        open_share: Floats | np.float32,
+        direct: list[tuple[Indices, Floats]],
+        coated: Indices,
+        clear: Floats,
+    ) -> Floats:
+        """`Light.diffuse` of surfaces that see a share (n,) of the sky."""
+        surface = seen.surface
+        received = self.climate.ambient(surface.normal) * np.reshape(open_share, (-1, 1))
+        for rows, light in direct:
+            received[rows] += light
+        body = surface.albedo * received
+        if len(coated):
+            body[coated] *= 1 - self._mirror_share(seen, coated)
+        diffuse = np.zeros(seen.directions.shape, np.float32)
+        sky_rays = np.flatnonzero(seen.distance >= FAR)
+        diffuse[sky_rays] = self.sky(seen.directions[sky_rays])
+        diffuse[seen.rays] = body * clear + self.climate.horizon * (1 - clear)
+        return diffuse
+
+    def _clear(self, seen: Seen) -> Floats:
+        """Share of light that the air lets through from each surface, (n, 1)."""
+        return np.exp(-self.climate.fog * seen.distance[seen.rays])[:, None]
+
+    def _mirror_share(self, seen: Seen, coated: Indices) -> Floats:
+        s, p = fresnel(seen.cosine[coated], seen.surface.ior[coated])
+        return ((s + p) / 2)[:, None]
 
     def panes(self, seen: Seen) -> Panes:
         """Glass panes before the surfaces."""
@@ -231,15 +267,6 @@ class Shader:
         seen = self.see(origins, directions, 120.0)
         return Reflection(self.light(seen, _MIRRORED).total, directions, seen.distance >= FAR)
 
-    def _air(self, seen: Seen, diffuse: Floats, emitted: Floats, specular: Floats) -> None:
-        sky_rays = np.flatnonzero(seen.distance >= FAR)
-        diffuse[sky_rays] = self.sky(seen.directions[sky_rays])
-        clear = np.exp(-self.climate.fog * seen.distance[seen.rays])[:, None]
-        veil = self.climate.horizon * (1 - clear)
-        diffuse[seen.rays] = diffuse[seen.rays] * clear + veil
-        emitted[seen.rays] *= clear
-        specular[seen.rays] *= clear
-
     def sun(self, surface: Surface, shadows: bool = True) -> Floats:
         """Direct sun on surfaces, cosine included, (n,)."""
         lit = np.clip(surface.normal @ self.climate.to_sun, 0, 1).astype(np.float32)
@@ -254,14 +281,15 @@ class Shader:
         return lit
 
     def _lamp(
-        self, lamp: Lamp, surface: Surface, start: Floats, received: Floats, shadows: bool
-    ) -> None:
+        self, lamp: Lamp, surface: Surface, start: Floats, shadows: bool
+    ) -> tuple[Indices, Floats]:
+        """Rows of the surfaces that a lamp shines on, and what they receive."""
         near = np.flatnonzero(np.abs(surface.position[:, 0] - lamp.position[0]) < lamp.reach)
         offset = lamp.position - surface.position[near]
         squared = dot(offset, offset)
         kept = np.flatnonzero(squared < lamp.reach**2)
         if not len(kept):
-            return
+            return kept, np.zeros((0, 3), np.float32)
         near, offset, squared = near[kept], offset[kept], squared[kept]
         distance = np.sqrt(squared)
         to_lamp = offset / distance[:, None]
@@ -276,7 +304,7 @@ class Shader:
         if shadows and len(near):
             to_lamp = np.ascontiguousarray(to_lamp[strong], np.float32)
             power[self.stage.blocked(start[near], to_lamp, distance[strong] - 0.5)] = 0
-        received[near] += power[:, None] * lamp.colour
+        return near, power[:, None] * lamp.colour
 
     def _occlusion(self, seen: Seen, start: Floats) -> Floats:
         """Open share of the hemisphere within a few metres: one ray a pixel, averaged over 4x4."""

@@ -12,6 +12,9 @@ from training.world.scenes.scene import Lamp, Scene
 from training.world.shapes.geometry import Mesh, join
 from training.world.shapes.objects import Pieces
 
+KEPT_MOMENTS = 6
+"""As many as a blurred exposure has: RGB's and the light field's pass through the same ones."""
+
 
 class Stage:
     """Static triangles are indexed once, moving ones per moment."""
@@ -21,18 +24,21 @@ class Stage:
         self.columns = scene.parts.columns()
         self._static = _tracer(_bent(scene.statics, scene.bend))
         self.panes = _tracer(_bent(scene.panes, scene.bend))
-        self._moment: float | None = None
+        self._moments: dict[float, tuple[Tracer, list[Lamp]]] = {}
         self._moving = _tracer([])
         self.lamps: list[Lamp] = []
 
     def set_time(self, time_s: float) -> None:
-        """Puts everything that moves in place."""
-        if self._moment == time_s:
-            return
-        self._moving = _tracer([piece for mover in self.scene.movers for piece in mover(time_s)])
-        moving = [lamp for mover in self.scene.moving_lamps for lamp in mover(time_s)]
-        self.lamps = self.scene.lamps + moving
-        self._moment = time_s
+        """Puts everything that moves in place; the moments last used are kept."""
+        moment = self._moments.pop(time_s, None)
+        if moment is None:
+            pieces = [piece for mover in self.scene.movers for piece in mover(time_s)]
+            moving = [lamp for mover in self.scene.moving_lamps for lamp in mover(time_s)]
+            moment = _tracer(pieces), self.scene.lamps + moving
+        self._moments[time_s] = moment
+        if len(self._moments) > KEPT_MOMENTS:
+            del self._moments[next(iter(self._moments))]
+        self._moving, self.lamps = moment
 
     def first(self, origins: Floats, directions: Floats, panes: bool = False) -> Hits:
         """First hit of each ray with anything opaque; with `panes` clear glass counts too."""
