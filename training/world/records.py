@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import numpy as np
+from numpy.lib.format import write_array
 from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import DataError
@@ -87,8 +88,12 @@ def save_record(path: Path, record: Record) -> None:
         "label_space": record.label_space,
         "meta": dict(record.meta),
     }
-    with replacing(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
+    arrays["facts"] = np.array(json.dumps(facts))
+    with replacing(path) as part, ZipFile(part, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+        # The default level takes three times as long and saves 2 % of the size.
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -69,7 +70,7 @@ class World:
         rgb = photograph(picture, exposure, self._rng(stamp_ns, "rgb"))
         delay_s = self.config.x_delay_ms * 1e-3 if x_delay_s is None else x_delay_s
         x_time = time_s + delay_s
-        extra = self._x(x_time, view, exposure, wanted)
+        x_arrays = self._x(x_time, view, exposure, wanted)
         meta = dict(self.scene.meta, exposure=exposure.gain, corruption=self.corruption.value)
         return Record(
             seed=self.seed,
@@ -79,7 +80,7 @@ class World:
             label_space=self.scene.label_space,
             meta=meta,
             x_stamp_ns=round(x_time * 1e9),
-            **extra,
+            **x_arrays,
         )
 
     def view(self, time_s: float, camera: Camera, quality: Quality = FULL) -> View:
@@ -145,31 +146,29 @@ class World:
         return np.random.default_rng([self.seed, stamp_ns % (1 << 62), _STREAMS[stream]])
 
     def _x(
-        self, time_s: float, view: View, exposure: Exposure, wanted: frozenset[Modality]
+        self, time_s: float, rgb_view: View, exposure: Exposure, wanted: frozenset[Modality]
     ) -> dict[str, Any]:
         """Arrays of the X sensors, by the field of `Record`."""
         arrays: dict[str, Any] = {}
-        if not wanted:
-            return arrays
         camera = self.x_camera(time_s)
-        shared = camera.same_as(view.camera) and time_s == view.time_s
-        stamp_ns = round(time_s * 1e9)
+        view: View | None = None
+        if time_s == rgb_view.time_s and camera.same_as(rgb_view.camera):
+            view = rgb_view
+        if wanted & {Modality.DEPTH, Modality.POLARIZATION}:
+            view = view or self.view(time_s, camera)
+            stamp_ns = round(time_s * 1e9)
+            if Modality.DEPTH in wanted:
+                rng = self._rng(stamp_ns, "depth")
+                arrays["depth"], arrays["depth_truth"] = self._depth(view, exposure, rng)
+            if Modality.POLARIZATION in wanted:
+                rng = self._rng(stamp_ns, "polarization")
+                arrays["polarization"] = polarization.analyse(self.shader, view, rng)
         if Modality.THERMAL in wanted:
-            arrays["thermal"] = self._thermal(time_s, camera, view if shared else None)
-        if wanted & {Modality.DEPTH, Modality.POLARIZATION} and not shared:
-            view = self.view(time_s, camera)
-        if Modality.DEPTH in wanted:
-            arrays["depth"], arrays["depth_truth"] = self._depth(
-                view, exposure, self._rng(stamp_ns, "depth")
-            )
-        if Modality.POLARIZATION in wanted:
-            arrays["polarization"] = polarization.analyse(
-                self.shader, view, self._rng(stamp_ns, "polarization")
-            )
+            arrays["thermal"] = self._thermal(time_s, camera, view)
         if Modality.LIGHT_FIELD in wanted:
             arrays["light_field"] = self._light_field(time_s, exposure)
         if Modality.EVENT in wanted:
-            arrays["events"] = self._events(time_s)
+            arrays["events"] = self._events(time_s, view)
         return arrays
 
     def _depth(
@@ -180,13 +179,15 @@ class World:
         return depth.measure(view, exposure, rng)
 
     def _thermal(self, time_s: float, camera: Camera, view: View | None) -> NDArray[np.uint16]:
-        if view is not None and not len(view.panes.rays):
-            seen, sun = view.seen, view.light.sun_lit
-        else:
-            self.stage.set_time(time_s)
+        self.stage.set_time(time_s)
+        if view is None:
             seen = see_through(self.shader, camera, panes=True)
-            sun = self.shader.sun(seen.surface)
-        kelvin = thermal.apparent_kelvin(self.shader, seen, sun)
+            sun_lit = self.shader.sun(seen.surface)
+        else:
+            seen, sun_lit = self.shader.opaque(
+                view.seen, view.light.sun_lit, view.panes, camera.focal
+            )
+        kelvin = thermal.apparent_kelvin(self.shader, seen, sun_lit)
         stamp_ns = round(time_s * 1e9)
         image = kelvin.reshape(camera.height, camera.width)
         return thermal.thermograph(
@@ -209,16 +210,21 @@ class World:
     def _corner(self, right_m: float, down_m: float, time_s: float) -> Camera:
         return self.x_camera(time_s).shifted(right_m, down_m)
 
-    def _events(self, time_s: float) -> Events:
+    def _events(self, time_s: float, last: View | None) -> Events:
+        """Events of the window that ends at a moment, of which the X view may be known."""
         config = self.config
         window_s = config.event_window_ms * 1e-3
         coarse = 3 if self.corruption is Corruption.EVENT_LOW_RESOLUTION else 1
         moments = np.linspace(time_s - window_s, time_s, config.event_substeps + 1)
         pictures = []
         for moment in moments:
-            camera = self.x_camera(float(moment))
-            camera = camera.resized(1 / coarse) if coarse > 1 else camera
-            pictures.append(self.view(float(moment), camera, QUICK).radiance.mean(axis=2))
+            if last is not None and coarse == 1 and moment == last.time_s:
+                view = replace(last, light=self.shader.quick(last.seen, last.light))
+            else:
+                camera = self.x_camera(float(moment))
+                camera = camera.resized(1 / coarse) if coarse > 1 else camera
+                view = self.view(float(moment), camera, QUICK)
+            pictures.append(view.radiance.mean(axis=2))
         stamps_ns = np.round(moments * 1e9).astype(np.int64)
         rngs = self._rng(int(stamps_ns[-1]), "event"), self._rng(0, "event")
         return event.from_radiance(np.stack(pictures), stamps_ns, *rngs)

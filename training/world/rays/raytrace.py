@@ -44,6 +44,10 @@ class Hits:
     part: NDArray[np.int32]
     normal: Floats
 
+    def of(self, rays: Indices) -> Hits:
+        """Those of some rays."""
+        return Hits(self.distance[rays], self.part[rays], self.normal[rays])
+
 
 class Tracer:
     """A set of T triangles, indexed for rays.

@@ -186,13 +186,13 @@ def _reflected(
 def _panes(climate: Climate, camera: Camera, seen: Seen, panes: Panes, field: Stokes) -> None:
     """Clear glass before what `field` holds so far."""
     rays, (s, p) = panes.rays, panes.share.T
-    across = unit(cross(panes.normal, seen.directions[rays]))
+    across = unit(cross(panes.hits.normal, seen.directions[rays]))
     turn = _turn(camera, across)
     light = field.power[rays] * PANE_CLEAR
     linear = field.linear[rays] * turn.conj() * PANE_CLEAR
     mean, gap = 1 - (s + p) / 2, (p - s) / 2  # of what passes in s and p
     through = mean * linear.real + gap * light + 1j * np.sqrt((1 - s) * (1 - p)) * linear.imag
-    cosine = np.clip(-dot(seen.directions[rays], panes.normal), 0, 1)
+    cosine = np.clip(-dot(seen.directions[rays], panes.hits.normal), 0, 1)
     _, r_p = fresnel_amplitudes(cosine, np.full(len(rays), PANE_IOR, np.float32))
     amplitudes = -np.sqrt(s), np.sign(r_p) * np.sqrt(p)
     mirror = _reflected(climate, panes.reflection, across, amplitudes)

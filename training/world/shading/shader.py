@@ -125,13 +125,13 @@ class Panes:
         rays: indices of the rays that hit a pane first.
         share: reflected shares of s- and p-polarized light, (n, 2).
         reflection: what the panes mirror.
-        normal: unit normals of the panes, (n, 3).
+        hits: of those rays with the panes, n long.
     """
 
     rays: Indices
     share: Floats
     reflection: Reflection
-    normal: Floats
+    hits: Hits
 
     def over(self, radiance: Floats) -> Floats:
         """Radiance (N, 3) as seen through and by the panes."""
@@ -247,15 +247,43 @@ class Shader:
         """Glass panes before the surfaces."""
         hits = first_hits([self.stage.panes], seen.origins, seen.directions)
         if not (hits.part >= 0).any():
-            none = np.zeros((0, 3), np.float32)
-            return Panes(np.zeros(0, np.int64), none[:, :2], Reflection.empty(), none)
+            none = np.zeros(0, np.int64)
+            share = np.zeros((0, 2), np.float32)
+            return Panes(none, share, Reflection.empty(), hits.of(none))
         rays = np.flatnonzero((hits.part >= 0) & (hits.distance < seen.distance))
-        incoming, normal = seen.directions[rays], hits.normal[rays]
+        hits = hits.of(rays)
+        incoming, normal = seen.directions[rays], hits.normal
         cosine = np.clip(-dot(incoming, normal), 0, 1)
         s, p = fresnel(cosine, np.full(len(rays), PANE_IOR, np.float32))
-        place = seen.origins[rays] + incoming * hits.distance[rays][:, None] + normal * LIFT
+        place = seen.origins[rays] + incoming * hits.distance[:, None] + normal * LIFT
         share = np.stack([pane_reflection(s), pane_reflection(p)], axis=1)
-        return Panes(rays, share, self._reflection(place, mirrored(incoming, normal)), normal)
+        return Panes(rays, share, self._reflection(place, mirrored(incoming, normal)), hits)
+
+    def opaque(
+        self, seen: Seen, sun_lit: Floats, panes: Panes, focal: float
+    ) -> tuple[Seen, Floats]:
+        """Surfaces and their direct sun where panes hide what is behind, as infrared sees them.
+
+        Args:
+            seen: what is behind the panes.
+            sun_lit: direct sun on it, (n,).
+            panes: before it.
+            focal: of the camera, px.
+        """
+        rays = panes.rays
+        if not len(rays):
+            return seen, sun_lit
+        glass = self.surfaces(panes.hits, seen.origins[rays], seen.directions[rays], focal)
+        distance = seen.distance.copy()
+        distance[rays] = panes.hits.distance
+        kept = np.flatnonzero(~np.isin(seen.rays, rays))
+        rays = np.concatenate([seen.rays[kept], rays])
+        order = np.argsort(rays)
+        surface = seen.surface.of(kept).joined(glass.surface).of(order)
+        cosine = np.concatenate([seen.cosine[kept], glass.cosine])[order]
+        lit = np.concatenate([sun_lit[kept], self.sun(glass.surface)])[order]
+        seen = replace(seen, distance=distance, rays=rays[order], surface=surface, cosine=cosine)
+        return seen, lit
 
     def sky(self, directions: Floats) -> Floats:
         """Sky radiance along unit directions."""

@@ -46,6 +46,17 @@ class Surface:
     params: Floats
     part: NDArray[np.int32]
 
+    def of(self, rows: Indices) -> Surface:
+        """Some of the surfaces."""
+        return Surface(**{name: values[rows] for name, values in vars(self).items()})
+
+    def joined(self, other: Surface) -> Surface:
+        """These surfaces, then the other ones."""
+        rest = vars(other)
+        return Surface(
+            **{name: np.concatenate([own, rest[name]]) for name, own in vars(self).items()}
+        )
+
     def mix(self, rows: Indices, colour: Floats, share: Floats) -> None:
         """Covers a share (n,) of the surfaces `rows` with a colour, (3,) or (n, 3)."""
         old = self.albedo[rows]
