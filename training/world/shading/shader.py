@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -315,7 +316,8 @@ class Shader:
         near = np.flatnonzero(np.abs(surface.position[:, 0] - lamp.position[0]) < lamp.reach)
         offset = lamp.position - surface.position[near]
         squared = dot(offset, offset)
-        kept = np.flatnonzero(squared < lamp.reach**2)
+        faces_it = dot(offset, surface.normal[near]) > 0
+        kept = np.flatnonzero((squared < lamp.reach**2) & faces_it)
         if not len(kept):
             return kept, np.zeros((0, 3), np.float32)
         near, offset, squared = near[kept], offset[kept], squared[kept]
@@ -338,9 +340,7 @@ class Shader:
         """Open share of the hemisphere within a few metres: one ray a pixel, averaged over 4x4."""
         row, column = np.divmod(seen.rays, seen.width)
         cell = (row % _TILE) * _TILE + column % _TILE
-        order = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5])[cell]
-        radius = np.sqrt((order + 0.5) / 16)
-        turn = order * np.float32(2.39996)
+        u, v, lift = _probes()
         normal = seen.surface.normal
         sign = np.where(normal[:, 2] >= 0, 1.0, -1.0)
         a = -1.0 / (sign + normal[:, 2])
@@ -349,13 +349,20 @@ class Shader:
             [1 + sign * normal[:, 0] ** 2 * a, sign * b, -sign * normal[:, 0]], axis=1
         )
         second = np.stack([b, sign + normal[:, 1] ** 2 * a, -normal[:, 1]], axis=1)
-        lift = np.sqrt(1 - radius**2)[:, None]
-        probes = first * (radius * np.cos(turn))[:, None]
-        probes = probes + second * (radius * np.sin(turn))[:, None]
-        probes = np.ascontiguousarray(probes + normal * lift, np.float32)
+        probes = first * u[cell][:, None] + second * v[cell][:, None]
+        probes = np.ascontiguousarray(probes + normal * lift[cell][:, None], np.float32)
         reach = 0.9 if self.stage.scene.is_indoor else 3.0
         is_open = ~self.stage.blocked(start, probes, reach)
         return _smoothed(seen, is_open.astype(np.float32))
+
+
+@lru_cache(maxsize=1)
+def _probes() -> tuple[Floats, Floats, Floats]:
+    """Directions about the z axis, one for each pixel of a tile, spread evenly by cosine."""
+    order = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5])
+    radius = np.sqrt((order + 0.5) / 16)
+    turn = order * np.float32(2.39996)
+    return radius * np.cos(turn), radius * np.sin(turn), np.sqrt(1 - radius**2)
 
 
 def _smoothed(seen: Seen, values: Floats) -> Floats:

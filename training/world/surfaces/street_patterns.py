@@ -69,6 +69,10 @@ class _FacadeGrid:
     row: Indices
     key: Indices
 
+    def of(self, rows: Indices) -> _FacadeGrid:
+        """Some of the hits."""
+        return _FacadeGrid(**{name: values[rows] for name, values in vars(self).items()})
+
     @property
     def chance(self) -> Floats:
         """A random number of each opening."""
@@ -117,9 +121,10 @@ class _StreetPainter:
         damp = np.clip((damp_noise + climate.wetness - 0.75) * 4, 0, 1)
         pool = np.zeros(len(rows), bool)
         for cx, cy, rx, ry in plan.puddles:
-            reach = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + 0.9 * ragged
-            pool |= reach < 1
-            damp = np.maximum(damp, np.clip((1.6 - reach) * 1.5, 0, 1))
+            near = np.flatnonzero(np.abs(x - cx) < 1.6 * rx)
+            reach = ((x[near] - cx) / rx) ** 2 + ((y[near] - cy) / ry) ** 2 + 0.9 * ragged[near]
+            pool[near] |= reach < 1
+            damp[near] = np.maximum(damp[near], np.clip((1.6 - reach) * 1.5, 0, 1))
         surface.albedo[rows] *= (1 - 0.45 * damp)[:, None]
         surface.kelvin[rows] -= 0.8 * damp
         spots = rows[pool]
@@ -198,7 +203,8 @@ class _StreetPainter:
         surface.mix(rows, WINDOW_WHITE * np.float32(0.8), trim)
         surface.kelvin[rows] += 0.8 * trim * (~ground)
         grid = _FacadeGrid(x, y, panes_wide, panes_high, opening, shop, door, column, row, seed)
-        self._openings(surface, rows, grid)
+        within = np.flatnonzero(opening)
+        self._openings(surface, rows[within], grid.of(within))
 
     def _openings(self, surface: Surface, rows: Indices, grid: _FacadeGrid) -> None:
         """Frames, panes, curtains and rooms behind them, lit in the dark."""
@@ -246,18 +252,19 @@ class _StreetPainter:
 def _markings(x: Floats, y: Floats, footprint: Floats, plan: StreetPlan) -> Floats:
     wide = plan.line_width
     along = np.minimum(footprint * 2.0, 2.0)
-    near = plan.beyond_crossings(x)
+    is_lined = plan.beyond_crossings(x)
     dash = stripes(x + plan.dash_phase, 6.0, 3.0, along) if plan.dashed else np.float32(1)
-    centre = inside(y, -wide / 2, wide / 2, footprint) * dash * near
-    edge = inside(np.abs(y), plan.edge_line - wide, plan.edge_line, footprint) * near
+    centre = inside(y, -wide / 2, wide / 2, footprint) * dash * is_lined
+    edge = inside(np.abs(y), plan.edge_line - wide, plan.edge_line, footprint) * is_lined
     cover = np.maximum(centre, edge if plan.has_edge_lines else 0)
     for start in plan.zebras:
-        bars = stripes(y + 20, 1.0, 0.5, footprint) * inside(x, start, start + 3.2, along)
-        cover = np.maximum(cover, bars * (np.abs(y) < plan.road_half - 0.3))
-        stop = inside(x, start - 1.6, start - 1.15, along) * inside(
-            y, -plan.road_half, -wide, footprint
-        )
-        cover = np.maximum(cover, stop)
+        near = np.flatnonzero((x > start - 2.7) & (x < start + 4.3))  # `along` is at most 2 m
+        u, v, across, ahead = x[near], y[near], footprint[near], along[near]
+        bars = stripes(v + 20, 1.0, 0.5, across) * inside(u, start, start + 3.2, ahead)
+        cover[near] = np.maximum(cover[near], bars * (np.abs(v) < plan.road_half - 0.3))
+        stop = inside(u, start - 1.6, start - 1.15, ahead)
+        stop = stop * inside(v, -plan.road_half, -wide, across)
+        cover[near] = np.maximum(cover[near], stop)
     return np.asarray(cover, np.float32)
 
 
@@ -271,22 +278,29 @@ def _brick(surface: Surface, rows: Indices) -> None:
     _wall_detail(surface, rows, np.ones(len(rows)))
 
 
+def _bricks(u: Floats, z: Floats, footprint: Floats) -> Floats:
+    """Shade of bricks and the mortar between them."""
+    row = np.floor(z / 0.1).astype(np.int64)
+    shifted = u + 0.15 * (row & 1)
+    tone = hashed(np.floor(shifted / 0.3).astype(np.int64), row, 9) - 0.5
+    fade = np.clip(1.5 - footprint / 0.09, 0, 1)
+    mortar = np.maximum(stripes(shifted, 0.3, 0.03, footprint), stripes(z, 0.1, 0.025, footprint))
+    return (1 + 0.4 * tone * fade) * (1 + 0.35 * (mortar - 0.3) * fade)
+
+
 def _wall_detail(surface: Surface, rows: Indices, style: Floats) -> None:
     """Bricks (style 1), plaster (0) or concrete panels (2)."""
     u, z = wall_coordinates(surface, rows)
     footprint = surface.footprint[rows]
     dirt = smooth_noise(u, z, 0.8)
     grain = noise(u, z, 0.03, footprint, 0.8)
-    row = np.floor(z / 0.1).astype(np.int64)
-    shifted = u + 0.15 * (row & 1)
-    tone = hashed(np.floor(shifted / 0.3).astype(np.int64), row, 9) - 0.5
-    fade = np.clip(1.5 - footprint / 0.09, 0, 1)
-    mortar = np.maximum(stripes(shifted, 0.3, 0.03, footprint), stripes(z, 0.1, 0.025, footprint))
-    brick = (1 + 0.4 * tone * fade) * (1 + 0.35 * (mortar - 0.3) * fade)
-    panel = 1 - 0.35 * np.maximum(
-        stripes(u, 2.4, 0.04, footprint), stripes(z, 1.45, 0.04, footprint)
+    shade = np.ones(len(rows), np.float32)
+    brick, panel = np.flatnonzero(style == 1), np.flatnonzero(style == 2)
+    shade[brick] = _bricks(u[brick], z[brick], footprint[brick])
+    shade[panel] = 1 - 0.35 * np.maximum(
+        stripes(u[panel], 2.4, 0.04, footprint[panel]),
+        stripes(z[panel], 1.45, 0.04, footprint[panel]),
     )
-    shade = np.where(style == 1, brick, np.where(style == 2, panel, 1.0))
     streak = 1 - 0.25 * np.clip(smooth_noise(u * 3, z * 0.2, 0.5) - 0.2, 0, 1)
     surface.albedo[rows] *= (shade * streak * (1 + 0.09 * dirt + 0.09 * grain))[:, None].astype(
         np.float32
