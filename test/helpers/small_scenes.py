@@ -43,4 +43,6 @@ def small_scene(pieces, light=TimeOfDay.OVERCAST, panes=()):
 
 def view_of(shader, camera, panes=False):
     seen = see_through(shader, camera, panes)
-    return View(camera, 0.0, seen, shader.light(seen), shader.panes(seen))
+    return View(
+        camera, 0.0, seen, shader.light(seen), shader.panes(seen, np.arange(len(seen.directions)))
+    )

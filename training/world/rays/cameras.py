@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-from training.world.rays.vectors import Floats
+from training.world.rays.vectors import Floats, Indices
+
+NEAREST = 0.01
+"""Depth in metres below which nothing is projected into the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +33,25 @@ class Camera:
 
     def rays(self) -> Floats:
         """Unit directions through the pixel centres, row by row, float32 (H * W, 3)."""
-        column = (np.arange(self.width, dtype=np.float32) + 0.5 - self.width / 2) / self.focal
-        row = (np.arange(self.height, dtype=np.float32) + 0.5 - self.height / 2) / self.focal
-        grid = np.empty((self.height, self.width, 3), np.float32)
-        grid[..., 0], grid[..., 1], grid[..., 2] = column[None], row[:, None], 1
-        directions = grid.reshape(-1, 3)
-        directions /= np.sqrt(np.einsum("ij,ij->i", directions, directions))[:, None]
-        return np.ascontiguousarray(directions @ self.axes)
+        return np.ascontiguousarray(_pixel_rays(self.width, self.height, self.focal) @ self.axes)
+
+    def rays_near(self, corners: Floats) -> Indices:
+        """Rays through the smallest rectangle of pixels about what has these corners, metres.
+
+        Args:
+            corners: of flat faces, (N, 3).
+        """
+        x, y, depth = ((corners - self.position) @ self.axes.T).T
+        if (depth <= 0).all():
+            return np.zeros(0, np.int64)
+        if (depth < NEAREST).any():
+            return np.arange(self.width * self.height)
+        columns = x / depth * self.focal + self.width / 2
+        rows = y / depth * self.focal + self.height / 2
+        left, right = np.clip([columns.min() - 1, columns.max() + 1], 0, self.width).astype(int)
+        top, bottom = np.clip([rows.min() - 1, rows.max() + 1], 0, self.height).astype(int)
+        grid = np.arange(top, bottom)[:, None] * self.width + np.arange(left, right)
+        return np.asarray(grid.ravel(), np.int64)
 
     def shifted(self, right: float, down: float = 0.0) -> Camera:
         """The same camera moved in its image plane, metres."""
@@ -68,6 +84,18 @@ class Camera:
         """The same view on another pixel grid."""
         width, height = max(8, round(self.width * scale)), max(8, round(self.height * scale))
         return replace(self, width=width, height=height, focal=self.focal * width / self.width)
+
+
+@lru_cache(maxsize=4)
+def _pixel_rays(width: int, height: int, focal: float) -> Floats:
+    """Unit directions through the pixel centres in the camera's own axes."""
+    column = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / focal
+    row = (np.arange(height, dtype=np.float32) + 0.5 - height / 2) / focal
+    grid = np.empty((height, width, 3), np.float32)
+    grid[..., 0], grid[..., 1], grid[..., 2] = column[None], row[:, None], 1
+    directions = grid.reshape(-1, 3)
+    directions /= np.sqrt(np.einsum("ij,ij->i", directions, directions))[:, None]
+    return directions
 
 
 def camera_axes(heading: float, pitch: float, roll: float) -> Floats:

@@ -23,7 +23,9 @@ class Stage:
         self.scene = scene
         self.columns = scene.parts.columns()
         self._static = _tracer(_bent(scene.statics, scene.bend))
-        self.panes = _tracer(_bent(scene.panes, scene.bend))
+        panes = _bent(scene.panes, scene.bend)
+        self.panes = _tracer(panes)
+        self.pane_corners = [mesh.corners.reshape(-1, 3) for mesh, _ in panes]
         self._moments: dict[float, tuple[Tracer, list[Lamp]]] = {}
         self._moving = _tracer([])
         self.lamps: list[Lamp] = []

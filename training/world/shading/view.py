@@ -52,4 +52,6 @@ def view_through(shader: Shader, camera: Camera, time_s: float, quality: Quality
     """What a camera sees at a moment."""
     shader.stage.set_time(time_s)
     seen = see_through(shader, camera)
-    return View(camera, time_s, seen, shader.light(seen, quality), shader.panes(seen))
+    near = [camera.rays_near(corners) for corners in shader.stage.pane_corners]
+    rays = np.unique(np.concatenate([np.zeros(0, np.int64), *near]))
+    return View(camera, time_s, seen, shader.light(seen, quality), shader.panes(seen, rays))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,8 @@ def tree(
         radii = rng.uniform(0.85, 1.35) * size * np.array([1, 1, 0.85])
         wood.append(tube((0, 0, trunk_top * 0.92), centre, radius * 0.5, 5, radius * 0.25))
         cores.append(ellipsoid(centre, radii * 0.72, 5, 7))
-        leaves.append(_leaf_patches(rng, centre, radii, patches, 3.1 / np.sqrt(patches) * size))
+        draws = _LeafDraws.of(rng, patches)
+        leaves.append(_leaf_patches(draws, centre, radii, 3.1 / np.sqrt(patches) * size))
     return [
         (join(wood), parts.add(bark)),
         (join(leaves), parts.add(leaf)),
@@ -82,21 +84,50 @@ def tree(
     ]
 
 
-def _leaf_patches(
-    rng: np.random.Generator,
-    centre: Floats,
-    radii: Floats,
-    count: int,
-    size: float,
-) -> Mesh:
-    outward = rng.normal(size=(count, 3))
-    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-    middle = centre + outward * radii * rng.uniform(0.72, 1.08, (count, 1))
-    first = rng.normal(size=(count, 3))
-    first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second = cross(first, outward + 0.6 * rng.normal(size=(count, 3)))
+@dataclass(frozen=True)
+class _LeafDraws:
+    """Random numbers of N leaf patches.
+
+    Attributes:
+        outward: direction from the middle, not of unit length, (N, 3).
+        share: distance from the middle as a share of the radius, (N, 1).
+        first: direction of one diagonal, not of unit length, (N, 3).
+        tilt: turns the other diagonal out of the surface, (N, 3).
+        reach: half the size as a share of the mean, (N, 1).
+    """
+
+    outward: Floats
+    share: Floats
+    first: Floats
+    tilt: Floats
+    reach: Floats
+
+    @staticmethod
+    def of(rng: np.random.Generator, count: int) -> _LeafDraws:
+        """Draws some patches."""
+        return _LeafDraws(
+            outward=rng.normal(size=(count, 3)),
+            share=rng.uniform(0.72, 1.08, (count, 1)),
+            first=rng.normal(size=(count, 3)),
+            tilt=rng.normal(size=(count, 3)),
+            reach=rng.uniform(0.5, 1.1, (count, 1)),
+        )
+
+    @staticmethod
+    def joined(draws: Sequence[_LeafDraws]) -> _LeafDraws:
+        """The patches of several draws."""
+        columns = zip(*(vars(each).values() for each in draws), strict=True)
+        return _LeafDraws(*(np.concatenate(column) for column in columns))
+
+
+def _leaf_patches(draws: _LeafDraws, centre: Floats, radii: Floats, size: float) -> Mesh:
+    """Square patches about an ellipsoid: an upper half of each, then a lower half of each."""
+    outward = draws.outward / np.linalg.norm(draws.outward, axis=1, keepdims=True)
+    middle = centre + outward * radii * draws.share
+    first = draws.first / np.linalg.norm(draws.first, axis=1, keepdims=True)
+    second = cross(first, outward + 0.6 * draws.tilt)
     second /= np.maximum(np.linalg.norm(second, axis=1, keepdims=True), 1e-6)
-    reach = size * rng.uniform(0.5, 1.1, (count, 1))
+    reach = size * draws.reach
     a, b, c = middle + first * reach, middle + second * reach, middle - first * reach
     d = middle - second * reach
     mesh = flat(np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]))
@@ -114,10 +145,13 @@ def hedge(parts: PartTable, rng: np.random.Generator, climate: Climate, length: 
     core = box((0, 0, high / 2), (length, deep, high))
     count = int(length * 14)
     spots = rng.uniform(-0.5, 0.5, (count, 3)) * [length, deep, 0] + [0, 0, high * 0.8]
-    fringe = [
-        _leaf_patches(rng, spot, np.array([0.2, 0.25, 0.35]) * high, 2, 0.2) for spot in spots
-    ]
-    return [(join([core, *fringe]), parts.add(leaf))]
+    draws = [_LeafDraws.of(rng, 2) for _ in spots]
+    radii = np.array([0.2, 0.25, 0.35]) * high
+    fringe = _leaf_patches(_LeafDraws.joined(draws), np.repeat(spots, 2, axis=0), radii, 0.2)
+    # Each tuft has its two lower halves after its two upper ones.
+    order = np.arange(4 * len(spots)).reshape(2, -1, 2).swapaxes(0, 1).ravel()
+    fringe = Mesh(fringe.corners[order], fringe.normals[order])
+    return [(join([core, fringe]), parts.add(leaf))]
 
 
 def street_lamp(
