@@ -138,9 +138,15 @@ class World:
         for share in np.linspace(-0.5, 0.5, _BLUR_STEPS):
             time_s = view.time_s + share * _BLUR_MS * 1e-3
             camera = camera_at(time_s).panned(float(share * shake))
-            total += self.view(time_s, camera, QUICK).radiance
+            total += self._quick(time_s, camera, view).radiance
         self.stage.set_time(view.time_s)
         return total / np.float32(_BLUR_STEPS)
+
+    def _quick(self, time_s: float, camera: Camera, known: View | None) -> View:
+        """A view of `QUICK`, made from one of `FULL` where that is of the same moment and pose."""
+        if known is None or time_s != known.time_s or not camera.same_as(known.camera):
+            return self.view(time_s, camera, QUICK)
+        return replace(known, light=self.shader.quick(known.seen, known.light))
 
     def _rng(self, stamp_ns: int, stream: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, stamp_ns % (1 << 62), _STREAMS[stream]])
@@ -218,12 +224,9 @@ class World:
         moments = np.linspace(time_s - window_s, time_s, config.event_substeps + 1)
         pictures = []
         for moment in moments:
-            if last is not None and coarse == 1 and moment == last.time_s:
-                view = replace(last, light=self.shader.quick(last.seen, last.light))
-            else:
-                camera = self.x_camera(float(moment))
-                camera = camera.resized(1 / coarse) if coarse > 1 else camera
-                view = self.view(float(moment), camera, QUICK)
+            camera = self.x_camera(float(moment))
+            camera = camera.resized(1 / coarse) if coarse > 1 else camera
+            view = self._quick(float(moment), camera, last)
             pictures.append(view.radiance.mean(axis=2))
         stamps_ns = np.round(moments * 1e9).astype(np.int64)
         rngs = self._rng(int(stamps_ns[-1]), "event"), self._rng(0, "event")
