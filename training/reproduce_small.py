@@ -11,246 +11,26 @@ stopped. Synthetic throughout: its figures say that the path works and nothing a
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from segrgbx_core.base.errors import SegrgbxError, command
+from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import user_path
-from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.overrides import FLAG
-from training.engine.run import git_commit, log_to_terminal
-from training.world.config import TRAIN_SEEDS, VALIDATION_SEEDS, Family
-
-CONFIG = Path("config/train")
-MA_CLIP_RUN = CONFIG / "reproduce_small_ma_clip.yaml"
-JOINT_RUN = CONFIG / "reproduce_small.yaml"
-OUT = Path("runs/reproduce_small")
-"""Where the run files expect everything."""
-SIZE = "192x144"
-TRAIN_SCENES, VAL_SCENES = 24, 10
-FIRST_SCENE = 5000
-"""Offset in both ranges of seeds: no scene of the demo's checkpoint."""
-
-
-PICTURES = {"embeddings": "embeddings.png", "panels": "panels.jpg", "features": "features.jpg"}
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A public data set whose layout is filled with rendered scenes.
-
-    Attributes:
-        name: as in `training.data.datasets`.
-        modality: its X.
-        family: what is rendered.
-        val_split: name of its second split.
-    """
-
-    name: str
-    modality: Modality
-    family: Family = Family.STREET
-    val_split: str = "val"
-
-
-DATA_SETS = (
-    DataSet("deliver", Modality.EVENT),
-    DataSet("mfnet", Modality.THERMAL),
-    DataSet("nyu", Modality.DEPTH, Family.INDOOR, "test"),
-    DataSet("zju_rgbp", Modality.POLARIZATION),
-    DataSet("urbanlf", Modality.LIGHT_FIELD),
-)
-"""In the order of the run files; no scene belongs to two of them."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command.
-
-    Attributes:
-        name: for people.
-        module: whose `main` is called.
-        arguments: its command line.
-    """
-
-    name: str
-    module: str
-    arguments: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        """As one would type it."""
-        return " ".join(["python -m", self.module, *self.arguments])
-
-
-def stages(out: Path, workers: int) -> list[Stage]:
-    """All commands in their order.
-
-    Args:
-        out: folder for data, runs and results.
-        workers: processes that render.
-    """
-    joint, results = out / "joint", out / "results"
-    first, second = _places(out)
-    best = str(joint / "best.safetensors")
-    run = str(JOINT_RUN)
-    set_second = _set(second)
-    found = [stage for one in DATA_SETS for stage in _data_stages(one, out, workers)]
-    found += [
-        Stage("captions", "training.captions", (str(MA_CLIP_RUN), *_set(first))),
-        Stage(
-            "MA-CLIP",
-            "training.train_ma_clip",
-            (str(MA_CLIP_RUN), *_set(first), "--precompute"),
-        ),
-        Stage("joint training", "training.train_segmentation", (run, *set_second)),
-        Stage(
-            "evaluation",
-            "training.evaluate",
-            (
-                best,
-                "--run",
-                run,
-                "--split",
-                "val",
-                "--out",
-                str(results / "evaluation"),
-                *set_second,
-            ),
-        ),
-    ]
-    for job, number in (("embeddings", 5), ("panels", 7), ("features", 8)):
-        picture = str(results / PICTURES[job])
-        found.append(
-            Stage(
-                f"figure {number}",
-                "training.figures",
-                (job, best, run, "--out", picture, *set_second),
-            )
-        )
-    report = str(results / "evaluation" / "report.json")
-    found.append(Stage("tables", "training.report", (report, "--out", str(results))))
-    return found
-
-
-def _places(out: Path) -> tuple[list[str], list[str]]:
-    """Options that move the run files of stage 1 and 2 from their usual folder to `out`."""
-    if out == OUT:
-        return [], []
-    ma_clip = out / "ma_clip"
-    roots = [f"data.{k}.root={out / 'data' / one.name}" for k, one in enumerate(DATA_SETS)]
-    parts = {"weights": "tower.safetensors", "adapters": "best", "embeddings": "embeddings"}
-    return (
-        [*roots, f"captions={out / 'captions.jsonl'}", f"run.out={ma_clip}"],
-        [
-            *roots,
-            *(f"clip.{option}={ma_clip / name}" for option, name in parts.items()),
-            f"run.out={out / 'joint'}",
-        ],
-    )
-
-
-def _data_stages(one: DataSet, out: Path, workers: int) -> list[Stage]:
-    records = out / "records" / one.name
-    position = DATA_SETS.index(one)
-    splits = (
-        ("train", TRAIN_SEEDS, TRAIN_SCENES),
-        (one.val_split, VALIDATION_SEEDS, VAL_SCENES),
-    )
-    made = []
-    for split, seeds, count in splits:
-        first = seeds.start + FIRST_SCENE + position * count
-        options = ["--seeds", f"{first}:{first + count}", "--sensors", one.modality.value]
-        options += ["--size", SIZE, "--workers", str(workers)]
-        options += _set([f"family={one.family.value}", "corruption=any"])
-        arguments = ("--out", str(records / split), *options)
-        made.append(Stage(f"scenes of {one.name}, {split}", "training.world.render", arguments))
-    arguments = (one.name, str(records), str(out / "data" / one.name))
-    arguments += ("--splits", "train", one.val_split)
-    made.append(
-        Stage(f"layout of {one.name}", "training.data.datasets.export_rendered", arguments)
-    )
-    return made
-
-
-def _set(options: Sequence[str]) -> list[str]:
-    return [word for option in options for word in (FLAG, option)]
-
-
-def run_stages(todo: Sequence[Stage], out: Path) -> dict[str, float]:
-    """Runs what has not been run; returns the seconds of every stage.
-
-    Raises:
-        SegrgbxError: when a command fails; what it said stands above.
-    """
-    path = out / "stages.json"
-    done: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    for number, stage in enumerate(todo, start=1):
-        if stage.command in done:
-            continue
-        print(f"[{number}/{len(todo)}] {stage.name}: {stage.command}", flush=True)
-        began = time.monotonic()
-        status = importlib.import_module(stage.module).main(list(stage.arguments))
-        if status:
-            raise SegrgbxError(f"{stage.name}: ended with status {status}; the same call goes on")
-        done[stage.command] = time.monotonic() - began
-        path.write_text(json.dumps(done, indent=1), encoding="utf-8")
-    return done
-
-
-def write_page(todo: Sequence[Stage], seconds: dict[str, float], out: Path) -> Path:
-    """Writes `results/README.md`: scores, pictures, commands with their times."""
-    results = out / "results"
-    scores = (results / "evaluation" / "report.md").read_text(encoding="utf-8")
-    scores = scores.replace("](", "](evaluation/")  # its links start from its own folder
-    total = sum(seconds[stage.command] for stage in todo) / 60
-    lines = [
-        "# The paper's experiment in small",
-        "",
-        f"`make reproduce-small` at commit `{git_commit()}`: {total:.1f} minutes on this machine.",
-        "**Everything here is synthetic**: rendered scenes in the layouts of the public data "
-        "sets, a CLIP with random weights, a model of 2.4 M parameters. It shows that captions, "
-        "MA-CLIP, joint training, evaluation and figures run end to end, and says nothing about "
-        "real data.",
-        "",
-        *(line for line in scores.splitlines() if not line.startswith("# ")),
-        "",
-        f"![MA-CLIP's embeddings]({PICTURES['embeddings']})",
-        "",
-        f"![Predictions]({PICTURES['panels']})",
-        "",
-        f"![Feature maps of the stages]({PICTURES['features']})",
-        "",
-        "Beside the paper's tables: [results.md](results.md).",
-        "",
-        "| stage | seconds |",
-        "|---|---:|",
-        *(f"| {stage.name} | {seconds[stage.command]:.0f} |" for stage in todo),
-        "",
-        "```",
-        *(stage.command for stage in todo),
-        "```",
-    ]
-    page = results / "README.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return page
+from training.engine.run import log_to_terminal
+from training.experiments.end_to_end import OUT, run_stages, stages, write_page
 
 
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user."""
+    """Command line; 2 for a user error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=user_path, default=OUT)
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
-    options = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     log_to_terminal()
-    todo = stages(options.out, options.workers)
-    options.out.mkdir(parents=True, exist_ok=True)
-    page = write_page(todo, run_stages(todo, options.out), options.out)
+    plan = stages(args.out, args.workers)
+    args.out.mkdir(parents=True, exist_ok=True)
+    page = write_page(plan, run_stages(plan, args.out), args.out)
     print(f"written: {page}")
     return 0
 

@@ -25,6 +25,15 @@ def modules() -> dict[str, Path]:
     return {module_name(path): path for path in found}
 
 
+def runnable(name: str) -> str | None:
+    """The module that `python -m name` runs: itself, or the `__main__` of a package; or None."""
+    for module in (f"{name}.__main__", name):
+        path = modules().get(module)
+        if path is not None and '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            return module
+    return None
+
+
 def named_imports(path: Path, at_start: bool = False, for_types: bool = False) -> Iterator[str]:
     """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`.
 

@@ -139,21 +139,18 @@ def unknown_make_words(
     return found
 
 
-def unknown_modules(text: str, modules: Mapping[str, Path]) -> list[str]:
+def unknown_modules(
+    text: str, ours: Collection[str], can_run: Callable[[str], object]
+) -> list[str]:
     """Modules behind `-m` in code type that are ours by name and cannot be run.
 
     Args:
         text: Markdown.
-        modules: files by dotted name.
+        ours: our packages.
+        can_run: whether `python -m` of a dotted name does something.
     """
-    ours = {name.partition(".")[0] for name in modules}
     named = [one for part in code(text) for one in re.findall(r"-m ([a-z_]\w*(?:\.\w+)*)", part)]
-    return [one for one in named if one.partition(".")[0] in ours and not _can_run(one, modules)]
-
-
-def _can_run(name: str, modules: Mapping[str, Path]) -> bool:
-    path = modules.get(name)
-    return path is not None and '__name__ == "__main__"' in path.read_text("utf-8")
+    return [one for one in named if one.partition(".")[0] in ours and not can_run(one)]
 
 
 def unknown_executables(text: str, executables: Collection[str]) -> list[str]:

@@ -173,8 +173,8 @@ def flags_of(command: str) -> frozenset[str]:
     Args:
         command: an executable or a dotted module.
     """
-    module = executables().get(command, command)
-    if module not in import_graph.modules():
+    module = import_graph.runnable(executables().get(command, command))
+    if module is None:
         return frozenset()
     near = {module, *import_graph.own_imports(module)}
     return frozenset({"--help"}.union(*(_flags(one) for one in near)))

@@ -98,7 +98,9 @@ FINDERS = {
     "yaml": _wrong_yaml,
     "launch arguments": lambda text: documents.unknown_arguments(text, ARGUMENTS),
     "make": _unknown_make_words,
-    "modules": lambda text: documents.unknown_modules(text, import_graph.modules()),
+    "modules": lambda text: documents.unknown_modules(
+        text, import_graph.PACKAGES, import_graph.runnable
+    ),
     "executables": lambda text: documents.unknown_executables(text, source_facts.executables()),
     "flags": lambda text: documents.unknown_flags(text, source_facts.flags_of),
     "paths": lambda text: documents.unknown_paths(text, ROOT, FOLDERS),
@@ -153,72 +155,6 @@ def test_every_page_can_be_reached_from_the_front_page():
             waiting += [one for one in targets if one.suffix == ".md" and one.is_file()]
     lost = {ROOT / name for name in PAGES if not name.startswith("docs/decisions/")} - reached
     assert lost == set()
-
-
-@pytest.mark.parametrize(
-    ("kind", "good", "bad"),
-    [
-        ("topics", "`x/preview`", "`x/prevew`"),
-        ("topics", "`overlay`", "`rgb/picture`"),
-        ("options", "`sync.max_dt_ms`, `<pair>.x_form`", "`sync.max_dt`"),
-        ("options", "`sensor.*`, `data.0.root`", "`sensors.*` and `sensor.smell`"),
-        ("options", "`thermal.yaml`", "```\n--set thermal.x_from=image\n```\n"),
-        ("options", "## Outside weights\n`head.fuse`", "## Head\n`head.fuse`"),
-        ("yaml", "```yaml\nsync: {max_dt_ms: 3.0}\n```\n", "```yaml\nsync: {max_dt: 3.0}\n```\n"),
-        (
-            "yaml",
-            "```yaml\n/**:\n  ros__parameters: {pairs: [front], front: {modality: depth}}\n```\n",
-            "```yaml\n/**:\n  ros__parameters: {pairs: [front]}\n```\n",
-        ),
-        (
-            "yaml",
-            "```yaml\ndata:\n  - {reader: mfnet, options: {any: 1}}\n```\n",
-            "```yaml\ndata:\n  - {raeder: mfnet}\n```\n",
-        ),
-        ("launch arguments", "`rgb_topic:=/a`", "`rbg_topic:=/a`"),
-        ("launch arguments", "`-p model.checkpoint:=x`", "`checkpiont:=x`"),
-        ("make", "`make demo OUT=there`", "`make dmeo`"),
-        ("make", "```\nmake check test  # all\n```\n", "```\nmake setup && make tset\n```\n"),
-        ("make", "`make demo MODALITY=event`", "`make demo MODALTY=event`"),
-        ("modules", "`python -m training.evaluate x`", "`python -m training.evalute x`"),
-        ("modules", "`python3 -m colcon build`", "`python -m segrgbx_core.base.errors`"),
-        ("executables", "`segrgbx-replay BAG`", "`segrgbx-repaly BAG`"),
-        ("flags", "`segrgbx-bench --count`", "`segrgbx-bench --cuont`"),
-        (
-            "flags",
-            "```\nsegrgbx-replay BAG \\\n  --set a=b\n```\n",
-            "```\nsegrgbx-replay BAG \\\n  --sett a=b\n```\n",
-        ),
-        (
-            "flags",
-            "`python -m training.evaluate C --split val`",
-            "`python -m training.evaluate C --spilt val`",
-        ),
-        ("paths", "`config/thermal.yaml`, `docs/decisions/`", "`config/thremal.yaml`"),
-        ("tests", "`test_documents.py`", "`test_documentz.py`"),
-    ],
-)
-def test_finders_find(kind, good, bad):
-    """Each finder is silent about what is right and names what is wrong."""
-    assert FINDERS[kind](good) == []
-    assert FINDERS[kind](bad) != []
-
-
-@pytest.mark.parametrize(
-    ("good", "bad"),
-    [
-        ("[a](docs/paper.md)", "[a](docs/papre.md)"),
-        ("![a](docs/images/world.jpg)", "![a](docs/images/wrold.jpg)"),
-        ("[a](docs/paper.md#symbols)", "[a](docs/paper.md#symbls)"),
-        ("# One thing\n[a](#one-thing)", "# One thing\n[a](#one)"),
-        ("[a](https://example.org/x)", "[![a](docs/none.png)](docs/paper.md)"),
-        ("`[a](nowhere.md)` is code", "```\n# Comment\n```\n[a](#comment)"),
-        ("# Twice\n# Twice\n[a](#twice-1)", "# Twice\n[a](#twice-1)"),
-    ],
-)
-def test_dead_links_are_found(good, bad):
-    assert _dead_links(good) == []
-    assert _dead_links(bad) != []
 
 
 def test_facts_are_found_at_all():

@@ -179,8 +179,8 @@ def panel_sheet(
     """
     readers = {id(pick.split): pick.split.reader for pick in picks}
     space = joined_space(list(readers.values()), synthetic_label_space())
-    answers = [_predictions(entry, picks, space, config) for entry in columns]
-    if not any(any(answer is not None for answer in column) for column in answers):
+    predictions = [_predictions(entry, picks, space, config) for entry in columns]
+    if all(ids is None for column in predictions for ids in column):
         raise ConfigError(
             "panels: no checkpoint was trained for "
             f"{', '.join(dict.fromkeys(str(pick.split.modality) for pick in picks))}"
@@ -191,17 +191,12 @@ def panel_sheet(
     for place, pick in enumerate(picks):
         native = pick.split.reader.native
         truth = space.unify(pick.item.labels, native)
-        own = [column[place] for column in answers]
-        encoding = columns[0].contract.encoding
-        x_image = encode(pick.item.sample, encoding, pick.split.sensors)
-        cells: list[Picture | None] = [pick.item.sample.rgb, preview(x_image)]
-        cells.append(colourise(truth, palette))
-        for answer in own:
-            unified = None if answer is None else space.unify(answer, native)
-            cells.append(None if unified is None else colourise(unified, palette))
-            shown += [] if unified is None else [unified]
-        shown.append(truth)
-        rows.append(cells)
+        own = [column[place] for column in predictions]
+        x_image = encode(pick.item.sample, columns[0].contract.encoding, pick.split.sensors)
+        unified = [None if ids is None else space.unify(ids, native) for ids in own]
+        cells = [None if ids is None else colourise(ids, palette) for ids in (truth, *unified)]
+        rows.append([pick.item.sample.rgb, preview(x_image), *cells])
+        shown += [ids for ids in (truth, *unified) if ids is not None]
         captions.append(_caption(pick, columns, own, space))
     is_failing = any(pick.failure for pick in picks)
     return contact_sheet(
