@@ -51,6 +51,11 @@ class Contract(Config):
     label_space: dict[str, Any] = option(doc="unified and native classes, with their hash")
     modalities: tuple[Modality, ...] = option(MODALITIES, doc="X sensors it was trained for")
     native_spaces: tuple[str, ...] = option((), doc="data sets' label spaces it was trained on")
+    temperatures: dict[str, float] = option(
+        {},
+        doc="by X sensor, what logits are divided by before the softmax, so that confidences are "
+        "probabilities; 1 where none is stated",
+    )
     provenance: dict[str, Any] = option(
         {}, doc="run, commit, scores; random_weights where untrained"
     )
@@ -59,6 +64,16 @@ class Contract(Config):
     @classmethod
     def _consistent(cls, value: dict[str, Any]) -> dict[str, Any]:
         LabelSpace.from_dict(value)
+        return value
+
+    @field_validator("temperatures")
+    @classmethod
+    def _usable(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, temperature in value.items():
+            if name not in set(Modality):
+                raise ValueError(f"'{name}' is not one of {', '.join(map(str, Modality))}")
+            if not temperature > 0:
+                raise ValueError(f"{temperature:g} of {name} is not above 0")
         return value
 
     @property
@@ -136,7 +151,23 @@ def save_checkpoint(
         for part, module in zip(_PARTS, (model, ma_clip), strict=True)
         for name, tensor in module.state_dict().items()
     }
-    write_tensors(path, tensors, {KEY: json.dumps(to_plain(contract), sort_keys=True)})
+    write_tensors(path, tensors, contract_header(contract))
+
+
+def plain_contract(contract: Contract) -> dict[str, Any]:
+    """A contract as files hold it.
+
+    One without temperatures has no entry for them, so that earlier versions read it, too.
+    """
+    plain = to_plain(contract)
+    if not contract.temperatures:
+        del plain["temperatures"]
+    return plain
+
+
+def contract_header(contract: Contract) -> dict[str, str]:
+    """Header of a file of tensors that keep a contract."""
+    return {KEY: json.dumps(plain_contract(contract), sort_keys=True)}
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> LoadedCheckpoint:

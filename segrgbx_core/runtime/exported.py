@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from segrgbx_core.base.config import from_mapping, to_plain
+from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import CheckpointError, ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import LabelSpace
 from segrgbx_core.model.tensor_files import file_hash
-from segrgbx_core.runtime.checkpoint import Contract
+from segrgbx_core.runtime.checkpoint import Contract, plain_contract
 
 FORMAT = 1
 """Newest format of exported graphs that this package runs."""
@@ -68,7 +68,7 @@ def contract_text(contract: Contract, merged_for: Modality | None) -> str:
     data = {
         "format": FORMAT,
         "merged_for": merged_for.value if merged_for else "",
-        "contract": to_plain(contract),
+        "contract": plain_contract(contract),
     }
     return json.dumps(data, sort_keys=True)
 

@@ -285,7 +285,7 @@ class Segmenter:
         logits = self.engine.logits(batch, scene)
         clock.lap("model")
         answers = decode_logits(
-            logits,
+            self._calibrated(logits, modalities),
             [self._answered(spot) for spot in batch.placements],
             min_confidence,
             (self.input.height, self.input.width),
@@ -294,6 +294,16 @@ class Segmenter:
         )
         clock.lap("decode")
         return answers, ages, clock.read()
+
+    def _calibrated(self, logits: Tensor, modalities: Sequence[Modality]) -> Tensor:
+        """Logits (B, C, h, w) over the contract's temperatures; as they are where it has none."""
+        temperatures = self.contract.temperatures
+        if not temperatures:
+            return logits
+        factors = [1 / temperatures.get(modality.value, 1.0) for modality in modalities]
+        return (
+            logits.float() * logits.new_tensor(factors, dtype=torch.float32)[:, None, None, None]
+        )
 
     def _looks(
         self,

@@ -17,7 +17,7 @@ from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import SensorConfig
-from training.data.datasets import Labelled, Reader, spread
+from training.data.datasets import Labelled, Reader, require_same_classes, spread
 from training.eval.eval_data import EvalSplit, split_of
 from training.eval.protocols import protocol_of
 from training.eval.report import Conditions, Report
@@ -93,6 +93,7 @@ def evaluate_splits(
     for split in splits:
         # One at a time: splits of one data set may differ in their sensors.
         segmenter = Segmenter.from_checkpoint(checkpoint, config, split.sensors, label_space=space)
+        require_same_classes(split.reader, segmenter.label_space, f"checkpoint {checkpoint}")
         counts = counts or _Counts(segmenter, space)
         group = split.folder if len(splits) > 1 else ""
         for item, labels in _predictions(segmenter, split, options):

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import (
@@ -98,6 +99,35 @@ def samples_text(reader: Reader) -> str:
     own = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else ""
     mark: str = getattr(reader, "identity", own)
     return f"{len(reader)} samples{f' ({mark})' if mark else ''}"
+
+
+def require_same_classes(reader: Reader, label_space: LabelSpace, where: str) -> None:
+    """Refuses a data set whose classes are not those that a checkpoint knows by its name.
+
+    Args:
+        reader: the data set.
+        label_space: the checkpoint's.
+        where: put before the message, such as the checkpoint's name.
+
+    Raises:
+        ConfigError: naming the first class that differs; also where the checkpoint does not know
+            the data set at all.
+    """
+    known = label_space.native(reader.native).names
+    own = joined_space([reader], None).native(reader.native).names
+    if own == known:
+        return
+    place = next(
+        (i for i, pair in enumerate(zip(own, known, strict=False)) if pair[0] != pair[1]), None
+    )
+    if place is None:
+        difference = f"{len(own)} classes, not {len(known)}"
+    else:
+        difference = f"'{own[place]}' as class {place}, not '{known[place]}'"
+    raise ConfigError(
+        f"{where}: '{reader.native}' now has {difference}; score it on the data set that it was "
+        "trained on, or fine-tune it to this one"
+    )
 
 
 def spread(size: int, count: int) -> list[int]:
