@@ -59,7 +59,6 @@ def test_new_classes_come_behind_the_unified_ones(trained):
     assert names[71:] == ["person (yard)", "pallet"]
     assert contract.native_spaces == ("yard",)
     assert [m.value for m in contract.modalities] == ["thermal"]
-    assert len(contract.provenance["run"]["data"][0]["identity"]) == 16
 
 
 def test_equal_names_keep_their_weights_and_the_log_says_which(trained, tmp_path, caplog):
@@ -187,7 +186,7 @@ def test_a_run_resumes_exactly_and_only_on_the_same_samples(tmp_path, monkeypatc
     train(half)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     (root / "train.txt").write_text("0000\n0002\n0001\n0003\n")
-    with pytest.raises(CheckpointError, match="belongs to a run with other options"):
+    with pytest.raises(CheckpointError, match=r"data.0 held 4 samples \(.* when the run began"):
         train(half)
 
 
