@@ -1,7 +1,8 @@
 # Every command a contributor needs; `make` alone lists them.
 PYTHON ?= python3
 VENV ?= .venv
-# Another index for torch and torchvision, e.g. a CPU or CUDA build of your choice; empty takes the default build.
+# Another index for torch and torchvision, e.g. a CPU or CUDA build of your choice, in any version that setup.py allows;
+# empty takes the default build in the version of constraints.txt.
 TORCH_INDEX ?=
 # Which recording the demo plays: event, thermal, depth, polarization, light_field, or all five.
 MODALITY ?= thermal
@@ -16,19 +17,24 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo soak fuzz bench twins reproduce-small test quick coverage check fix docs clean
+.PHONY: help setup constraints demo soak fuzz bench twins reproduce-small test quick coverage check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(READY)  ## make the virtual environment with ROS 2 wheels, torch and the tools
 
-$(READY): setup.py requirements.txt
+$(READY): setup.py requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) torch torchvision)
-	$(BIN)/python -m pip install --editable ".[ros,train,synth,dev]"
+	sed '$(if $(TORCH_INDEX),/^torch/d)' constraints.txt > $(VENV)/constraints.txt
+	grep '^torch' requirements.txt > $(VENV)/torch.txt
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) --requirement $(VENV)/torch.txt)
+	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt --editable ".[ros,train,synth,dev]"
 	touch $@
+
+constraints: $(READY)  ## keep the installed versions, which have passed, in constraints.txt
+	$(BIN)/python .ci/write_constraints.py
 
 demo: $(READY)  ## play a recording (MODALITY, or all) through the live node; results in demo_out/
 	$(BIN)/python -m segrgbx_ros.tools.demo --modality $(MODALITY) --out $(OUT)

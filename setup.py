@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 PACKAGE = "segrgbx_ros"
 # Writing ONNX files and running them; a robot that only runs them needs onnxruntime alone.
-EXPORT = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"]
+EXPORT = ["onnx>=1.16,<2", "onnxruntime>=1.18,<2", "onnxscript>=0.5,<1"]
 
 
 def version() -> str:
@@ -53,15 +53,15 @@ setup(
             "ros-lifecycle-msgs~=2.3",
         ],
         "train": [
-            "accelerate>=1.0",
-            "matplotlib>=3.7",
+            "accelerate>=1.0,<2",
+            "matplotlib>=3.7,<4",
             "open_clip_torch>=2.30,<4",
-            "peft>=0.13",
-            "scikit-learn>=1.3",
-            "tensorboard>=2.14",
-            "transformers>=4.46",
+            "peft>=0.13,<1",
+            "scikit-learn>=1.3,<2",
+            "tensorboard>=2.14,<3",
+            "transformers>=4.46,<6",
         ],
-        "synth": ["embreex>=4.4"],
+        "synth": ["embreex>=4.4,<5"],
         "export": EXPORT,
         "openvino": ["openvino>=2025.0"],  # one more runtime for exported models, on CPUs
         "dev": [
