@@ -1,6 +1,10 @@
 import argparse
+import contextlib
 import io
+import os
+import random
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,10 +12,12 @@ from PIL import Image
 
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.images import (
+    MAX_SIDE,
     decode_image,
     encode_image,
     encoded_size,
     image_size,
+    read_array,
     read_image,
     read_labels,
     write_image,
@@ -221,3 +227,211 @@ def test_a_size_comes_as_arrays_have_it():
 def test_real_frame(samples_dir):
     assert read_image(samples_dir / "kinect2_sample" / "depth.png").dtype == np.uint16
     assert read_image(samples_dir / "kinect2_sample" / "rgb.png").shape == (424, 512, 3)
+
+
+def png_header(width, height, kind=0, bits=8):
+    """A PNG that claims a size, and holds no pixels."""
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(768)) if kind == 3 else b""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + palette
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("kind", [0, 2, 3, 6])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(30_000, 30_000), (2**31 - 1, 2**31 - 1), (1, MAX_SIDE + 1), (MAX_SIDE, 4097), (0, 5)],
+)
+def test_what_a_header_claims_is_bounded(tmp_path, read, kind, width, height):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(width, height, kind))
+    with pytest.raises(DataError, match=rf"large\.png: size {width}x{height} px; taken are sides"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 40_000, 40_000, 1, 24, *[0] * 6),
+        b"P6\n90000 90000\n255\n" + bytes(100),
+        b"P5 20 16385 255 " + bytes(100),
+    ],
+)
+def test_every_format_is_bounded(content):
+    with pytest.raises(DataError, match="taken are sides of 1 to"):
+        decode_image(content)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "PPM", "WEBP"])
+def test_other_formats_are_read(kind):
+    assert decode_image(saved(format=kind)).shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *(("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("TIFF", {}), ("BMP", {})),
+        ("JPEG", {"exif": exif_with(saved((4, 2), format="JPEG"))}),
+        *(("TIFF", {"compression": "tiff_lzw"}), ("GIF", {}), ("PPM", {}), ("WEBP", {})),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_a_truncated_file_is_refused(tmp_path, kind, options, mode):
+    rng = np.random.default_rng(1)
+    image = Image.fromarray(rng.integers(0, 9, (64, 64, 3), np.uint8)).convert(mode)
+    if mode == "P" and kind in ("JPEG", "PPM", "WEBP"):
+        image = image.convert("RGB")
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    data = file.getvalue()
+    for end in (1, 20, len(data) // 3, len(data) // 2, len(data) * 9 // 10):
+        path = tmp_path / "half"
+        path.write_bytes(data[:end])
+        for read in (read_image, read_labels):
+            with pytest.raises(DataError, match=r"half: \d+ bytes are no image|half: size"):
+                read(path)
+
+
+def test_bytes_behind_a_jpeg_do_no_harm():
+    """Phones append films, whose bytes may look like marks."""
+    data = saved(format="JPEG").tobytes()
+    assert decode_image(data + b"\xff\xda" * 100).shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_ids_of_few_bits_are_the_stored_numbers(tmp_path, bits):
+    ids = np.arange(16, dtype=np.uint8).reshape(2, 8) % (1 << bits)
+    packed = [
+        bytes([0, *np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].ravel())])
+        for row in ids
+    ]
+    data = png_header(8, 2, 0, bits)
+    pixels = zlib.compress(b"".join(packed))
+    old = zlib.compress(bytes(100))
+    start = data.index(old) - 8
+    chunk = b"IDAT" + pixels
+    data = (
+        data[:start]
+        + struct.pack(">I", len(pixels))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + data[start + 12 + len(old) :]
+    )
+    (tmp_path / "ids.png").write_bytes(data)
+    np.testing.assert_array_equal(read_labels(tmp_path / "ids.png"), ids)
+    assert read_image(tmp_path / "ids.png").max() == 255
+
+
+def test_arrays_of_numbers(tmp_path):
+    path = tmp_path / "a.npy"
+    for array in (np.arange(6).reshape(2, 3), np.zeros((2, 2), np.float32, order="F")):
+        np.save(path, array)
+        np.testing.assert_array_equal(read_array(path), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no array"),
+        (b"hello", "is no array"),
+        (b"\x93NUMPY\x01\x00\x08\x00(((((((", "is no array"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "is no array"),
+        (np.array(["text"]), "holds <U4; expected numbers"),
+        (np.array([{}], dtype=object), "is no array"),
+        (np.zeros(3, "O"), "is no array"),
+    ],
+)
+def test_what_is_no_array_of_numbers(tmp_path, content, message):
+    path = tmp_path / "a.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises(DataError, match=rf"a\.npy: {message}"):
+        read_array(path)
+
+
+def test_an_array_that_claims_more_than_it_holds(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((7, 9), np.float32))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match="ends before its"):
+        read_array(path)
+    path.write_bytes(whole.replace(b"(7, 9)" + b", }     ", b"(77777, 99)" + b", }"))
+    with pytest.raises(DataError, match="ends before its"):
+        read_array(path)
+
+
+CASES = int(os.environ.get("SEGRGBX_FUZZ_CASES", "300"))
+SEED = int(os.environ.get("SEGRGBX_FUZZ_SEED", "1"))
+
+
+def originals():
+    """Small files of every format that is read, with their readers."""
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 30, (12, 17, 3), np.uint8))
+    grey = picture.convert("L")
+    for image, kind, options in (
+        *((picture, kind, {}) for kind in ("PNG", "JPEG", "TIFF", "BMP", "PPM", "WEBP", "GIF")),
+        (picture, "JPEG", {"progressive": True}),
+        (picture, "TIFF", {"compression": "tiff_lzw"}),
+        (picture, "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (grey, "PNG", {}),
+        (grey.convert("I;16"), "PNG", {}),
+        (grey.convert("1"), "PNG", {}),
+        (grey.convert("F"), "TIFF", {}),
+        *((picture.convert("P"), kind, {}) for kind in ("PNG", "TIFF", "BMP", "GIF")),
+    ):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        yield from ((file.getvalue(), read) for read in (read_image, read_labels))
+    file = io.BytesIO()
+    np.save(file, rng.integers(0, 9, (5, 6)))
+    yield file.getvalue(), read_array
+
+
+def test_any_mutation_gives_an_image_or_one_sentence(tmp_path):
+    path = tmp_path / "mutated"
+    rng = random.Random(SEED)
+    files = list(originals())
+    for number in range(CASES):
+        content, read = files[number % len(files)]
+        path.write_bytes(mutated(content, rng))
+        with contextlib.suppress(DataError):
+            array = read(path)
+            assert array.ndim in (0, 1, 2, 3)
+            assert array.nbytes < 1 << 30
+
+
+def mutated(content, rng):
+    """A file with a few bytes changed, mostly in its header."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 8)):
+        place = rng.randrange(min(len(data), rng.choice((40, 200, 10**6))))
+        kind = rng.randrange(5)
+        if kind == 0:
+            data[place] = rng.randrange(256)
+        elif kind == 1:
+            data[place] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            data[place : place + 4] = rng.choice((b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff"))
+        elif kind == 3 and len(data) > 8:
+            del data[place : place + rng.randrange(1, 9)]
+        else:
+            data[place:place] = rng.randbytes(rng.randrange(1, 9))
+        if not data:
+            return b""
+    return bytes(data)
