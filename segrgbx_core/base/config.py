@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, Validati
 from pydantic_core import ErrorDetails
 
 from segrgbx_core.base.errors import ConfigError, did_you_mean, shortened
-from segrgbx_core.base.files import expand_home
+from segrgbx_core.base.files import expand_home, read_bytes
 from segrgbx_core.base.yaml_text import MAX_BYTES, parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -173,13 +173,7 @@ def read_yaml(cls: type[ConfigT], path: Path | str, section: Sequence[str] = ())
 
 def read_mapping(path: Path | str, section: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a YAML file as nested plain values; see `read_yaml`."""
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # a path may hold a NUL
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot be read ({reason}); check the path") from None
-    data = parse_yaml(text, str(path))
+    data = parse_yaml(read_bytes(path, MAX_BYTES, ConfigError), str(path))
     for key in section:
         if not isinstance(data, Mapping) or key not in data:
             raise ConfigError(f"{path}: section '{'.'.join(section)}' is missing at '{key}'")

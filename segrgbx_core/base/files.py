@@ -44,6 +44,26 @@ def user_path(text: str) -> Path:
     return Path(path_text(text))
 
 
+def read_bytes(path: Path | str, limit: int, error: type[SegrgbxError] = DataError) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: the file.
+        limit: most bytes.
+        error: what is raised when it cannot be read or is longer.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as cause:  # a path may hold a NUL
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"{path}: cannot be read ({reason}); check the path") from None
+    if len(data) > limit:
+        size = f"{limit >> 30} GiB" if limit >> 30 else f"{limit >> 20} MiB"
+        raise error(f"{path}: is larger than {size}; is it the right file?")
+    return data
+
+
 @contextmanager
 def replacing(
     path: Path | str,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import struct
-import tokenize
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.files import read_bytes
 from segrgbx_core.base.samples import Array
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
@@ -72,7 +71,7 @@ def read_image(path: Path | str) -> Array:
         DataError: when the file is missing, is no complete image, or is larger than
             `MAX_FILE_PIXELS` and `MAX_SIDE` allow.
     """
-    return _decode(_read_bytes(path), str(path), MAX_FILE_PIXELS)
+    return _decode(read_bytes(path, MAX_FILE_BYTES), str(path), MAX_FILE_PIXELS)
 
 
 def read_labels(path: Path | str) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -84,7 +83,7 @@ def read_labels(path: Path | str) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Raises:
         DataError: as `read_image`, or when the file holds no integer ids.
     """
-    data, name = _read_bytes(path), str(path)
+    data, name = read_bytes(path, MAX_FILE_BYTES), str(path)
     _check_header(np.frombuffer(data, np.uint8), name, MAX_FILE_PIXELS)
     indices = _palette_indices(data, name)
     if indices is not None:
@@ -96,31 +95,6 @@ def read_labels(path: Path | str) -> NDArray[np.uint8] | NDArray[np.uint16]:
         raise DataError(f"{path}: labels of {labels.dtype}; expected uint8 or uint16 ids")
     bits = _png_grey_bits(data)
     return labels if bits is None else labels // np.uint8(255 // ((1 << bits) - 1))
-
-
-def read_array(path: Path | str) -> Array:
-    """An array of numbers from a `.npy` file.
-
-    Raises:
-        DataError: when the file is missing, is no complete array of numbers, or is longer than
-            `MAX_FILE_BYTES`.
-    """
-    data = _read_bytes(path)
-    try:
-        file = io.BytesIO(data)
-        version = np.lib.format.read_magic(file)
-        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        shape, _, dtype = read[version[0]](file)
-        # A header may claim any shape, and NumPy makes room for it first.
-        is_whole = math.prod(shape) * dtype.itemsize <= len(data) - file.tell()
-        array = np.load(io.BytesIO(data), allow_pickle=False) if is_whole else None
-    except (*_BROKEN, RecursionError, tokenize.TokenError):
-        raise DataError(f"{path}: is no array of numbers in a .npy file") from None
-    if array is None:
-        raise DataError(f"{path}: ends before its {shape} values of {dtype}; is it complete?")
-    if not np.issubdtype(array.dtype, np.number):
-        raise DataError(f"{path}: holds {array.dtype}; expected numbers")
-    return np.asarray(array)
 
 
 def decode_image(data: bytes | bytearray | memoryview | Array, name: str = "image") -> Array:
@@ -330,18 +304,6 @@ def write_image(path: Path | str, array: Array, quality: int = 90) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _read_bytes(path: Path | str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # a path may hold a NUL
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); check the path") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise DataError(f"{path}: is longer than {MAX_FILE_BYTES >> 30} GiB; expected an image")
-    return data
 
 
 def _swap_red_blue(image: Array) -> Array:

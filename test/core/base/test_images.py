@@ -17,7 +17,6 @@ from segrgbx_core.base.images import (
     encode_image,
     encoded_size,
     image_size,
-    read_array,
     read_image,
     read_labels,
     write_image,
@@ -334,47 +333,6 @@ def test_ids_of_few_bits_are_the_stored_numbers(tmp_path, bits):
     assert read_image(tmp_path / "ids.png").max() == 255
 
 
-def test_arrays_of_numbers(tmp_path):
-    path = tmp_path / "a.npy"
-    for array in (np.arange(6).reshape(2, 3), np.zeros((2, 2), np.float32, order="F")):
-        np.save(path, array)
-        np.testing.assert_array_equal(read_array(path), array)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is no array"),
-        (b"hello", "is no array"),
-        (b"\x93NUMPY\x01\x00\x08\x00(((((((", "is no array"),
-        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "is no array"),
-        (np.array(["text"]), "holds <U4; expected numbers"),
-        (np.array([{}], dtype=object), "is no array"),
-        (np.zeros(3, "O"), "is no array"),
-    ],
-)
-def test_what_is_no_array_of_numbers(tmp_path, content, message):
-    path = tmp_path / "a.npy"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        np.save(path, content, allow_pickle=True)
-    with pytest.raises(DataError, match=rf"a\.npy: {message}"):
-        read_array(path)
-
-
-def test_an_array_that_claims_more_than_it_holds(tmp_path):
-    path = tmp_path / "a.npy"
-    np.save(path, np.zeros((7, 9), np.float32))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(DataError, match="ends before its"):
-        read_array(path)
-    path.write_bytes(whole.replace(b"(7, 9)" + b", }     ", b"(77777, 99)" + b", }"))
-    with pytest.raises(DataError, match="ends before its"):
-        read_array(path)
-
-
 CASES = int(os.environ.get("SEGRGBX_FUZZ_CASES", "300"))
 SEED = int(os.environ.get("SEGRGBX_FUZZ_SEED", "1"))
 
@@ -398,9 +356,6 @@ def originals():
         file = io.BytesIO()
         image.save(file, kind, **options)
         yield from ((file.getvalue(), read) for read in (read_image, read_labels))
-    file = io.BytesIO()
-    np.save(file, rng.integers(0, 9, (5, 6)))
-    yield file.getvalue(), read_array
 
 
 def test_any_mutation_gives_an_image_or_one_sentence(tmp_path):

@@ -116,7 +116,7 @@ class TestArrays:
     def test_a_broken_file_is_named(self, root):
         path = root / "train" / "Image001" / "label.npy"
         path.write_bytes(b"\x93NUMPY broken")
-        with pytest.raises(DataError, match="is no array of labels"):
+        with pytest.raises(DataError, match="is no array of numbers"):
             opened(root)[0]
 
 

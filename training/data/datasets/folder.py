@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segrgbx_core.base.arrays import read_array, read_arrays
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.images import read_image
@@ -163,16 +164,14 @@ def read_x(path: Path, rgb_size: tuple[int, int]) -> Array | Events:
     """
     if path.suffix.lower() not in _ARRAY_SUFFIXES:
         return _flattened(read_image(path))
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return _events({name: loaded[name] for name in loaded.files}, path, rgb_size)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: is no array of numbers ({error})") from None
+    if path.suffix.lower() == ".npz":
+        try:
+            return _events(read_arrays(path), path, rgb_size)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path}: holds no events ({error})") from None
+    return read_array(path)
 
 
 def _flattened(image: Array) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segrgbx_core.base.arrays import read_array
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.images import read_image, read_labels
 from segrgbx_core.labels.label_space import VOID
@@ -150,10 +151,7 @@ def read_values(path: Path) -> NDArray[Any]:
     """
     if path.suffix != ".npy":
         return read_labels(path)
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: is no array of labels ({error})") from None
+    values = read_array(path)
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
         raise DataError(
             f"{path}: shape {values.shape} of {values.dtype}; expected (H, W) of label ids"
