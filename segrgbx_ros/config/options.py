@@ -95,6 +95,18 @@ class PairConfig(Config):
         high=1000,
         dynamic=True,
     )
+    rgb_encoding: str = option(
+        "",
+        doc="encoding of raw RGB images where the driver names a wrong one or none; empty: as in "
+        "the message",
+    )
+    rgb_full_scale: int = option(
+        65535,
+        doc="value of white in RGB images of 16 bits per channel; 4095 for a camera of 12 bits "
+        "whose driver leaves the upper ones 0",
+        low=255,
+        high=65535,
+    )
     x_encoding: str = option(
         "",
         doc="encoding of raw images of X where the driver names a wrong one; empty: as in the "
@@ -151,6 +163,11 @@ class PairConfig(Config):
         return self
 
     def _check_encoding(self) -> None:
+        if self.rgb_encoding and self.rgb_transport is not RgbTransport.RAW:
+            raise ValueError(
+                f"rgb_encoding has no effect with rgb_transport '{self.rgb_transport.value}', "
+                "whose images say themselves what they hold; leave it out"
+            )
         if not self.x_encoding:
             return
         if self.x_stream is Stream.EVENTS:

@@ -226,7 +226,11 @@ def rgb_array(message: Any, encoding: str = "", full_scale: int = WHITE) -> Arra
     Raises:
         EncodingError: as `picture_array`.
     """
-    pixels = picture_array(message, encoding, allowed=RGB_ENCODINGS)
+    return rgb_of(picture_array(message, encoding, allowed=RGB_ENCODINGS), full_scale)
+
+
+def rgb_of(pixels: Array, full_scale: int = WHITE) -> NDArray[np.uint8]:
+    """An RGB picture of 8 bits, (H, W, 3), of what `picture_array` gives."""
     if pixels.dtype == np.uint16:
         pixels = (
             (pixels >> 8).astype(np.uint8)

@@ -19,7 +19,7 @@ from segrgbx_ros.node.health.streams import Patience, StreamHealth, Throttle
 from segrgbx_ros.node.inputs import Inputs
 from segrgbx_ros.node.outputs import DebugOutputs, PairOutputs
 from segrgbx_ros.node.worker import Memory, Worker
-from segrgbx_ros.pairing.pipeline import Pair, Pipeline
+from segrgbx_ros.pairing.pipeline import X_EMPTY, Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor
 
 if TYPE_CHECKING:
@@ -310,6 +310,8 @@ class NodeRuntime:
 
     def _refuse(self, pair: str, cause: str, text: str) -> None:
         """In the worker's thread and in callbacks."""
+        if cause == X_EMPTY:  # the reports tell it, whatever the policy
+            return
         inputs = self._inputs
         if inputs is not None:
             inputs.health[pair].on_refused(cause, text.split("\n", 1)[0])
@@ -323,9 +325,12 @@ class NodeRuntime:
         if self._inputs is not None and self.is_enabled:
             now_ns = time.monotonic_ns()
             for name, health in self._inputs.health.items():
-                counts = self._pipeline[name].counts
+                pipeline = self._pipeline[name]
                 silences = self._inputs.silences(name, now_ns)
-                pairs.append(PairSnapshot(health, counts, silences, self._notes(name)))
+                notes = self._notes(name)
+                pairs.append(
+                    PairSnapshot(health, pipeline.counts, pipeline.reader, silences, notes)
+                )
         return Snapshot(
             config=self._config,
             is_active=self.is_active,

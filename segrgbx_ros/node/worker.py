@@ -18,7 +18,7 @@ from segrgbx_core.base.errors import SegrgbxError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_ros.config.node import BatchConfig
 from segrgbx_ros.node.health.streams import PATIENT, Patience
-from segrgbx_ros.pairing.pipeline import Pair
+from segrgbx_ros.pairing.pipeline import X_EMPTY, EmptyXError, Pair
 
 
 class Predictor(Protocol):
@@ -334,6 +334,8 @@ class Worker:
         """What a step returns, or why it failed."""
         try:
             return step(*arguments), None
+        except EmptyXError as error:
+            return None, _Failure(X_EMPTY, str(error))
         except SegrgbxError as error:
             return None, _Failure("message", str(error))
         except Exception as error:  # the outermost frame: the node outlives any failure of a pass

@@ -12,18 +12,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import NS_PER_MS, Array, Events, RgbxSample, XForm
-from segrgbx_core.sensors import EncodingConfig
-from segrgbx_core.sync.aligner import AlignCounts, Match, PairAligner, event_aligner
+from segrgbx_core.sensors import EncodingConfig, x_content
+from segrgbx_core.sensors.content import XContent, rgb_content
+from segrgbx_core.sync.aligner import (
+    AlignConfig,
+    AlignCounts,
+    Match,
+    OnMissingX,
+    PairAligner,
+    event_aligner,
+)
 from segrgbx_ros.config.node import NodeConfig, PairConfig, Stream, XSource
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.events.stream import EventStream
 from segrgbx_ros.pairing.registration import Registrar
 
-__all__ = ["Pair", "PairPipeline", "Pipeline", "SampleReader", "Stream"]
+__all__ = ["EmptyXError", "Pair", "PairPipeline", "Pipeline", "SampleReader", "Stream"]
 
 
 _GREY = ("mono8", "8UC1", "mono16", "16UC1")
@@ -38,6 +47,8 @@ _RAW = {
     Modality.EVENT: (),
 }
 _ANGLES_IN_ORDER = (Stream.I0, Stream.I45, Stream.I90, Stream.I135)
+_RGB_JUDGED_EVERY = 10
+"""Frames; a lens that is covered stays so for longer, and looking costs a millisecond."""
 _MAX_INCOMPLETE = 8
 """Exposures that may lack an angle at a time; drivers of one sensor are never this far apart."""
 
@@ -78,29 +89,84 @@ class Pair(Match[Any, Any]):
         return self.reader.read(self)
 
 
+X_EMPTY = "x_empty"
+"""Cause under which pairs are counted that are dropped because their X carries nothing."""
+
+
+class EmptyXError(EncodingError):
+    """X carries nothing, and the policy is to drop its pair then."""
+
+
 class SampleReader:
-    """Decodes the messages of one pair.
+    """Decodes the messages of one pair and judges what they carry.
+
+    An X that carries nothing is as good as missing: `sync.on_missing_x` says what becomes of it.
+    Only events may be none, because that is what a still scene gives.
+    One thread reads; others may look at the attributes.
 
     Args:
         name: of the pair.
         config: options of node and replay.
         encoding: how the checkpoint wants X drawn.
+
+    Attributes:
+        num_empty: X without content so far.
+        x_content: of the newest X, None before the first.
+        rgb_content: of a recent RGB image, None before the first.
     """
 
     def __init__(self, name: str, config: NodeConfig, encoding: EncodingConfig) -> None:
         self._options = config.pair(name)
+        self._sync = config.sync
+        self._encoding = encoding
+        self._sensor = config.sensor
         self._rgb_topic = config.topic(name, Stream.RGB)
         self._x_topic = config.topic(name, next(iter(self._options.x_streams.values())))
         self._registrar = Registrar(name, self._options, encoding, config.sensor)
+        self._last: RgbxSample | None = None
+        self._num_read = 0
+        self.num_empty = 0
+        self.x_content: XContent | None = None
+        self.rgb_content: XContent | None = None
+
+    def configure(self, sync: AlignConfig) -> None:
+        """Takes changed rules for an X without content."""
+        self._sync = sync
+
+    def forget(self) -> None:
+        """Forgets the X that could be held."""
+        self._last = None
 
     def read(self, pair: Pair) -> RgbxSample:
-        """See `Pair.sample`."""
+        """See `Pair.sample`.
+
+        Raises:
+            EmptyXError: when X carries nothing and the policy is to drop its pair.
+        """
+        rgb = self._rgb(pair.rgb)
+        if pair.x is None:  # RGB alone
+            return self._sample(pair, rgb, *_black(rgb))
         try:
-            rgb = messages.rgb_array(pair.rgb)
+            sample = self._sample(pair, rgb, *self._x(pair))
+            content = x_content(sample, self._encoding, self._sensor)
         except EncodingError as error:
-            raise EncodingError(f"topic '{self._rgb_topic}': {error}") from None
-        x, form = self._x(pair, rgb)
-        sample = RgbxSample(
+            place = f"topic '{self._x_topic}' ({self._options.modality})"
+            raise EncodingError(f"{place}: {error}") from None
+        self.x_content = content
+        self.num_empty += content.is_empty
+        if not content.is_empty:
+            self._last = sample
+        elif sample.modality is not Modality.EVENT:  # a still scene is no fault of the camera
+            if self._sync.on_missing_x is OnMissingX.RGB_ONLY:
+                return self._sample(pair, rgb, *_black(rgb))
+            sample = self._held(sample, content)
+        try:
+            return self._registrar.register(sample, pair.rgb_info, pair.x_info)
+        except EncodingError as error:
+            raise EncodingError(f"pair '{pair.name}': {error}") from None
+
+    def _sample(self, pair: Pair, rgb: Array, x: Array | Events, form: XForm) -> RgbxSample:
+        return RgbxSample(
             rgb=rgb,
             x=x,
             modality=self._options.modality,
@@ -108,26 +174,38 @@ class SampleReader:
             frame_id=str(pair.rgb.header.frame_id),
             x_form=form,
         )
-        if pair.x is None:
-            return sample
-        try:
-            return self._registrar.register(sample, pair.rgb_info, pair.x_info)
-        except EncodingError as error:
-            raise EncodingError(f"pair '{pair.name}': {error}") from None
 
-    def _x(self, pair: Pair, rgb: Array) -> tuple[Array | Events, XForm]:
+    def _rgb(self, message: Any) -> NDArray[np.uint8]:
+        options = self._options
+        try:
+            pixels = messages.picture_array(
+                message, options.rgb_encoding, allowed=messages.RGB_ENCODINGS
+            )
+        except EncodingError as error:
+            raise EncodingError(f"topic '{self._rgb_topic}': {error}") from None
+        rgb = messages.rgb_of(pixels, options.rgb_full_scale)
+        if self._num_read % _RGB_JUDGED_EVERY == 0:
+            is_scaled = options.rgb_full_scale != messages.WHITE
+            self.rgb_content = rgb_content(rgb if is_scaled else pixels)
+        self._num_read += 1
+        return rgb
+
+    def _held(self, sample: RgbxSample, content: XContent) -> RgbxSample:
+        """The sample with the last X that carried something, where the policy allows."""
+        last = self._last
+        if self._sync.on_missing_x is OnMissingX.HOLD_LAST and last is not None:
+            age_ns = sample.stamp_ns - last.stamp_ns
+            if 0 <= age_ns <= self._sync.max_hold_ms * NS_PER_MS:
+                return replace(sample, x=last.x)
+        raise EmptyXError(f"topic '{self._x_topic}' ({sample.modality}): {content.problem}")
+
+    def _x(self, pair: Pair) -> tuple[Array | Events, XForm]:
         x = pair.x
-        if x is None:  # RGB alone: a black picture of X, as modality dropout in training shows it
-            return np.zeros(rgb.shape, np.uint8), XForm.IMAGE
         if isinstance(x, Events):
             return replace(x, t_ns=x.t_ns - pair.offset_ns), XForm.RAW
-        try:
-            if isinstance(x, tuple):
-                return _stacked([self._pixels(message) for message in x]), self._options.x_form
-            return self._pixels(x), self._options.x_form
-        except EncodingError as error:
-            place = f"topic '{self._x_topic}' ({self._options.modality})"
-            raise EncodingError(f"{place}: {error}") from None
+        if isinstance(x, tuple):
+            return _stacked([self._pixels(message) for message in x]), self._options.x_form
+        return self._pixels(x), self._options.x_form
 
     def _pixels(self, message: Any) -> Array:
         modality, encoding = self._options.modality, self._options.x_encoding
@@ -135,6 +213,11 @@ class SampleReader:
             return messages.picture_array(message, encoding)
         is_mosaic = modality is Modality.POLARIZATION
         return messages.any_array(message, encoding, allowed=_RAW[modality], mosaic=is_mosaic)
+
+
+def _black(rgb: Array) -> tuple[Array, XForm]:
+    """X where RGB goes alone: black, as modality dropout in training shows it."""
+    return np.zeros(rgb.shape, np.uint8), XForm.IMAGE
 
 
 def _stacked(planes: list[Array]) -> Array:
@@ -180,6 +263,7 @@ class PairPipeline:
 
     Attributes:
         name: of the pair.
+        reader: decodes the pairs.
     """
 
     def __init__(self, name: str, config: NodeConfig, encoding: EncodingConfig) -> None:
@@ -197,7 +281,7 @@ class PairPipeline:
         else:
             self._aligner = PairAligner(sync, offset_ns)
         self._angles = AngleSets() if section.x_source is XSource.ANGLES else None
-        self._reader = SampleReader(name, config, encoding)
+        self.reader = SampleReader(name, config, encoding)
         self._infos: dict[Stream, Any] = {}
 
     @property
@@ -215,6 +299,7 @@ class PairPipeline:
     def configure(self, config: NodeConfig) -> None:
         """Takes changed values of dynamic options; what waits stays."""
         self._aligner.configure(config.sync, _offset_ns(config.pair(self.name)))
+        self.reader.configure(config.sync)
 
     def push_message(
         self, stream: Stream, message: Any, now_ns: int, stamp_ns: int | None = None
@@ -256,6 +341,7 @@ class PairPipeline:
     def clear(self) -> None:
         """Forgets all messages that wait; calibrations stay."""
         self._aligner.clear()
+        self.reader.forget()
         if self._events is not None:
             self._events.reset()
         if self._angles is not None:
@@ -289,7 +375,7 @@ class PairPipeline:
             Pair(
                 **vars(match),
                 name=self.name,
-                reader=self._reader,
+                reader=self.reader,
                 rgb_info=rgb_info,
                 x_info=x_info,
             )

@@ -23,7 +23,7 @@ from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.messages.geometry import resized_ids
-from segrgbx_ros.pairing.pipeline import Pair, Pipeline
+from segrgbx_ros.pairing.pipeline import X_EMPTY, EmptyXError, Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor, pair_labels
 from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.ground_truth import GroundTruth, translator
@@ -48,6 +48,7 @@ class _Tally:
     held: int = 0
     rgb_only: int = 0
     unreadable: int = 0
+    empty: int = 0
     first_fault: str = ""
     skews_ms: list[float] = field(default_factory=list)
     stages_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -159,6 +160,10 @@ class _Run:
                 self.segmenter.warm_up(sample.rgb.shape[:2], [sample.modality])
                 self._is_warm = True
             prediction = self._predictor.answer(sample, paired.name)
+        except EmptyXError as error:
+            tally.empty += 1
+            tally.first_fault = tally.first_fault or str(error)
+            return
         except EncodingError as error:
             tally.refuse(error)
             return
@@ -216,6 +221,8 @@ class _Run:
     def _pair_report(self, pair: str, routes: Routes) -> PairReport:
         tally, counts = self._tallies[pair], self.pipeline[pair].counts
         dropped = {cause: count for cause, count in counts.dropped.items() if count}
+        if tally.empty:
+            dropped[X_EMPTY] = tally.empty
         if tally.unreadable:
             dropped[UNREADABLE] = tally.unreadable
         scores = None

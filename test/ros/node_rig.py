@@ -31,6 +31,13 @@ LATCHED = QoSProfile(
 BEST_EFFORT = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.RELIABLE)
 HEIGHT, WIDTH = 48, 64
+WARM = np.add.outer(np.arange(24), np.arange(30)).astype(np.uint16) * 20 + 29000
+"""A thermal image that shows something, in counts."""
+
+
+def depth_plane(height=24, width=30):
+    """A wall that is not quite square to the camera, in m."""
+    return np.tile(np.linspace(2.0, 2.01, width, dtype=np.float32), (height, 1))
 
 
 class Rig:
@@ -131,7 +138,7 @@ def rgb_image(stamp, height=HEIGHT, width=WIDTH):
 
 
 def x_image(stamp, pixels=None, encoding="16UC1"):
-    pixels = np.full((24, 30), 29315, np.uint16) if pixels is None else pixels
+    pixels = WARM if pixels is None else pixels
     return header(fill_image(Image(), pixels, encoding), stamp, "x_optical")
 
 

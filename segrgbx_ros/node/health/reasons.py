@@ -14,6 +14,7 @@ from segrgbx_core.sync.aligner import AlignCounts
 from segrgbx_ros.config.node import DiagnosticsConfig
 from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Recent, StreamHealth
 from segrgbx_ros.node.worker import WorkReport
+from segrgbx_ros.pairing.pipeline import X_EMPTY, SampleReader
 
 if TYPE_CHECKING:
     from segrgbx_ros.load_model import MemoryFacts  # torch ring: never imported from here
@@ -131,6 +132,31 @@ def input_status(
     return Status(
         level, f"{health.pair} input", "; ".join(errors or warnings) or "receiving", values
     )
+
+
+def content_notes(health: PairHealth, reader: SampleReader) -> list[str]:
+    """What is wrong with what the newest messages carry, one sentence for each input.
+
+    Args:
+        health: of the pair.
+        reader: of its messages.
+    """
+    topics = [stream.topic for stream in health.inputs.values()]
+    contents = ((topics[0], reader.rgb_content), (topics[1], reader.x_content))
+    return [f"'{topic}': {one.problem}" for topic, one in contents if one and one.problem]
+
+
+def content_values(reader: SampleReader) -> dict[str, Any]:
+    """Figures on what the newest X carries."""
+    values: dict[str, Any] = {"x_empty": reader.num_empty}
+    content = reader.x_content
+    if content is not None:
+        values |= {
+            "x_valid": f"{content.valid:.3f}",
+            "x_usable": f"{content.usable:.3f}",
+            "x_range": f"{content.low:.4g} to {content.high:.4g} {content.unit}",
+        }
+    return values
 
 
 def _depth_note(encoding: str) -> str:
@@ -254,8 +280,9 @@ def inference_status(
     if report.latencies_ms:
         median, slowest = np.percentile(report.latencies_ms, [50, 95])
         values |= {"latency_p50_ms": f"{median:.1f}", "latency_p95_ms": f"{slowest:.1f}"}
-    if report.failed:
-        causes = ", ".join(f"{count} by {cause}" for cause, count in report.failed.items())
+    failed = {cause: count for cause, count in report.failed.items() if cause != X_EMPTY}
+    if failed:
+        causes = ", ".join(f"{count} by {cause}" for cause, count in failed.items())
         return Status(ERROR, "inference", f"pairs without an answer: {causes}", values)
     if slowest > limits.max_latency_ms:
         text = f"latency {slowest:.0f} ms is above {limits.max_latency_ms:g} ms"

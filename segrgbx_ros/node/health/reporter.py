@@ -17,6 +17,7 @@ from segrgbx_ros.node.health import reasons
 from segrgbx_ros.node.health.reasons import ERROR, OK, WARN, Status
 from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Patience, Throttle
 from segrgbx_ros.node.worker import WorkReport
+from segrgbx_ros.pairing.pipeline import SampleReader
 
 if TYPE_CHECKING:
     from segrgbx_core.runtime.segmenter import Segmenter
@@ -35,12 +36,14 @@ class PairSnapshot:
     Attributes:
         health: its counts.
         counts: of its aligner.
+        reader: judges what its messages carry.
         silences: why nothing arrives, one sentence for each silent topic.
         notes: what its answers lack, one sentence each.
     """
 
     health: PairHealth
     counts: AlignCounts
+    reader: SampleReader
     silences: Sequence[str]
     notes: Sequence[str]
 
@@ -171,7 +174,9 @@ class Reporter:
             self._lost_events[health.pair, advice] = count
             if lost > 0:
                 notes.append(f"{lost} {advice}")
+        notes += reasons.content_notes(health, pair.reader)
         state = reasons.input_status(health, pair.silences, config.diagnostics, notes)
+        state = replace(state, values={**state.values, **reasons.content_values(pair.reader)})
         sync = reasons.sync_status(
             health,
             counts,

@@ -10,7 +10,7 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
 import torch  # noqa: E402
-from node_rig import HEIGHT, STAMPS, WIDTH, ask, header, rgb_image  # noqa: E402
+from node_rig import HEIGHT, STAMPS, WIDTH, ask, depth_plane, header, rgb_image  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
@@ -135,7 +135,7 @@ def test_all_counts_begin_with_an_activation(rig):
 
 
 def depth_pair():
-    return rgb_image(0), fill_image(Image(), torch.full((24, 30), 2.0).numpy(), "32FC1")
+    return rgb_image(0), fill_image(Image(), depth_plane(), "32FC1")
 
 
 def figures(one):
@@ -158,7 +158,7 @@ def test_a_new_offset_shows_in_the_distances(rig):
 
     def send():
         stamp = next(STAMPS)
-        x = header(fill_image(Image(), torch.full((24, 30), 2.0).numpy(), "32FC1"), stamp)
+        x = header(fill_image(Image(), depth_plane(), "32FC1"), stamp)
         x.header.stamp.nanosec += 40 * MS
         one.say("thermal/x/image", x)
         one.say("thermal/rgb/image", rgb_image(stamp))

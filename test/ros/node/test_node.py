@@ -14,8 +14,10 @@ from node_rig import (  # noqa: E402
     HEIGHT,
     LATCHED,
     STAMPS,
+    WARM,
     WIDTH,
     ask,
+    depth_plane,
     header,
     rgb_image,
     x_image,
@@ -101,9 +103,7 @@ def test_compressed_inputs_arrive_under_the_remapped_base_name(rig):
     rgb = CompressedImage(
         format="jpeg", data=encode_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), ".jpg")
     )
-    x = CompressedImage(
-        format="16UC1; png compressed ", data=encode_image(np.full((24, 30), 29315, np.uint16))
-    )
+    x = CompressedImage(format="16UC1; png compressed ", data=encode_image(WARM))
     header(rgb, 1)
     header(x, 1)
     one.say("thermal/x/image/compressed", x)
@@ -120,7 +120,7 @@ def test_compressed_inputs_arrive_under_the_remapped_base_name(rig):
     ("modality", "rgb", "x", "reason"),
     [
         ("thermal", None, ("8UC3", np.zeros((4, 4, 3), np.uint8)), "encoding '8UC3' is not supp"),
-        ("thermal", "empty", None, "size 0x0 is empty"),
+        ("thermal", "empty", None, "size 0x0 px; taken are"),
         ("thermal", "short", None, "needs 9216"),
         ("depth", None, ("mono8", np.zeros((4, 4), np.uint8)), "use 16UC1, mono16, 32FC1"),
     ],
@@ -128,7 +128,7 @@ def test_compressed_inputs_arrive_under_the_remapped_base_name(rig):
 def test_bad_messages_are_named_counted_and_survived(rig, capfd, modality, rgb, x, reason):
     one = rig(pairs=[modality])
     masks = one.hear(f"{modality}/mask")
-    good_x = {"x": x_image(0, np.ones((9, 9), np.float32), "32FC1")}
+    good_x = {"x": x_image(0, (WARM / 1000).astype(np.float32), "32FC1")}
     bad_rgb = rgb_image(0)
     if rgb == "empty":
         bad_rgb = Image(encoding="rgb8")
@@ -156,10 +156,12 @@ def test_unset_stamps_are_reported(rig):
     one.until(lambda: one.says("thermal input", "stamp is zero", 2))
 
 
-def test_nan_depth_and_another_resolution_are_fine(rig):
+def test_depth_with_gaps_and_another_resolution_are_fine(rig):
     one = rig(pairs=["depth"])
     masks = one.hear("depth/mask")
-    ask(one, "depth", x=x_image(0, np.full((30, 40), np.nan, np.float32), "32FC1"))
+    depth = depth_plane(30, 40)
+    depth[5:, ::2] = np.nan
+    ask(one, "depth", x=x_image(0, depth, "32FC1"))
     one.until(lambda: masks)
     assert (masks[0].height, masks[0].width) == (HEIGHT, WIDTH)
 

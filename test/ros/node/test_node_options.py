@@ -11,7 +11,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
-from node_rig import BEST_EFFORT, HEIGHT, LATCHED, WIDTH, ask, header, x_image  # noqa: E402
+from node_rig import BEST_EFFORT, HEIGHT, LATCHED, WIDTH, ask, depth_plane, header, x_image  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 from std_msgs.msg import Float64, String  # noqa: E402
@@ -37,7 +37,7 @@ def test_pairs_with_labels_of_their_own(rig):
     assert [known[pair]["label_space"] for pair in known] == ["mfnet", "unified"]
     one.pump(0.2)
     ask(one)
-    ask(one, "depth", x=x_image(0, np.full((24, 30), 2.0, np.float32), "32FC1"))
+    ask(one, "depth", x=x_image(0, depth_plane(), "32FC1"))
     one.until(lambda: all(masks.values()))
     for pair, heard in masks.items():
         assert set(np.unique(image_array(heard[0]))) <= {c["id"] for c in known[pair]["classes"]}
@@ -83,7 +83,7 @@ def test_answers_on_another_grid_bring_its_calibration(rig, output, size):
     given = CameraInfo(width=WIDTH, height=HEIGHT, k=[float(value) for value in k])
     one.say("depth/rgb/camera_info", given)
     one.pump(0.3)
-    rgb = ask(one, "depth", x=x_image(0, np.full((24, 30), 2.0, np.float32), "32FC1"))
+    rgb = ask(one, "depth", x=x_image(0, depth_plane(), "32FC1"))
     one.until(lambda: all(images) and infos and clouds)
     for heard in (*images, infos, clouds):
         assert (heard[0].height, heard[0].width) == size

@@ -187,9 +187,10 @@ SENDER = textwrap.dedent(
     def new(key):
         return int(values[key]) - int(before[key])
 
+    counts = np.add.outer(np.arange(29000, 29512), np.arange(640))
     pictures = (
         fill_image(Image(), np.random.randint(0, 255, (720, 1280, 3), np.uint8), "rgb8"),
-        fill_image(Image(), np.full((512, 640), 29315, np.uint16), "16UC1"),
+        fill_image(Image(), counts.astype(np.uint16), "16UC1"),
     )
     start = time.monotonic()
     for number in range(NUMBER):

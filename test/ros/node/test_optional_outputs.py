@@ -8,7 +8,18 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytestmark = pytest.mark.ros
 
-from node_rig import HEIGHT, LATCHED, STAMPS, WIDTH, ask, header, rgb_image, x_image  # noqa: E402
+from node_rig import (  # noqa: E402
+    HEIGHT,
+    LATCHED,
+    STAMPS,
+    WARM,
+    WIDTH,
+    ask,
+    depth_plane,
+    header,
+    rgb_image,
+    x_image,
+)
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2  # noqa: E402
 from std_msgs.msg import Float64, String  # noqa: E402
@@ -28,7 +39,7 @@ def test_a_depth_pair_gives_a_labelled_cloud(rig):
     masks, clouds = one.hear("depth/mask"), one.hear("depth/points", PointCloud2)
     one.say("depth/rgb/camera_info", info())
     one.pump(0.3)
-    depth = np.full((24, 32), 2.0, np.float32)
+    depth = depth_plane(24, 32)
     rgb = ask(one, "depth", x=x_image(0, depth, "32FC1"))
     one.until(lambda: masks and clouds)
     assert clouds[0].header == rgb.header
@@ -47,7 +58,7 @@ def test_a_depth_pair_gives_a_labelled_cloud(rig):
 
 def test_a_cloud_that_lacks_its_calibration_says_so(rig):
     one = rig(pairs=["depth"], **SIZE)
-    depth = np.full((24, 32), 2.0, np.float32)
+    depth = depth_plane(24, 32)
 
     def warned():
         ask(one, "depth", x=x_image(0, depth, "32FC1"))
@@ -155,7 +166,7 @@ def test_x_is_registered_onto_the_rgb_grid(rig):
     )
     masks, previews = one.hear("depth/mask"), one.hear("depth/x/preview")
     one.pump(0.2)
-    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    depth = depth_plane(HEIGHT, WIDTH)
     ask(one, "depth", x=x_image(0, depth, "32FC1"))
     one.until(lambda: one.says("depth input", "registration needs topic 'depth/rgb/camera_in", 2))
     one.say("depth/rgb/camera_info", info())
@@ -178,7 +189,7 @@ def test_one_topic_per_polarizer_angle(rig):
     masks = one.hear("polarization/mask")
     stamp = next(STAMPS)
     for angle in (0, 45, 90, 135):
-        image = fill_image(Image(), np.full((24, 30), 40 + angle, np.uint8), "mono8")
+        image = fill_image(Image(), (WARM // 200 + angle // 3).astype(np.uint8), "mono8")
         one.say(f"polarization/x/i{angle}", header(image, stamp))
     one.say("polarization/rgb/image", rgb_image(stamp))
     one.until(lambda: masks)
@@ -193,12 +204,13 @@ def test_one_view_of_many_in_a_light_field(rig):
     masks, previews = one.hear("light_field/mask"), one.hear("light_field/x/preview")
     one.pump(0.2)
     tiles = np.zeros((48, 90, 3), np.uint8)
-    tiles[24:, 30:60] = 77
+    tiles[24:, 30:45], tiles[24:, 45:60] = 77, 99
     ask(one, "light_field", x=x_image(0, tiles, "rgb8"))
     one.until(lambda: masks and previews)
     preview = image_array(previews[0])
     assert preview.shape == (24, 30, 3)
-    assert (preview == 77).all()
+    assert (preview[:, :15] == 77).all()
+    assert (preview[:, 15:] == 99).all()
 
 
 TILES = {"layout": "tiled", "rows": 2, "cols": 3, "view_index": 4}

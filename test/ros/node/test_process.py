@@ -76,8 +76,9 @@ FEEDER = textwrap.dedent(
     feeder = rclpy.create_node("feeder")
     rgb = feeder.create_publisher(Image, "thermal/rgb/image", 10)
     x = feeder.create_publisher(Image, "thermal/x/image", 10)
+    counts = np.arange(29000, 29720, dtype=np.uint16).reshape(24, 30)
     images = (fill_image(Image(), np.full((48, 64, 3), 9, np.uint8), "rgb8"),
-              fill_image(Image(), np.full((24, 30), 29315, np.uint16), "16UC1"))
+              fill_image(Image(), counts, "16UC1"))
     while True:
         stamp = feeder.get_clock().now().to_msg()
         for publisher, image in zip((rgb, x), images):

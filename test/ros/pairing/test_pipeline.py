@@ -16,7 +16,7 @@ from segrgbx_core.sensors import EncodingConfig
 from segrgbx_ros.config.node import BatchConfig, Stream, node_config
 from segrgbx_ros.node.health.streams import Patience
 from segrgbx_ros.node.worker import Worker
-from segrgbx_ros.pairing.pipeline import Pipeline
+from segrgbx_ros.pairing.pipeline import EmptyXError, Pipeline
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
@@ -28,11 +28,16 @@ def message(pixels, encoding, stamp_ms, frame="camera"):
 
 
 def rgb(stamp_ms, height=8, width=10):
-    return message(np.full((height, width, 3), 7, np.uint8), "rgb8", stamp_ms)
+    return message(textured((height, width, 3), np.uint8), "rgb8", stamp_ms)
 
 
-def thermal(stamp_ms, value=29315):
-    return message(np.full((4, 5), value, np.uint16), "16UC1", stamp_ms, "thermal")
+def textured(shape, dtype, first=0, step=7):
+    """An image that shows something."""
+    return (first + step * np.arange(np.prod(shape))).reshape(shape).astype(dtype)
+
+
+def thermal(stamp_ms):
+    return message(textured((4, 5), np.uint16, 29315), "16UC1", stamp_ms, "thermal")
 
 
 def pipeline_of(**values):
@@ -134,9 +139,11 @@ def test_encodings_must_make_sense_for_the_modality(modality, encoding, works):
     shapes = {"rgb8": (4, 4, 3), "8UC4": (4, 4, 4)}
     dtype = {"3": np.float32, "1": np.uint16}.get(encoding[0], np.uint8)
     dtype = np.uint16 if encoding == "mono16" else dtype
-    pipeline = pipeline_of(pairs=[modality])
+    layout = "channels4" if encoding == "8UC4" else "mosaic"
+    pipeline = pipeline_of(pairs=[modality], **{"sensor.polarization.layout": layout})
     pipeline.push_message(modality, Stream.RGB, rgb(0), 0)
-    x = message(np.zeros(shapes.get(encoding, (4, 4)), dtype), encoding, 0)
+    first = 0 if dtype == np.uint8 else 2000
+    x = message(textured(shapes.get(encoding, (4, 4)), dtype, first), encoding, 0)
     (paired,) = pipeline.push_message(modality, Stream.X, x, 0)
     if works:
         is_mosaic = encoding.startswith("bayer")
@@ -152,10 +159,11 @@ def test_encodings_must_make_sense_for_the_modality(modality, encoding, works):
 def test_the_drivers_wrong_encoding_is_overruled_by_option():
     pipeline = pipeline_of(**{"thermal.x_encoding": "mono16"})
     pipeline.push_message("thermal", Stream.RGB, rgb(0), 0)
-    wrong = message(np.full((4, 4), 30000, np.uint16), "16UC1", 0)
+    counts = textured((4, 4), np.uint16, 30000)
+    wrong = message(counts, "16UC1", 0)
     wrong.encoding = "bayer_rggb16"
     (paired,) = pipeline.push_message("thermal", Stream.X, wrong, 0)
-    assert (paired.sample().x == 30000).all()
+    assert (paired.sample().x == counts).all()
 
 
 def test_drawn_pictures_go_through_the_other_door():
@@ -163,6 +171,90 @@ def test_drawn_pictures_go_through_the_other_door():
     pipeline.push_message("event", Stream.RGB, rgb(0), 0)
     (paired,) = pipeline.push_message("event", Stream.X, rgb(0), 0)
     assert paired.sample().x_form is XForm.IMAGE
+
+
+# ---- what messages carry ----
+
+
+def empty(stamp_ms):
+    return message(np.full((4, 5), 29315, np.uint16), "16UC1", stamp_ms, "thermal")
+
+
+def pushed(pipeline, stamp_ms, x):
+    pipeline.push_message("thermal", Stream.X, x, 0)
+    (paired,) = pipeline.push_message("thermal", Stream.RGB, rgb(stamp_ms), 0)
+    return paired
+
+
+def test_an_x_without_content_is_dropped_where_a_missing_one_is():
+    pipeline = pipeline_of()
+    with pytest.raises(EmptyXError, match=r"topic 'thermal/x/image' \(thermal\): flat"):
+        pushed(pipeline, 0, empty(0)).sample()
+    reader = pipeline["thermal"].reader
+    assert (reader.num_empty, reader.x_content.is_empty) == (1, True)
+    assert pushed(pipeline, 50, thermal(50)).sample().x.any()
+    assert (reader.num_empty, reader.x_content.problem) == (1, "")
+
+
+def test_rgb_goes_alone_where_x_carries_nothing():
+    pipeline = pipeline_of(**{"sync.on_missing_x": "rgb_only"})
+    sample = pushed(pipeline, 0, empty(0)).sample()
+    assert sample.x_form is XForm.IMAGE
+    assert not sample.x.any()
+    assert pipeline["thermal"].reader.num_empty == 1
+
+
+def test_the_last_x_with_content_is_held_as_long_as_it_may():
+    pipeline = pipeline_of(**{"sync.on_missing_x": "hold_last", "sync.max_hold_ms": 100})
+    with pytest.raises(EmptyXError):
+        pushed(pipeline, 0, empty(0)).sample()
+    good = pushed(pipeline, 50, thermal(50)).sample()
+    held = pushed(pipeline, 140, empty(140)).sample()
+    assert (held.x == good.x).all()
+    assert held.stamp_ns == START + 140 * MS
+    with pytest.raises(EmptyXError):
+        pushed(pipeline, 200, empty(200)).sample()
+    pushed(pipeline, 250, thermal(250)).sample()
+    pipeline.clear()
+    with pytest.raises(EmptyXError):
+        pushed(pipeline, 300, empty(300)).sample()
+
+
+def test_the_policy_may_change_while_it_runs():
+    pipeline = pipeline_of()
+    waiting = pushed(pipeline, 0, empty(0))
+    pipeline.configure(node_config({"sync.on_missing_x": "rgb_only"}))
+    assert waiting.sample().x_form is XForm.IMAGE
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({}, "12 bits in the low end of 16"), ({"thermal.rgb_full_scale": 4095}, "")],
+)
+def test_rgb_of_12_bits_in_16_is_named_and_cured(options, problem):
+    pipeline = pipeline_of(**options)
+    pixels = textured((8, 10, 3), np.uint16, step=17)
+    pipeline.push_message("thermal", Stream.X, thermal(0), 0)
+    image_16 = message(pixels, "rgb16", 0)
+    (paired,) = pipeline.push_message("thermal", Stream.RGB, image_16, 0)
+    brightest = paired.sample().rgb.max()
+    assert problem in pipeline["thermal"].reader.rgb_content.problem
+    assert brightest == (253 if options else pixels.max() >> 8)
+
+
+def test_an_rgb_image_without_the_name_of_its_encoding_is_read_by_option():
+    nameless = rgb(0)
+    nameless.encoding = ""
+    for options, works in (({}, False), ({"thermal.rgb_encoding": "bgr8"}, True)):
+        pipeline = pipeline_of(**options)
+        pipeline.push_message("thermal", Stream.X, thermal(0), 0)
+        (paired,) = pipeline.push_message("thermal", Stream.RGB, nameless, 0)
+        if works:
+            wanted = textured((8, 10, 3), np.uint8)[..., ::-1]
+            assert (paired.sample().rgb == wanted).all()
+        else:
+            with pytest.raises(EncodingError, match="encoding '' is not supported here"):
+                paired.sample()
 
 
 # ---- the worker ----

@@ -226,12 +226,11 @@ def test_the_pipeline_hands_calibrations_on():
     for stream in config.info_streams("depth"):
         assert pipeline.push_message("depth", stream, info(), 0) == []
     pipeline.push_message("depth", Stream.RGB, message(np.zeros((60, 80, 3), np.uint8), "rgb8"), 0)
-    (paired,) = pipeline.push_message(
-        "depth", Stream.X, message(np.full((60, 80), 700, np.uint16), "16UC1"), 0
-    )
+    depth = np.tile(np.arange(1621, 1701, dtype=np.uint16), (60, 1))
+    (paired,) = pipeline.push_message("depth", Stream.X, message(depth, "16UC1"), 0)
     found = paired.sample()
     assert found.x.dtype == np.float32
-    assert np.nanmax(found.x) == pytest.approx(0.7)
+    assert np.nanmax(found.x) == pytest.approx(1.7)
 
 
 def message(pixels, encoding, stamp_s=5):
