@@ -1,17 +1,17 @@
-"""The architecture in words: modules grouped by their job, and which group imports which.
+"""The architecture in words: the folders, their modules, and which folder imports which.
 
-The groups are a choice, made here; rings, libraries and arrows are read from the source.
+Everything is read: folders from import-linter's layers, purposes from docstrings, the rest from
+the imports.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
+import ast
+from dataclasses import dataclass
 from functools import cache
 
 import import_graph
+from importlinter.api import read_configuration
 
 HEAVY = "torch"
 """What parts the two import rings: modules that reach it take seconds to import."""
@@ -23,11 +23,12 @@ SHOWN_LIBRARIES = (
 
 @dataclass(frozen=True)
 class Group:
-    """Modules of one package that do one job.
+    """The modules of one folder.
 
     Attributes:
         package: which package.
-        title: the job.
+        title: name of the folder.
+        purpose: what it is for.
         members: names below the package.
         heavy: which of them reach torch when they are imported.
         libraries: what the members import from outside, the telling ones.
@@ -35,6 +36,7 @@ class Group:
 
     package: str
     title: str
+    purpose: str
     members: tuple[str, ...]
     heavy: tuple[str, ...]
     libraries: tuple[str, ...]
@@ -55,104 +57,61 @@ class Arrow:
     is_late: bool
 
 
-COMMANDS = "__main__"
-REST = "*"
-# package: (job, patterns of names below the package), from what is started down to what everything
-# stands on. The first that fits takes a module; then `__main__` takes what `python -m` runs, and
-# `*` the rest.
-JOBS: dict[str, tuple[tuple[str, str], ...]] = {
-    "segrgbx_ros": (
-        ("demo, soak test, timing", "demo* soak overhead roundtrip feeder live player"),
-        (
-            "the live node",
-            "node session worker inputs outputs params reporter diagnostics debug qos watches "
-            "event_frames*",
-        ),
-        (
-            "replay: recordings, scored",
-            "replay evaluation sinks report truth bags bag_writer topics",
-        ),
-        ("checkpoint and options to a model", "loading"),
-        (
-            "messages to pairs",
-            "pipeline angles event_* registration geometry messages points compressed_depth",
-        ),
-        ("options and labels of the node", "config *options *label* parameter_table"),
-    ),
-    "segrgbx_core": (
-        ("bench: time, size, comparison", "bench compare* cost latency startup"),
-        ("export to ONNX and AOT", "export export_graphs parity"),
-        (
-            "Segmenter: samples to predictions",
-            "inference engine* *_engine exported aot_package scene_cache decode side_stream "
-            "stage_clock cuda_graph heap devices probabilities",
-        ),
-        ("checkpoints and tensors", "checkpoint batch staging"),
-        ("the paper's network; baselines", "model model.* tensor_files"),
-        ("encoders: sensor data to X images", "encoders* images overlay"),
-        ("pairing by stamp", "align* x_buffers"),
-        ("label spaces and scores", "label* metrics"),
-        ("records, options, errors", "config errors modality samples *options"),
-    ),
-    "training": (
-        ("commands", f"{COMMANDS} arms"),
-        (
-            "scores, tables, pictures",
-            "scores* ablation* benchmark* drawing* pictures* speed_cost_report synthetic.gallery "
-            "evaluate",
-        ),
-        (
-            "stage 1: MA-CLIP",
-            "ma_clip_run pairs contrastive text_tower lora retrieval captioners captions",
-        ),
-        ("stage 2: segmentation", REST),
-        ("readers of the data sets", "datasets* audit"),
-        ("rendered world with five sensors", "synthetic synthetic.*"),
-    ),
-}
+ORDER = ("segrgbx_ros", "segrgbx_core", "training")
+"""Packages from left to right."""
+COMMANDS = "commands"
+_FORMER = ("datasets", "synthetic")
+"""Former folders of `training`, kept for the names of their commands."""
 
 
 @cache
 def groups() -> tuple[Group, ...]:
-    """Every group that has members, by package, in the order of `JOBS`.
+    """Every folder with its modules, by package, in the order of import-linter's layers.
 
-    Raises:
-        LookupError: when a module fits no job.
+    The modules at the top of `training` are the first group: its commands.
     """
-    taken: dict[tuple[str, str], list[str]] = {}
-    for module in import_graph.modules():
-        package, _, name = module.partition(".")
-        if name:
-            taken.setdefault((package, _job(package, name)), []).append(name)
-    return tuple(
-        _group(package, job, taken[package, job])
-        for package, jobs in JOBS.items()
-        for job, _ in jobs
-        if (package, job) in taken
-    )
+    found = []
+    for package, folders in _folders().items():
+        names = [
+            name.partition(".")[2]
+            for name in import_graph.modules()
+            if name.startswith(f"{package}.")
+        ]
+        if package == "training":
+            commands = [n for n in names if "." not in n and n not in (*folders, *_FORMER)]
+            found.append(_group(package, COMMANDS, "parse, call, print", commands))
+        for folder in folders:
+            members = [n for n in names if f"{n}.".startswith(f"{folder}.") and n != folder]
+            purpose = _purpose(f"{package}.{folder}")
+            found.append(_group(package, folder, purpose, members or [folder]))
+    return tuple(found)
 
 
-def _job(package: str, name: str) -> str:
-    path = import_graph.modules()[f"{package}.{name}"]
-    is_command = '__name__ == "__main__"' in path.read_text(encoding="utf-8")
-    jobs = {pattern: job for job, patterns in JOBS[package] for pattern in patterns.split()}
-    special = {COMMANDS: is_command, REST: True}
-    for pattern, job in jobs.items():
-        if pattern not in special and fnmatch(name, pattern):
-            return job
-    for pattern, fits in special.items():
-        if fits and pattern in jobs:
-            return jobs[pattern]
-    raise LookupError(f"{path}: fits no job in docs/tools/architecture.py; name it in JOBS")
+@cache
+def _folders() -> dict[str, list[str]]:
+    """Folders of each package from the top layer down."""
+    folders = {}
+    for contract in read_configuration()["contracts_options"]:
+        if contract["type"] == "layers" and contract["containers"][0] in import_graph.PACKAGES:
+            layers = [part.strip() for one in contract["layers"] for part in one.split("|")]
+            folders[contract["containers"][0]] = layers
+    return {package: folders[package] for package in ORDER}
 
 
-def _group(package: str, title: str, names: list[str]) -> Group:
+def _purpose(module: str) -> str:
+    """The first sentence of a module's docstring."""
+    tree = ast.parse(import_graph.modules()[module].read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").split("\n")[0].split(";")[0].rstrip(".")
+
+
+def _group(package: str, title: str, purpose: str, names: list[str]) -> Group:
     modules = {name: f"{package}.{name}" for name in names}
     heavy = [name for name in names if _reaches_torch(modules[name])]
     used = frozenset[str]().union(*(import_graph.libraries(one) for one in modules.values()))
     return Group(
         package=package,
         title=title,
+        purpose=purpose,
         members=tuple(names),
         heavy=tuple(heavy),
         libraries=tuple(one for one in SHOWN_LIBRARIES if one in used),
@@ -202,9 +161,3 @@ def _follows(source: int, target: int, edges: set[tuple[int, int]]) -> bool:
             seen.add(here)
             waiting.extend(b for a, b in edges if a == here and b != source)
     return False
-
-
-def digest() -> str:
-    """Changes with anything that the picture shows."""
-    shown = [[asdict(group) for group in groups()], [asdict(arrow) for arrow in arrows()]]
-    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()

@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from architecture import Arrow, Group, arrows, digest, groups
+from architecture import COMMANDS, ORDER, Arrow, Group, arrows, groups
 from import_graph import ROOT
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 PICTURE = ROOT / "docs" / "images" / "architecture.png"
-DIGEST_KEY = "Imports"
 PURPOSE = {
     "segrgbx_ros": "knows topics, messages, recordings",
     "segrgbx_core": "needed to use a checkpoint",
@@ -23,8 +21,10 @@ PURPOSE = {
 }
 # Inches throughout; y grows downwards.
 COLUMN, GAP, MARGIN = 4.7, 1.6, 0.75
-TOP, BETWEEN, LINE, PAD = 1.2, 0.34, 0.165, 0.1
-NAME_PT, TITLE_PT = 8.0, 10.5
+TOP, BETWEEN, LINE, PAD, HEAD = 1.2, 0.34, 0.165, 0.1, 0.52
+NAME_PT, TITLE_PT, PURPOSE_PT = 8.0, 10.5, 8.5
+LETTERS = 72
+"""Of a purpose that fit into a box."""
 # An advance of the monospaced font, in parts of its size.
 ADVANCE = 0.602
 NUMPY_RING, TORCH_RING = ("#e3eefb", "#1c5a9c"), ("#fdeedd", "#b4560f")
@@ -52,7 +52,7 @@ class Box:
     @property
     def height(self) -> float:
         """Height that the title and the names need."""
-        return 0.34 + LINE * len(self.rows) + PAD
+        return HEAD + LINE * len(self.rows) + PAD
 
     @property
     def middle(self) -> float:
@@ -68,18 +68,17 @@ class Box:
 def rows_of(group: Group) -> list[list[tuple[str, int, bool]]]:
     """Names broken into lines: text, column, and whether importing it imports torch."""
     width = int((COLUMN - 2 * PAD) / (ADVANCE * NAME_PT / 72))
-    folders = {
-        name for name in group.members for other in group.members if other.startswith(f"{name}.")
-    }
+    names = [name.removeprefix(f"{group.title}.") for name in group.members]
+    folders = {name for name in names for other in names if other.startswith(f"{name}.")}
     rows: list[list[tuple[str, int, bool]]] = [[]]
     column = 0
-    for name in group.members:
+    for name, module in zip(names, group.members, strict=True):
         parent, _, last = name.rpartition(".")
         word = f"{last}/" if name in folders else last if parent in folders else name
         if column + len(word) > width:
             rows.append([])
             column = 0
-        rows[-1].append((word, column, name in group.heavy))
+        rows[-1].append((word, column, module in group.heavy))
         column += len(word) + 2
     return rows
 
@@ -87,7 +86,7 @@ def rows_of(group: Group) -> list[list[tuple[str, int, bool]]]:
 def place() -> list[Box]:
     """One box per group, in a column per package, from top to bottom."""
     boxes = []
-    for number, package in enumerate(PURPOSE):
+    for number, package in enumerate(ORDER):
         y = TOP
         for group in groups():
             if group.package == package:
@@ -110,6 +109,21 @@ def sides(one: Box, other: Box, boxes: list[Box]) -> tuple[str, str]:
     return outer, outer
 
 
+def title_of(group: Group) -> str:
+    """Name of a folder with its slash, of a module with its ending."""
+    if group.title == COMMANDS:
+        return COMMANDS
+    return f"{group.title}.py" if group.members == (group.title,) else f"{group.title}/"
+
+
+def shortened(purpose: str) -> str:
+    """A sentence without the last of its clauses, as many as do not fit into a box."""
+    text = purpose.replace("`", "")
+    while len(text) > LETTERS or text.count("(") != text.count(")"):
+        text = text.rpartition(",")[0]
+    return text
+
+
 def draw_box(axes: Axes, box: Box) -> None:
     """The box with its title, its libraries and its modules."""
     fill, edge = TORCH_RING if box.is_heavy else NUMPY_RING
@@ -120,7 +134,9 @@ def draw_box(axes: Axes, box: Box) -> None:
         )
     )
     left, upper = box.x + PAD, box.y + 0.2
-    axes.text(left, upper, box.group.title, size=TITLE_PT, weight="bold", va="center", zorder=3)
+    title, purpose = title_of(box.group), shortened(box.group.purpose)
+    axes.text(left, upper, title, size=TITLE_PT, weight="bold", va="center", zorder=3)
+    axes.text(left, box.y + 0.39, purpose, size=PURPOSE_PT, va="center", zorder=3)
     axes.text(
         box.x + COLUMN - PAD, upper, " ".join(box.group.libraries),
         size=NAME_PT - 0.5, style="italic", color=INK, ha="right", va="center", zorder=3,
@@ -128,7 +144,7 @@ def draw_box(axes: Axes, box: Box) -> None:
     for number, row in enumerate(box.rows):
         for word, column, is_heavy in row:
             axes.text(
-                left + column * ADVANCE * NAME_PT / 72, box.y + 0.42 + LINE * number, word,
+                left + column * ADVANCE * NAME_PT / 72, box.y + HEAD + 0.08 + LINE * number, word,
                 family="DejaVu Sans Mono", size=NAME_PT, va="center", zorder=3,
                 color=(TORCH_RING if is_heavy else NUMPY_RING)[1],
             )  # fmt: skip
@@ -182,7 +198,7 @@ def draw_rings(axes: Axes, boxes: list[Box]) -> None:
 
 def draw_frame(axes: Axes, width: float, height: float) -> None:
     """Names of the packages, what colours and arrows mean."""
-    for number, (package, purpose) in enumerate(PURPOSE.items()):
+    for number, package in enumerate(ORDER):
         left = MARGIN + number * (COLUMN + GAP)
         middle = left + COLUMN / 2
         axes.add_patch(
@@ -192,7 +208,7 @@ def draw_frame(axes: Axes, width: float, height: float) -> None:
             )
         )  # fmt: skip
         axes.text(middle, 0.5, package, size=17, weight="bold", ha="center", va="center")
-        axes.text(middle, 0.86, purpose, size=11.5, color=INK, ha="center", va="center")
+        axes.text(middle, 0.86, PURPOSE[package], size=11.5, color=INK, ha="center", va="center")
     y = height - 0.3
     texts = (
         (NUMPY_RING, "numpy ring: starts in well under a second"),
@@ -227,10 +243,8 @@ def main() -> int:
     draw_rings(axes, boxes)
     draw_arrows(axes, boxes)
     canvas.draw()
-    facts = PngInfo()
-    facts.add_text(DIGEST_KEY, digest())
     picture = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
-    picture.convert("RGB").quantize(64).save(PICTURE, pnginfo=facts, optimize=True)
+    picture.convert("RGB").quantize(64).save(PICTURE, optimize=True)
     print(PICTURE)
     return 0
 
