@@ -152,9 +152,10 @@ def from_mapping(
         first = error.errors()[0]
         place = where(first["loc"]) if callable(where) else where
         raise ConfigError(_message(cls, first, place)) from None
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         place = where(()) if callable(where) else where
-        raise ConfigError(f"{place}: {error}" if place else str(error)) from None
+        text = str(error) if isinstance(error, TypeError) else "more levels than can be read"
+        raise ConfigError(f"{place}: {text}" if place else text) from None
 
 
 def read_yaml(cls: type[ConfigT], path: Path | str, section: Sequence[str] = ()) -> ConfigT:

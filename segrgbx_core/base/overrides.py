@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segrgbx_core.base.errors import ConfigError, shortened
-from segrgbx_core.base.yaml_text import parse_yaml
+from segrgbx_core.base.yaml_text import MAX_DEPTH, parse_yaml
 
 FLAG = "--set"
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -72,6 +72,8 @@ def _copied(value: Any) -> Any:
 
 def _put(tree: dict[str, Any], name: str, value: Any, where: str) -> None:
     *path, last = name.split(".")
+    if len(path) >= MAX_DEPTH:
+        raise ConfigError(f"{where}: more than {MAX_DEPTH} levels")
     place: Any = tree
     for part in path:
         place = (

@@ -109,6 +109,8 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _RefusedError(event.start_mark, f"more than {MAX_DEPTH} levels")
+        if isinstance(event, yaml.ScalarEvent) and not _is_text(event.value):
+            raise _RefusedError(event.start_mark, "text holds a zero byte or half a character")
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
@@ -165,6 +167,11 @@ class _Loader(yaml.SafeLoader):
         if text.lower() not in self.bool_values:
             raise _RefusedError(node.start_mark, f"'{shortened(text)}' is not true or false")
         return bool(self.bool_values[text.lower()])
+
+
+def _is_text(value: str) -> bool:
+    """False for what neither paths nor JSON can hold: escapes reach zero bytes and surrogates."""
+    return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _set_up() -> None:

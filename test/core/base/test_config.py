@@ -239,3 +239,11 @@ def test_did_you_mean():
     assert did_you_mean("x", []) == ""
     assert issubclass(ConfigError, SegrgbxError)
     assert issubclass(ConfigError, ValueError)
+
+
+def test_a_tree_without_end_is_refused():
+    tree = {}
+    for _ in range(100_000):
+        tree = {"a": tree}
+    with pytest.raises(ConfigError, match="more levels than can be read"):
+        from_mapping(Sync, tree)

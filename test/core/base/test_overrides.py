@@ -76,6 +76,7 @@ def test_what_an_alias_repeats_is_overridden_alone():
         ("run.steps.x=3", "'steps' holds a value, no options"),
         ("data.2.root=x", "'2' is no entry; the list has 1"),
         ("data.x=1", "'x' is no entry"),
+        ("a" + ".a" * 5000 + "=1", "more than 64 levels"),
         ("run.out={a", "--set run.out={a, line 1: is not YAML"),
     ],
 )

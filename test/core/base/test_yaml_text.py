@@ -91,6 +91,8 @@ BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
         ("!!timestamp 2020-13-45", "could not determine a constructor"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("!!set {a, b}", "could not determine a constructor"),
+        ('a: 1\nb: "\\ud800"', "line 2: text holds a zero byte or half a character"),
+        ('{"\\0": 1}', "line 1: text holds a zero byte"),
         ("a: 1\n---\nb: 2", "expected a single document"),
         ("a:\n\tb: 1", "line 2: is not YAML: "),
         ("a: 1\nb: \x00", "line 2: is not YAML: character '\\x00' is not allowed"),
