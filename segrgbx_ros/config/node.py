@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import create_model, model_validator
 
-from segrgbx_core.base.config import Config, from_mapping, option, read_mapping
+from segrgbx_core.base.config import Config, from_mapping, option
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
@@ -45,6 +45,7 @@ from segrgbx_ros.config.outputs import (
     OutputConfig,
     OutputSize,
 )
+from segrgbx_ros.config.parameter_files import read_parameter_file
 
 __all__ = [
     "ANGLES",
@@ -209,26 +210,33 @@ def node_config(data: Mapping[str, Any], where: str = "") -> NodeConfig:
     return from_mapping(kind, tree, where)
 
 
-def read_node_yaml(path: Path | str, overrides: Mapping[str, Any] | None = None) -> NodeConfig:
+def read_node_yaml(
+    path: Path | str, overrides: Mapping[str, Any] | None = None, namespace: str | None = None
+) -> NodeConfig:
     """Reads a ROS parameter file as the node would.
 
     Args:
         path: YAML with `/**`, or the node's name, above `ros__parameters`.
         overrides: dotted names that win over the file.
+        namespace: of the node; None where the file speaks of one at most.
 
     Raises:
-        ConfigError: when no section fits the node, or an option in it is wrong.
+        ConfigError: when no section fits the node or it is open which one is meant, or an option
+            is wrong.
     """
-    sections = list(_parameter_sections(read_mapping(path)))
-    if not sections:
+    file = read_parameter_file(path)
+    if namespace is None:
+        space = file.namespace(NODE_NAME)
+    else:
+        space = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+    values = file.values(space, NODE_NAME)
+    if values is None:
+        where = f" in namespace '{space}'" if space else ""
         raise ConfigError(
-            f"{path}: no 'ros__parameters' under '/**' or '{NODE_NAME}'; add that wrapper"
+            f"{path}: nothing in it is for '{NODE_NAME}'{where}; put 'ros__parameters' under "
+            f"'/**' or '{NODE_NAME}'"
         )
-    flat: dict[str, Any] = {}
-    for section in sections:
-        flat.update(flatten(section))
-    flat.update(overrides or {})
-    return node_config(flat, where=str(path))
+    return node_config({**values, **(overrides or {})}, where=str(path))
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -280,14 +288,3 @@ def _pair_type(name: str) -> type[PairConfig]:
     doc = PairConfig.model_fields["modality"].description or ""
     field: Any = (Modality, option(Modality(name), doc=doc))
     return create_model("PairConfig", __base__=PairConfig, modality=field)
-
-
-def _parameter_sections(data: Mapping[str, Any], key: str = "") -> Iterator[Mapping[str, Any]]:
-    for name, value in data.items():
-        if not isinstance(value, Mapping):
-            continue
-        if name == "ros__parameters":
-            if key.rsplit("/", 1)[-1] in ("**", "*", NODE_NAME):
-                yield value
-        else:
-            yield from _parameter_sections(value, str(name))

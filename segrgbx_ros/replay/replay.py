@@ -69,7 +69,7 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
     Raises:
         SegrgbxError: one sentence for whatever does not fit.
     """
-    config = read_node_yaml(options.config, _overrides(options))
+    config = read_node_yaml(options.config, _overrides(options), options.namespace)
     pairs = _chosen_pairs(config, options.pair)
     contents = _contents(options, config, pairs)
     with ExitStack() as stack:
