@@ -32,6 +32,7 @@ _HEX_FLOAT = re.compile(
 _NOT_FINITE = re.compile(r"[-+]?(?:\.?inf|infinity|\.?nan(?:\([A-Za-z0-9_]*\))?)", re.IGNORECASE)
 _INT64 = range(-(1 << 63), 1 << 63)
 _LEAST = 2.2250738585072014e-308
+_OPTION = re.compile(r"[A-Za-z0-9_./-]+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WILDCARDS = {"*": "(?:/[^/]+)", "**": "(?:/[^/]+)*"}
 
@@ -107,8 +108,12 @@ def read_parameter_file(path: Path | str) -> ParameterFile:
     return ParameterFile(str(path), tuple(_Parser(text, str(path)).sections()))
 
 
-def parameter_files(arguments: Sequence[str]) -> list[str]:
-    """The files that a ROS command line names with `--params-file`."""
+def check_parameter_files(arguments: Sequence[str]) -> None:
+    """Reads the files that a ROS command line names with `--params-file`, before rcl does.
+
+    Raises:
+        ConfigError: see `read_parameter_file`.
+    """
     found, is_ros = [], False
     words = iter(arguments)
     for word in words:
@@ -118,7 +123,8 @@ def parameter_files(arguments: Sequence[str]) -> list[str]:
             is_ros = False
         elif word == "--params-file" and is_ros:
             found.append(next(words, ""))
-    return [path for path in found if path]
+    for path in filter(None, found):
+        read_parameter_file(path)
 
 
 def _namespaces(parts: Sequence[str], node: str) -> Iterator[str]:
@@ -138,6 +144,7 @@ class _Parser:
         self._text = text
         self._events: Iterator[Any] = iter(())
         self._next: Any = None
+        self._names: set[tuple[str, ...]] = set()
 
     def sections(self) -> list[Section]:
         """All sections, those of other nodes too: rcl refuses a file for any of them."""
@@ -184,10 +191,17 @@ class _Parser:
             if key.value == PARAMETERS:
                 if not parts:
                     raise self._refused(key, f"no node name stands above {PARAMETERS}; add '/**:'")
+                if parts in self._names:
+                    name = shortened("/" + "/".join(parts))
+                    raise self._refused(key, f"node '{name}' stands twice; join its sections")
+                self._names.add(parts)
                 section = Section(parts)
                 self._parameters(section.values, "")
                 yield section
                 continue
+            if parts and key.value.startswith("/"):
+                text = f"'{shortened(key.value)}' begins with a slash within '{parts[-1]}'"
+                raise self._refused(key, text)
             yield from self._nodes((*parts, *self._name(key)))
         self._take(yaml.MappingEndEvent)
 
@@ -215,6 +229,8 @@ class _Parser:
             is_empty = False
             key = self._key()
             name = f"{prefix}{key.value}"
+            if not _OPTION.fullmatch(key.value):
+                raise self._refused(key, f"'{shortened(name)}' is no name of an option")
             if isinstance(self._peek(), yaml.MappingStartEvent):
                 self._parameters(values, f"{name}.")
                 continue
@@ -260,7 +276,7 @@ class _Parser:
 
     def _scalar(self, event: Any, name: str) -> bool | int | float | str:
         text: str = event.value
-        if event.style in ("'", '"', "|", ">") or event.tag:
+        if event.style in ("'", '"', "|", ">") or (event.tag and text):
             return text
         if text in _NOTHING:
             raise self._refused(
@@ -303,7 +319,7 @@ class _Parser:
 
     def _check_plain(self, event: Any) -> None:
         if isinstance(event, yaml.AliasEvent):
-            raise self._refused(event, f"ROS takes no aliases (*{shortened(event.anchor)})")
+            raise self._refused(event, f"ROS takes no aliases (*{shortened(event.anchor or '')})")
         tag = getattr(event, "tag", None)
         is_text = isinstance(event, yaml.ScalarEvent) and tag == "tag:yaml.org,2002:str"
         if tag is not None and not is_text:

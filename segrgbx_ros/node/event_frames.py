@@ -27,6 +27,7 @@ from segrgbx_core.base.samples import Array, Events
 from segrgbx_core.labels import overlay
 from segrgbx_core.sensors.event import EventEncoding, EventMessage, EventSensor, from_raw
 from segrgbx_ros.config.node import nested
+from segrgbx_ros.config.parameter_files import check_parameter_files
 from segrgbx_ros.messages.events.stream import EventStream
 from segrgbx_ros.messages.images import NS_PER_S, fill_image
 from segrgbx_ros.node import parameters as params
@@ -165,9 +166,10 @@ def main(args: Sequence[str] | None = None) -> int:
         description="Draws a stream of events as images.",
         epilog="Remap events and image; parameters: rate_hz, encoding.*, sensor.*.",
     ).parse_args(remove_ros_args(arguments)[1:])
-    rclpy.init(args=arguments)
     node = None
     try:
+        check_parameter_files(arguments)
+        rclpy.init(args=arguments)
         node = EventFramesNode()
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):

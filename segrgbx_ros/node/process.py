@@ -157,6 +157,7 @@ def _run(arguments: Sequence[str], ending: Ending) -> int:
     from rclpy.signals import SignalHandlerOptions  # noqa: PLC0415
     from rclpy.utilities import remove_ros_args  # noqa: PLC0415
 
+    from segrgbx_ros.config.parameter_files import check_parameter_files  # noqa: PLC0415
     from segrgbx_ros.node import node as node_module  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
@@ -170,10 +171,11 @@ def _run(arguments: Sequence[str], ending: Ending) -> int:
     try:
         try:
             parser.parse_args(remove_ros_args(list(arguments))[1:])
+            check_parameter_files(arguments)
             rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
             node = node_module.SegmentationNode()
         except (rclpy_implementation.RCLError, ValueError) as error:
-            # ROS itself refuses: a parameter file is missing or no YAML, a list in it is empty.
+            # ROS itself refuses an argument, or a parameter file cannot be read.
             sys.stderr.write(f"segrgbx-node: {error}\n")
             return 1
         executor = SingleThreadedExecutor()

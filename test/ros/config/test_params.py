@@ -140,7 +140,7 @@ def test_yaml_is_read_under_every_usual_wrapper(tmp_path, text):
 def test_yaml_without_wrapper_or_with_a_typo_is_refused(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_text("sync: {wait_ms: 5}\n")
-    with pytest.raises(ConfigError, match="no 'ros__parameters' under"):
+    with pytest.raises(ConfigError, match="line 1: 'wait_ms' stands outside of ros__parameters"):
         read_node_yaml(path)
     path.write_text("/**:\n  ros__parameters:\n    snyc: {wait_ms: 5}\n")
     with pytest.raises(

@@ -63,8 +63,8 @@ def test_what_cannot_be_configured_ends_with_one_sentence_and_code_one(run, argu
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["--ros-args", "--params-file", "/nowhere.yaml"], 1, "params file"),
-        (["--ros-args", "--params-file", "{empty}"], 1, "segrgbx-node: "),
+        (["--ros-args", "--params-file", "/nowhere.yaml"], 1, "/nowhere.yaml: cannot be read"),
+        (["--ros-args", "--params-file", "{empty}"], 1, "line 3: 'pairs': the list is empty"),
         (["--parms-file", "x"], 2, "unrecognized arguments: --parms-file x"),
         (["--help"], 0, "--params-file FILE"),
     ],
