@@ -151,7 +151,10 @@ def read_embeddings(path: Path, mark: str) -> Tensor:
             f"{path}: was made with another tower, adapter, encoding, sensor or input size; run "
             "`python -m training.train_ma_clip RUN --precompute` with the options of this run"
         )
-    return tensors["embeddings"]
+    embeddings = tensors.get("embeddings")
+    if embeddings is None or embeddings.ndim != 4 or embeddings.shape[1:3] != (len(Variant), 2):
+        raise CheckpointError(f"{path}: holds no embeddings of shape (N, {len(Variant)}, 2, E)")
+    return embeddings
 
 
 def kept_embeddings(path: Path, mark: str) -> Tensor | None:

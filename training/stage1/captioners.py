@@ -126,7 +126,7 @@ class FileCaptioner:
             self._texts = {str(line["sample"]): str(line["text"]) for line in lines}
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(
                 f"{path}: is no caption file; expected lines with sample and text"
             ) from None

@@ -17,7 +17,7 @@ from typing import Any
 from open_clip.tokenizer import SimpleTokenizer
 from tqdm import tqdm
 
-from segrgbx_core.base.errors import ConfigError, DataError
+from segrgbx_core.base.errors import ConfigError, DataError, shortened
 from segrgbx_core.labels.label_space import synthetic_label_space
 from training.data.datasets import Reader, joined_space
 from training.stage1.captioners import CaptionerConfig, Picture, build_captioner
@@ -93,23 +93,35 @@ def read_captions(path: Path | str) -> dict[str, Caption]:
         DataError: when the file is missing or broken, or a sample has two different texts.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); write captions with "
-            "`python -m training.captions`"
-        ) from None
+    lines = _lines(path, "; write captions with `python -m training.captions`")
     captions: dict[str, Caption] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            caption = Caption(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}: line {number} is no caption ({error})") from None
+            caption = _caption(json.loads(line))
+        except (ValueError, TypeError, RecursionError) as error:
+            reason = shortened(str(error))
+            raise DataError(f"{path}: line {number} is no caption ({reason})") from None
         earlier = captions.setdefault(caption.sample, caption)
         if earlier.text != caption.text:
             raise DataError(f"{path}: line {number}: '{caption.sample}' has a second caption")
     return captions
+
+
+def _caption(fields: Any) -> Caption:
+    caption = Caption(**fields)
+    for name, default in asdict(Caption("", "", "")).items():
+        value = getattr(caption, name)
+        if type(value) is not type(default):
+            raise TypeError(f"{name} is {shortened(repr(value))}")
+    return caption
+
+
+def _lines(path: Path, advice: str = "") -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}){advice}") from None
 
 
 def count_tokens(text: str) -> int:
@@ -291,11 +303,7 @@ class WordList:
         for names in (space.names, *(native.names for native in space.natives)):
             self._words.update(word for name in names for word in words_of(name))
         if path:
-            try:
-                lines = Path(path).read_text(encoding="utf-8").splitlines()
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-            self._words.update(word for line in lines for word in words_of(line))
+            self._words.update(word for line in _lines(Path(path)) for word in words_of(line))
 
     def __contains__(self, word: object) -> bool:
         text = str(word)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from segrgbx_core.base.config import to_plain
-from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean
+from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean, shortened
 from segrgbx_core.model.clip_weights import load_image_tower
 from segrgbx_core.model.ma_clip import MaClipConfig, ModalityAwareClip
 from segrgbx_core.model.tensor_files import read_tensors, write_tensors
@@ -211,7 +211,11 @@ def _source(run: MaClipRun) -> dict[str, Any]:
 
 
 def _require_source(path: Path, metadata: Mapping[str, str], source: Mapping[str, Any]) -> None:
-    if KEY not in metadata or json.loads(metadata[KEY]) != source:
+    try:
+        stated = json.loads(metadata.get(KEY, "null"))
+    except (ValueError, RecursionError):
+        stated = None
+    if stated != source:
         raise CheckpointError(
             f"{path}: comes from another CLIP than the run names; choose another run.out, or "
             "remove the folder to start anew"
@@ -241,5 +245,17 @@ def _read_table(path: Path, source: Mapping[str, Any]) -> TextTable | None:
         return None
     tensors, metadata = read_tensors(path)
     _require_source(path, metadata, source)
-    scale, bias = float(metadata["scale"]), float(metadata["bias"])
-    return TextTable(tensors["captions"], tensors["embeddings"], scale, bias)
+    try:
+        table = TextTable(
+            tensors["captions"],
+            tensors["embeddings"],
+            float(metadata["scale"]),
+            float(metadata["bias"]),
+        )
+        if table.captions.dtype != torch.int64 or len(table.captions) != len(table.embeddings):
+            raise ValueError("captions and embeddings do not belong together")
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: is damaged ({shortened(str(error))}); remove it, it is made anew"
+        ) from None
+    return table

@@ -113,11 +113,47 @@ class TestArrays:
             opened(root)[0]
         assert str(path) in str(error.value)
 
-    def test_a_broken_file_is_named(self, root):
+    @pytest.mark.parametrize(
+        "values",
+        [
+            np.full((36, 54), np.nan),
+            np.full((36, 54), np.inf),
+            np.full((36, 54), 1e300),
+            np.full((36, 54), 1j),
+            np.full((36, 54), "text"),
+            np.zeros((36, 54), "datetime64[s]"),
+            np.full((36, 54), None),
+        ],
+        ids=lambda values: str(values.dtype) + str(values.flat[0]),
+    )
+    @pytest.mark.filterwarnings("error")
+    def test_numbers_that_are_no_ids_are_refused(self, root, values):
         path = root / "train" / "Image001" / "label.npy"
-        path.write_bytes(b"\x93NUMPY broken")
-        with pytest.raises(DataError, match="is no array of numbers"):
+        np.save(path, values)
+        with pytest.raises(DataError, match=r"label\.npy: "):
             opened(root)[0]
+
+    @pytest.mark.parametrize("content", [b"\x93NUMPY broken", b"", b"PK\3\4"])
+    def test_a_broken_file_is_named(self, root, content):
+        path = root / "train" / "Image001" / "label.npy"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"label\.npy: is no array of numbers"):
+            opened(root)[0]
+
+    def test_any_bytes_are_labels_or_one_error(self, root):
+        path, reader = root / "train" / "Image001" / "label.npy", opened(root)
+        data, chance, refused = path.read_bytes(), np.random.default_rng(2), 0
+        for _ in range(300):
+            broken = bytearray(data)
+            for _ in range(int(chance.integers(1, 5))):
+                broken[int(chance.integers(140))] = int(chance.integers(256))
+            path.write_bytes(broken[: len(broken) - int(chance.integers(0, 3))])
+            try:
+                reader[0]
+            except DataError as error:
+                assert str(path) in str(error)  # noqa: PT017
+                refused += 1
+        assert refused > 200
 
 
 class TestParts:

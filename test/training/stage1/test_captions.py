@@ -174,6 +174,33 @@ def test_broken_files_are_named(tmp_path):
     path.write_text(line % "b" + line % "c")
     with pytest.raises(DataError, match="'a' has a second caption"):
         read_captions(path)
+    path.write_bytes(b"\xff\xfe caption")
+    with pytest.raises(DataError, match=r"c\.jsonl: cannot be read \(.*utf-8"):
+        read_captions(path)
+    with pytest.raises(DataError, match=r"c\.jsonl: cannot be read \(.*utf-8"):
+        WordList(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "5", "[]", '"text"', "null", "[" * 100_000, "1" * 5000, "{}", '{"sample": "a"}',
+        '{"sample": 1, "text": "b", "backend": "c"}',
+        '{"sample": "a", "text": null, "backend": "c"}',
+        '{"sample": "a", "text": "b", "backend": "c", "tokens": "7"}',
+        '{"sample": "a", "text": "b", "backend": "c", "decoding": [1]}',
+        '{"sample": "a", "text": "b", "backend": "c", "colour": 1}',
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_a_line_that_is_no_caption_is_one_error(tmp_path, line):
+    (tmp_path / "c.jsonl").write_text(f"{line}\n")
+    with pytest.raises(DataError, match=r"c\.jsonl: line 1 is no caption \(.{1,90}\)$"):
+        read_captions(tmp_path / "c.jsonl")
+    with pytest.raises(DataError, match=r"c\.jsonl: is no caption file|has no text for"):
+        build_captioner(CaptionerConfig(backend="file", model=str(tmp_path / "c.jsonl"))).caption(
+            [Picture("x", np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), ())]
+        )
 
 
 def test_identity_is_what_a_caption_says():

@@ -19,7 +19,7 @@ from segrgbx_core.model.adapter_files import load_adapters
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.model.tensor_files import read_tensors
+from segrgbx_core.model.tensor_files import read_tensors, write_tensors
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import captions
 from training.engine.loop import Loop
@@ -27,6 +27,7 @@ from training.stage1.config import Batching, read_ma_clip_run
 from training.stage1.pairs import plan_pairs
 from training.stage1.retrieval import recall_at, separation
 from training.stage1.task import BEST, MaClipTask, train
+from training.stage1.text_tower import KEY
 from training.stage2.config import read_run
 from training.stage2.task import SegmentationTask
 from training.stage2.task import train as train_stage_2
@@ -381,6 +382,16 @@ def test_mistakes_are_one_line(run_file, trained, data, tmp_path, capsys):
     (tmp_path / "short.jsonl").write_text("\n".join(lines[:3]) + "\n")
     fails(DataError, "9 of 12 samples have no caption", f"captions={tmp_path / 'short.jsonl'}")
     fails(CheckpointError, "comes from another CLIP", f"run.out={trained}", "run.seed=1")
+    tensors, facts = read_tensors(trained / "texts.safetensors")
+    for change in ({"scale": "many"}, {"scale": None}, {KEY: "["}, {KEY: None}):
+        kept = {k: v for k, v in {**facts, **change}.items() if v is not None}
+        write_tensors(tmp_path / "texts.safetensors", tensors, kept)
+        fails(CheckpointError, "is damaged|comes from another CLIP")
+    for name in ("captions", "embeddings"):
+        fewer = {k: v[1:] if k == name else v for k, v in tensors.items()}
+        write_tensors(tmp_path / "texts.safetensors", fewer, facts)
+        fails(CheckpointError, r"texts\.safetensors: is damaged \(captions and embeddings")
+    (tmp_path / "texts.safetensors").unlink()
     assert main([str(run_file), "--set", "captions=missing.jsonl", "--set",
                  f"run.out={tmp_path}"]) == 2  # fmt: skip
     assert "missing.jsonl: cannot be read" in capsys.readouterr().err

@@ -152,12 +152,13 @@ def read_values(path: Path) -> NDArray[Any]:
     if path.suffix != ".npy":
         return read_labels(path)
     values = read_array(path)
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise DataError(
             f"{path}: shape {values.shape} of {values.dtype}; expected (H, W) of label ids"
         )
     if np.issubdtype(values.dtype, np.floating):
-        whole = values.astype(np.int64)
+        is_small = np.isfinite(values) & (np.abs(values) < 2**31)
+        whole = np.where(is_small, values, 0.5).astype(np.int64)
         if not np.array_equal(whole, values):
             raise DataError(f"{path}: holds fractions; expected whole label ids")
         return whole
