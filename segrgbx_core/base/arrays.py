@@ -1,4 +1,4 @@
-"""The one reader of NumPy files: arrays of numbers or text, in bounded memory, never pickles."""
+"""NumPy files: arrays of numbers or text, in bounded memory, never pickles."""
 
 from __future__ import annotations
 

@@ -68,15 +68,14 @@ def option(
 
 @dataclass(frozen=True)
 class Leaf:
-    """One option of a tree, as parameter servers and documents see it.
+    """One option of a tree, for parameter servers and documents.
 
     Attributes:
         name: dotted path from the root.
         default: plain value (numbers, strings, booleans, lists), or None when required.
-        doc: description.
-        unit: unit, empty for none.
-        low: smallest allowed value or None.
-        high: largest allowed value or None.
+        unit: empty for none.
+        low: smallest allowed value, None for none.
+        high: largest allowed value, None for none.
         choices: allowed values of an enumeration, empty for none.
         dynamic: True where a running node may change it.
         required: True where there is no default.

@@ -12,7 +12,7 @@ _P = ParamSpec("_P")
 
 
 class SegrgbxError(Exception):
-    """Base of every error that a user of segrgbx can cause and cure."""
+    """Base of all user errors."""
 
 
 class ConfigError(SegrgbxError, ValueError):
@@ -20,7 +20,7 @@ class ConfigError(SegrgbxError, ValueError):
 
 
 class CheckpointError(SegrgbxError, ValueError):
-    """A checkpoint is missing, foreign, or does not fit what is asked of it."""
+    """A checkpoint is missing, foreign, or does not fit the options."""
 
 
 class DataError(SegrgbxError, ValueError):
@@ -56,10 +56,10 @@ def shortened(text: str, limit: int = 80) -> str:
 
 
 def command(*also: type[Exception]) -> Callable[[Callable[_P, int]], Callable[_P, int]]:
-    """Makes a function the `main` of a command line: a mistake of the user ends it in one line.
+    """Makes a function the `main` of a command line: a user error ends it with one line.
 
     Args:
-        also: errors that are mistakes of the user besides `SegrgbxError`, such as OSError.
+        also: further user errors, such as OSError.
 
     Returns:
         a decorator; instead of raising one of these errors, the function writes it to standard

@@ -1,4 +1,4 @@
-"""Files: paths as users write them, and writing that leaves either the old file or the new one."""
+"""Files: expansion of `~`, bounded reads, atomic writes."""
 
 from __future__ import annotations
 
@@ -72,17 +72,16 @@ def replacing(
 ) -> Iterator[Path]:
     """Writes a file whole or not at all.
 
-    The body writes to the name that it gets, which lies beside `path`. When it ends, the bytes are
-    flushed to the disk and the file takes its name; when it raises, an earlier file of that name
-    is as it was.
+    The body writes to a temporary name in the same folder. When it ends, the file is flushed to
+    disk and renamed; when it raises, an earlier file of that name is unchanged.
 
     Args:
         path: the file; its folder is made when missing.
         error: what is raised when the disk is full or cannot be written to.
-        failures: exceptions of the body that mean this.
+        failures: exceptions of the body that are reported as `error`.
 
     Yields:
-        the name to write to.
+        the temporary name.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")

@@ -1,4 +1,4 @@
-"""The one reader and writer of image files: RGB order, dtype kept, label ids untouched."""
+"""Image files: RGB order, dtype kept, label ids untouched, bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five complementary modalities and the facts that hold for each of them everywhere."""
+"""The five complementary modalities and their properties."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Modality(str, Enum):
 
     @property
     def facts(self) -> ModalityFacts:
-        """What resampling and display need to know about this modality's X image."""
+        """Properties of this modality's X image for resampling and display."""
         return _FACTS[self]
 
 
 @dataclass(frozen=True)
 class ModalityFacts:
-    """Facts of a modality's X image.
+    """Properties of a modality's X image.
 
     Attributes:
         letter: the paper's abbreviation (Table I).
         title: for captions.
         resamples_linearly: False where interpolation would invent values (event pictures);
-            `encoders.resamples_linearly` knows besides what the encoding makes of it.
-        is_colour: True where the three channels are a picture to look at as it is.
-        reveals: unified classes that the sensor exists for, by its physics and whatever a model
-            makes of it; figures on synthetic scenes are given for them apart.
+            `sensors.resamples_linearly` also takes the encoding into account.
+        is_colour: True where the three channels are shown as a colour image.
+        reveals: unified classes that the sensor shows better than RGB, by its physics; scores on
+            synthetic scenes are also given for these alone.
     """
 
     letter: str

@@ -1,4 +1,4 @@
-"""Records that cross borders: what a sensor delivered and what the model answered.
+"""Inputs and outputs of the model: sensor samples and predictions.
 
 Arrays are H x W x C, colours are RGB, stamps are integer nanoseconds.
 """
@@ -21,7 +21,7 @@ NS_PER_MS = 1_000_000
 
 
 class XForm(str, Enum):
-    """Which door of an encoder X goes through."""
+    """Whether X is sensor data or a picture."""
 
     RAW = "raw"
     """What a driver publishes: counts, millimetres, mosaics, event streams."""
@@ -68,10 +68,10 @@ class RgbxSample:
         rgb: uint8 (H, W, 3), RGB order.
         x: what the modality's encoder accepts (see `segrgbx_core.sensors`); its resolution may
             differ from RGB's.
-        modality: which encoder and which prompts serve X.
-        stamp_ns: acquisition time of RGB in ns; the answer carries it unchanged.
-        frame_id: RGB's optical frame; the answer carries it unchanged.
-        x_form: which door of the encoder `x` goes through.
+        modality: of X; selects encoder and prompts.
+        stamp_ns: acquisition time of RGB in ns; copied to the prediction.
+        frame_id: RGB's optical frame; copied to the prediction.
+        x_form: whether `x` is sensor data or a picture.
     """
 
     rgb: NDArray[np.uint8]
@@ -92,10 +92,10 @@ class RgbxSample:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The model's answer to one `RgbxSample`, on the grid of its RGB image unless told otherwise.
+    """The model's output for one `RgbxSample`, on the grid of its RGB image by default.
 
     Attributes:
-        labels: uint8 (H, W), ids of the label space that was asked for; 255 is void.
+        labels: uint8 (H, W), ids of the requested label space; 255 is void.
         confidence: uint8 (H, W), round(255 * confidence), as a rule the published class's
             probability.
         x_image: float32 (h, w, 3) in [0, 1], X exactly as the model saw it.
@@ -104,8 +104,8 @@ class Prediction:
         frame_id: frame of the sample's RGB image.
         timings_ms: duration of each stage (`encode`, `input`, `scene`, `model`, `decode`) in ms,
             shared by a batch.
-        scene_age: frames of the stream since the look at the scene that this answer rests on; 0
-            for a look of its own.
+        scene_age: frames of the stream since the scene embedding was computed; 0 where it was
+            computed for this sample.
     """
 
     labels: NDArray[np.uint8]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 UNDEFINED = "-"
-"""Stands in tables for a figure that is undefined."""
+"""Undefined figures in tables."""
 _RULES = {"l": "---", "r": "---:", "c": ":---:"}
 
 

@@ -1,11 +1,11 @@
-"""The one YAML reader: plain values from text, in bounded time and memory.
+"""YAML: plain values from text, in bounded time and memory.
 
 YAML 1.1 as PyYAML reads it, with these differences, so that a file means the same to training,
 to replay and to the node (whose parameter files rcl parses):
 
 - Numbers with an exponent need no dot: `6e-5` and `1e3` are floats.
 - Dates and base-60 numbers are text: `2020-01-01`, `1:30`.
-- A key stands once in a mapping and is text.
+- Keys are text, each once in a mapping.
 - Tags other than those of plain values are refused.
 """
 

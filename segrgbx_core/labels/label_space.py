@@ -1,4 +1,4 @@
-"""Label spaces: the unified classes, each data set's own, and the exact way between them.
+"""Label spaces: the unified classes, each data set's own, and the maps between them.
 
 Ids are uint8 maps (H, W); `VOID` marks pixels without a label everywhere.
 """
@@ -42,7 +42,7 @@ class PublishedLabels(ClassTable):
     Attributes:
         space: `unified` or a data set's name.
         hash: fingerprint of the checkpoint's label space.
-        unlabeled_id: id of pixels without an answer.
+        unlabeled_id: id of unlabeled pixels.
     """
 
     space: str

@@ -1,4 +1,4 @@
-"""How good labels are: a confusion matrix and the intersection over union that follows from it."""
+"""Segmentation metrics: confusion matrix, intersection over union, accuracy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segrgbx_core.labels.label_space import VOID
 
 
 class AbsentClass(str, Enum):
-    """What a class counts in mIoU that is neither in the truth nor in the prediction."""
+    """How mIoU treats classes that are in neither truth nor prediction."""
 
     SKIP = "skip"
     """Left out of the mean."""
@@ -51,7 +51,7 @@ class ConfusionMatrix:
 
         Args:
             truth: uint8, any shape, `VOID` where unknown.
-            labels: uint8, same shape, `VOID` where the model does not say.
+            labels: uint8, same shape, `VOID` where unlabeled.
 
         Raises:
             DataError: when shapes or dtypes differ or an id is no class.

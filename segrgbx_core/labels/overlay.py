@@ -1,4 +1,4 @@
-"""Pictures of labels for people: colours, overlays, legends and contact sheets.
+"""Visualisation of labels: colours, overlays, legends and contact sheets.
 
 Pictures are uint8 (H, W, 3) in RGB order. Label maps are uint8 (H, W); palettes are colour tables
 uint8 (256, 3) as `labels.palette_array` makes them.

@@ -86,13 +86,13 @@ class ClassTable:
 
 @dataclass(frozen=True, kw_only=True)
 class NativeSpace(ClassTable):
-    """A data set's own classes and where each lies in the unified space; ids are training ids.
+    """A data set's own classes and their unified ids; ids are training ids.
 
     Attributes:
         name: key of the data set in YAML, checkpoints and reports.
         modality: complementary sensor of the data set, None where it has several.
         to_unified: unified id of each training id; no unified id twice.
-        file_offset: value in the label files that stands for training id 0.
+        file_offset: value of training id 0 in the label files.
         void_file_values: values in the label files that mean "not labelled".
     """
 

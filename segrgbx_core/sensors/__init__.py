@@ -1,10 +1,10 @@
 """Encoders: what a sensor delivers becomes the X image, float32 (h, w, 3) in [0, 1].
 
-Every modality has one module with two doors and one exit: `from_raw` takes what a driver
-publishes, `from_image` what a data set has already drawn. `EncodingConfig` says how physical
-values become the X image and is part of the checkpoint's contract, because a model understands
-only what it was trained on. `SensorConfig` states facts about the driver at hand and belongs to
-the robot's YAML. NumPy and OpenCV only; the X image keeps the sensor's own resolution.
+Every modality has one module with two entry points and one output type: `from_raw` for driver
+data, `from_image` for pictures of data sets. `EncodingConfig` defines how physical values become
+the X image; it is part of the checkpoint's contract, because inference must encode as training
+did. `SensorConfig` describes the driver and is part of the robot's YAML. NumPy and OpenCV only;
+the X image keeps the sensor's own resolution.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EncodingConfig(Config):
 
 
 class SensorConfig(Config):
-    """Facts about the drivers at hand; part of the robot's YAML."""
+    """Properties of the drivers; part of the robot's YAML."""
 
     event: EventSensor = option(EventSensor(), doc="facts about the event driver")
     thermal: ThermalSensor = option(ThermalSensor(), doc="facts about the thermal driver")
@@ -85,21 +85,21 @@ class SensorConfig(Config):
 
 
 class Encoder(Protocol):
-    """One modality's module, seen through its two doors.
+    """The interface of a modality's module.
 
     `encoding` and `sensor` are that modality's sections of `EncodingConfig` and `SensorConfig`.
     """
 
     @property
     def from_raw(self) -> Callable[..., XImage]:
-        """X image of what a driver publishes: `(x, encoding, sensor)`."""
+        """X image of driver data; takes `(x, encoding, sensor)`."""
 
     def from_image(self, x: Array) -> XImage:
-        """X image of a picture that a data set or renderer has drawn."""
+        """X image of a picture of a data set or renderer."""
 
     @property
     def content(self) -> Callable[..., XContent]:
-        """What raw X carries; the arguments are those of `from_raw`."""
+        """Content of driver data; the arguments are those of `from_raw`."""
 
 
 ENCODERS: dict[Modality, Encoder] = {
@@ -114,7 +114,7 @@ ENCODERS: dict[Modality, Encoder] = {
 def encode(
     sample: RgbxSample, encoding: EncodingConfig | None = None, sensor: SensorConfig | None = None
 ) -> XImage:
-    """The X image of a sample, through the door that `sample.x_form` names.
+    """The X image of a sample.
 
     Events are cut at the sample's stamp; a stamp of 0 (a data set without stamps) means the
     newest event.
@@ -128,7 +128,7 @@ def encode(
         float32 (h, w, 3) in [0, 1], at the resolution of X.
 
     Raises:
-        EncodingError: where X does not fit its modality, layout or door.
+        EncodingError: where X does not fit its modality, layout or form.
     """
     encoder = ENCODERS[sample.modality]
     if sample.x_form is XForm.IMAGE:
@@ -139,15 +139,14 @@ def encode(
 def x_content(
     sample: RgbxSample, encoding: EncodingConfig | None = None, sensor: SensorConfig | None = None
 ) -> XContent:
-    """What the X of a sample carries, measured on its raw values; arguments as of `encode`.
+    """Valid share, range and likely faults of a sample's X; arguments as of `encode`.
 
-    Costs well below a millisecond. It is meant for X as it was received: registration may
-    already have made a picture of it. Where `is_empty`, the X image would carry nothing: such an
-    X is as good as missing, and `problem` says why. Where `problem` alone is set, the X serves but
-    looks wrong.
+    Takes well below a millisecond. Pass X as received, before registration, which may already
+    encode it. With `is_empty` the X image would be blank: treat X as missing; `problem` is the
+    reason. With `problem` alone, X is usable but suspicious.
 
     Raises:
-        EncodingError: where X does not fit its modality, layout or door.
+        EncodingError: where X does not fit its modality, layout or form.
     """
     encoder = ENCODERS[sample.modality]
     if sample.x_form is XForm.IMAGE:

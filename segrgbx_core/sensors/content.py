@@ -1,8 +1,8 @@
-"""What an X sample or an RGB image carries: valid and unsaturated pixels, range, likely faults.
+"""Content of X samples and RGB images: valid and unsaturated pixels, range, likely faults.
 
-Measured on raw values, where a fault still has its cause: an X image alone is black for a covered
-lens and for depth in the wrong unit alike. A grid of some thousand pixels answers for the image;
-every pixel is looked at only where the grid finds nothing.
+Measured on raw values, because encoding hides the cause: a covered lens and depth in the wrong
+unit give the same black X image. A grid of some thousand pixels is enough in most cases; all
+pixels are read only where the grid seems empty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from segrgbx_core.base.samples import Array
 from segrgbx_core.sensors.picture import require_picture
 
 GRID_PIXELS = 20_000
-"""About as many pixels are looked at."""
+"""Approximate number of pixels on the grid."""
 EMPTY_SHARE = 0.001
 """Share of usable pixels below which a sample counts as empty; sparse depth has more."""
 FEW_SHARE = 0.1
@@ -31,7 +31,7 @@ FLAT_LEVELS = 2
 
 @dataclass(frozen=True)
 class XContent:
-    """What the raw values of one sample hold.
+    """Content of one sample.
 
     Attributes:
         valid: share of pixels that hold a measurement, in [0, 1].
@@ -41,7 +41,7 @@ class XContent:
         high: largest valid value, likewise.
         unit: of the three values, such as `m`, `degC`, `counts`.
         problem: what is wrong and its likely cause, one clause; empty for nothing.
-        is_empty: True where the X image made of it carries nothing.
+        is_empty: True where its X image would be blank.
     """
 
     valid: float
@@ -82,29 +82,29 @@ class XContent:
         )
 
     def empty(self, problem: str) -> XContent:
-        """The same, empty, with the reason."""
+        """A copy that is empty, with the reason."""
         return replace(self, problem=problem, is_empty=True)
 
     def suspect(self, problem: str) -> XContent:
-        """The same, not empty, with what looks wrong."""
+        """A copy that is not empty, with the suspicion."""
         return replace(self, problem=problem, is_empty=False)
 
 
-def on_grid(image: Array, look: Callable[[Array], XContent]) -> XContent:
-    """Looks at a grid of pixels, and at all of them where the grid seems empty.
+def on_grid(image: Array, measure: Callable[[Array], XContent]) -> XContent:
+    """Measures a grid of pixels, and all of them where the grid seems empty.
 
     Args:
         image: (h, w, ...).
-        look: judges an image of any size.
+        measure: of an image of any size.
     """
     step = int(np.sqrt(image.shape[0] * image.shape[1] / GRID_PIXELS))
     step += step % 2 == 0  # an odd step meets every pixel of a 2x2 mosaic
-    found = look(image[::step, ::step])
-    return look(image) if found.is_empty and step > 1 else found
+    found = measure(image[::step, ::step])
+    return measure(image) if found.is_empty and step > 1 else found
 
 
 def picture_content(image: Array, name: str) -> XContent:
-    """What a picture holds, such as an X that is already drawn; arguments as of `from_picture`.
+    """Content of a picture; arguments as of `from_picture`.
 
     Raises:
         EncodingError: for another type or shape, or an empty picture.
@@ -114,7 +114,7 @@ def picture_content(image: Array, name: str) -> XContent:
 
 
 def rgb_content(rgb: Array) -> XContent:
-    """What an RGB image holds; before 16 bits are cut to 8, to see how many of them are used.
+    """Content of an RGB image; 16-bit images before they are reduced to 8 bits.
 
     Args:
         rgb: uint8 or uint16 (h, w, 3), a Bayer mosaic or grey (h, w).
@@ -123,7 +123,7 @@ def rgb_content(rgb: Array) -> XContent:
 
 
 def unused_bits(values: Array) -> str:
-    """Says so where 16-bit values use 8, 10, 12 or 14 bits only; empty where they do not.
+    """A message where 16-bit values use only the lowest 8, 10, 12 or 14 bits, else empty.
 
     Args:
         values: of any integer type.

@@ -130,7 +130,7 @@ def from_image(x: Array) -> XImage:
 
 
 def content(x: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XContent:
-    """What the raw values of a depth image hold; arguments and errors as of `from_raw`."""
+    """Content of a depth image; arguments and errors as of `from_raw`."""
     plane = require_plane(x, "depth", _DTYPES, _HINT)
     return on_grid(plane, lambda part: _content(part, encoding, sensor))
 

@@ -152,10 +152,10 @@ def from_image(x: Array) -> XImage:
 def content(
     x: Events, encoding: EventEncoding, sensor: EventSensor, stamp_ns: int | None = None
 ) -> XContent:
-    """What the window of an event stream holds; arguments and errors as of `from_raw`.
+    """Content of the window of an event stream; arguments and errors as of `from_raw`.
 
     Returns:
-        as shares of pixels at most the number of events per pixel, as values that number itself.
+        events per pixel (at most 1) as shares, the number of events as values.
     """
     _require_events(x)
     count = len(_cut(x, encoding, sensor, stamp_ns).pixel)

@@ -64,7 +64,7 @@ def from_raw(x: Array, encoding: LightFieldEncoding, sensor: LightFieldSensor) -
 
 
 def content(x: Array, encoding: LightFieldEncoding, sensor: LightFieldSensor) -> XContent:  # noqa: ARG001
-    """What the view that serves as X holds; arguments and errors as of `from_raw`."""
+    """Content of the view that serves as X; arguments and errors as of `from_raw`."""
     return picture_content(_view(x, sensor), "light_field")
 
 

@@ -1,4 +1,4 @@
-"""What all encoders share: checks of input, and the door for pictures that are already drawn."""
+"""Shared by all encoders: input checks, and the encoding of pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segrgbx_core.base.errors import EncodingError
 
 Array = NDArray[Any]
 XImage = NDArray[np.float32]
-"""float32 (h, w, 3) in [0, 1]: the one thing that leaves every encoder."""
+"""float32 (h, w, 3) in [0, 1]: the output of every encoder."""
 
 _FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 

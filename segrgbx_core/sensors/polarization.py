@@ -150,7 +150,7 @@ def from_image(x: Array) -> XImage:
 
 
 def content(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSensor) -> XContent:
-    """What the raw values of polarization hold; arguments and errors as of `from_raw`."""
+    """Content of a polarization image; arguments and errors as of `from_raw`."""
     require_array(x, "polarization")
     if sensor.layout is PolarizationLayout.RGB:
         return picture_content(x, "polarization")

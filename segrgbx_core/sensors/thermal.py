@@ -122,7 +122,7 @@ def from_image(x: Array) -> XImage:
 
 
 def content(x: Array, encoding: ThermalEncoding, sensor: ThermalSensor) -> XContent:
-    """What the raw values of a thermal image hold; arguments and errors as of `from_raw`."""
+    """Content of a thermal image; arguments and errors as of `from_raw`."""
     plane = require_plane(x, "thermal", _DTYPES, _HINT)
     return on_grid(plane, lambda part: _content(part, encoding, sensor))
 

@@ -35,7 +35,7 @@ SILENCE_NS = 1_000_000_000
 
 
 class OnMissingX(str, Enum):
-    """What becomes of an RGB image without an X in reach."""
+    """Treatment of an RGB image without an X in reach."""
 
     DROP = "drop"
     RGB_ONLY = "rgb_only"
@@ -115,7 +115,7 @@ class Match(Generic[R, X]):
 
 @dataclass
 class AlignCounts:
-    """What became of every message.
+    """Counts of all messages by outcome.
 
     RGB: `pushed_rgb == matched + held + rgb_only + sum(dropped.values()) + waiting`.
     X: `pushed_x == used_x + sum(dropped_x.values()) + kept but not used yet`.
@@ -286,7 +286,7 @@ class PairAligner(Generic[R, X]):
         return matches
 
     def poll(self, now_ns: int) -> list[Match[R, X]]:
-        """Decides the RGB images that have waited long enough at `now_ns`."""
+        """Decides the RGB images whose wait has ended at `now_ns`."""
         if self._now_ns is not None and now_ns < self._now_ns:
             self._rebase(now_ns)
         self._now_ns = now_ns
@@ -297,7 +297,7 @@ class PairAligner(Generic[R, X]):
         return self._decide(lambda _: True)
 
     def clear(self) -> None:
-        """Forgets all messages, not the counts."""
+        """Drops all messages; keeps the counts."""
         self._forget_all(Drop.CLEARED)
 
     def next_deadline_ns(self) -> int | None:

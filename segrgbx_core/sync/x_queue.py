@@ -1,6 +1,6 @@
-"""What waits on the X side of a pair: images by stamp, or a stream of events to cut windows from.
+"""X buffers of a pair: images by stamp, or an event stream to cut windows from.
 
-Both answer the same questions, so one aligner serves both. Times are integer nanoseconds.
+Both have the same interface, so one aligner serves both. Times are integer nanoseconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK_OVERHEAD_BYTES = 1024
 
 
 class Drop(str, Enum):
-    """Why a message gave no result; the keys of `AlignCounts.dropped` and `dropped_x`."""
+    """Why a message gave no result: the keys of `AlignCounts.dropped` and `dropped_x`."""
 
     NO_X = "no_x"
     """RGB: the X stream was silent."""
@@ -62,7 +62,7 @@ class Stamped(Generic[T]):
 
 
 class XBuffer(Protocol[X]):
-    """What the aligner asks of the X side; stamps are X's own, the offset not removed."""
+    """Interface of X buffers; stamps are X's own, the offset not removed."""
 
     def add(self, stamp_ns: int, x: X) -> Drop | None:
         """Keeps an X; names the cause when one is lost by it, this or an unused older one."""
@@ -91,7 +91,7 @@ class XBuffer(Protocol[X]):
 
     @property
     def num_lost(self) -> int:
-        """Events given up for lack of memory; images are told by `add`."""
+        """Events dropped for lack of memory; `add` reports images."""
         ...
 
 
