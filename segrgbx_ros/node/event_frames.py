@@ -161,14 +161,14 @@ class EventFramesNode(Node):
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until it is told to stop; 1 when it cannot start."""
     arguments = list(sys.argv if args is None else args)
-    argparse.ArgumentParser(
-        prog="event_frames_node",
-        description="Draws a stream of events as images.",
-        epilog="Remap events and image; parameters: rate_hz, encoding.*, sensor.*.",
-    ).parse_args(remove_ros_args(arguments)[1:])
     node = None
     try:
         check_parameter_files(arguments)
+        argparse.ArgumentParser(
+            prog="event_frames_node",
+            description="Draws a stream of events as images.",
+            epilog="Remap events and image; parameters: rate_hz, encoding.*, sensor.*.",
+        ).parse_args(remove_ros_args(arguments)[1:])
         rclpy.init(args=arguments)
         node = EventFramesNode()
         rclpy.spin(node)

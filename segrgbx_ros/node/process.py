@@ -170,8 +170,8 @@ def _run(arguments: Sequence[str], ending: Ending) -> int:
     node = None
     try:
         try:
-            parser.parse_args(remove_ros_args(list(arguments))[1:])
             check_parameter_files(arguments)
+            parser.parse_args(remove_ros_args(list(arguments))[1:])
             rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
             node = node_module.SegmentationNode()
         except (rclpy_implementation.RCLError, ValueError) as error:
