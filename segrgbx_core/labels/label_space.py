@@ -167,7 +167,7 @@ class LabelSpace(ClassTable):
             raise
         except KeyError as error:
             raise ConfigError(f"label space: entry {error} is missing") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 f"label space: {error}; expected what LabelSpace.to_dict writes"
             ) from None

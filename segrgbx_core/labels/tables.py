@@ -34,6 +34,8 @@ from segrgbx_core.base.modality import Modality
 
 Rgb = tuple[int, int, int]
 
+MAX_VALUE = 65535
+"""Label files have 16 bits at most."""
 MAX_CLASSES = 255
 """Ids are uint8 and 255 is void."""
 
@@ -110,6 +112,9 @@ class NativeSpace(ClassTable):
                 f"{place}: {len(self.names)} classes but {len(self.to_unified)} unified ids; "
                 f"give one each"
             )
+        wrong = [v for v in (self.file_offset, *self.void_file_values) if not 0 <= v <= MAX_VALUE]
+        if wrong:
+            raise ConfigError(f"{place}: file value {wrong[0]} is outside [0, {MAX_VALUE}]")
         owner: dict[int, str] = {}
         for name, unified in zip(self.names, self.to_unified, strict=True):
             if unified in owner:

@@ -1,4 +1,6 @@
 import json
+import os
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -204,3 +206,39 @@ def own(names, palette, to_unified):
 def test_a_space_that_cannot_work_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+CASES = int(os.environ.get("SEGRGBX_FUZZ_CASES", "300"))
+SEED = int(os.environ.get("SEGRGBX_FUZZ_SEED", "1"))
+HOSTILE = (
+    *(None, True, -1, 10**30, 1e400, float("nan"), "", "x" * 1000, "\ud800", [], {}, [[]], [None]),
+    *([1, 2, 3], {"a": 1}, "event", [300] * 300),
+)
+
+
+def replaced(value, rng):
+    """A copy of plain values with one of them replaced or left out."""
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
+        copy = value.copy()
+        key = rng.choice(list(copy) if isinstance(copy, dict) else range(len(copy)))
+        if rng.random() < 0.1:
+            del copy[key]
+        else:
+            copy[key] = replaced(copy[key], rng)
+        return copy
+    return rng.choice(HOSTILE)
+
+
+def outcome(data):
+    try:
+        return LabelSpace.from_dict(data)
+    except ConfigError as error:
+        return str(error)
+
+
+def test_any_mutation_of_a_label_space_is_one_sentence():
+    rng, plain = random.Random(SEED), synthetic_label_space().to_dict()
+    for _ in range(CASES):
+        found = outcome(replaced(plain, rng))
+        sentences = ("label space", "unified label space")
+        assert isinstance(found, LabelSpace) or found.startswith(sentences)
