@@ -12,9 +12,9 @@ and a scene that is kept for some frames.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from segrgbx_core.base.errors import ConfigError, did_you_mean
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.bench.cost import count_cost, total_cost
+from segrgbx_core.bench.harness import in_turn, timed
 from segrgbx_core.model import BASELINE_PRESETS, Scene
 from segrgbx_core.runtime.batch import Batch, InputConfig, make_batch
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, default_contract, random_weights
@@ -237,16 +238,12 @@ def _take_turns(
     contenders: dict[str, Contender], rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU time in ms of every frame; whoever began a round begins the next one last."""
-    keys = list(contenders)
-    frames: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
+    frames: dict[str, list[tuple[float, float]]] = {key: [] for key in contenders}
     for turn in range(rounds):
-        first = turn % len(keys)
-        for key in keys[first:] + keys[:first]:
+        for key in in_turn(list(contenders), turn):
             for frame in range(contenders[key].frames):
-                wall, cpu = time.perf_counter(), time.process_time()
-                contenders[key].run(frame)
-                times = (time.perf_counter() - wall, time.process_time() - cpu)
-                frames[key].append((times[0] * 1e3, times[1] * 1e3))
+                _, wall_ms, cpu_ms = timed(partial(contenders[key].run, frame))
+                frames[key].append((wall_ms, cpu_ms))
     return frames
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from segrgbx_core.runtime.aot_package import FRAME as AOT_FRAME
 from segrgbx_core.runtime.devices import choose_device
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 Times = dict[str, dict[str, float]]
 TOTAL = "total"
 # Channels, type and range of what a driver publishes (0.01 K, mm, mosaic counts, colours).
@@ -111,6 +113,19 @@ def with_changes(config: InferenceConfig, changes: Mapping[str, Any]) -> Inferen
     return from_mapping(InferenceConfig, plain)
 
 
+def timed(call: Callable[[], ResultT]) -> tuple[ResultT, float, float]:
+    """What a call returns, with its wall time and the CPU time of this process, in ms."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return result, 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
+
+
+def in_turn(items: Sequence[ItemT], turn: int) -> list[ItemT]:
+    """The items as a turn takes them: from another one on, so that none is always first."""
+    first = turn % len(items)
+    return [*items[first:], *items[:first]]
+
+
 def measure(
     segmenter: Segmenter,
     samples: Sequence[RgbxSample],
@@ -147,12 +162,10 @@ def measure_in_turns(
         for _ in range(warm_up):
             run[0].predict(*run[1:])
     laps: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
-    names = list(runs)
     for turn in range(repeats):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in in_turn(list(runs), turn):
             laps[name].append(_lap(*runs[name]))
-    return {name: summary(laps[name]) for name in names}
+    return {name: summary(laps[name]) for name in runs}
 
 
 def summary(laps: Sequence[Mapping[str, float]]) -> Times:
@@ -178,10 +191,8 @@ def summary(laps: Sequence[Mapping[str, float]]) -> Times:
 def _lap(
     segmenter: Segmenter, samples: Sequence[RgbxSample], streams: Sequence[str]
 ) -> dict[str, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    predictions = segmenter.predict(samples, streams)
-    took, used = time.perf_counter() - wall, time.process_time() - cpu
-    return {**predictions[0].timings_ms, TOTAL: took * 1e3, "cpu": used * 1e3}
+    predictions, wall_ms, cpu_ms = timed(lambda: segmenter.predict(samples, streams))
+    return {**predictions[0].timings_ms, TOTAL: wall_ms, "cpu": cpu_ms}
 
 
 def measure_batches(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import platform
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError
 from segrgbx_core.base.samples import Array
 from segrgbx_core.base.tables import Summary, markdown_table, number, percent
-from segrgbx_core.bench.harness import Variant, with_changes
+from segrgbx_core.bench.harness import Variant, in_turn, timed, with_changes
 from segrgbx_core.export.parity import MIN_AGREEMENT
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_core.runtime.checkpoint import read_contract
@@ -103,10 +102,11 @@ class _Measured:
         self.labels: Array = np.empty(0, np.uint8)
 
     def predict(self, item: Labelled, stream: str) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        [prediction] = self.segmenter.predict([item.sample], [stream])
-        self.wall_ms.append(1e3 * (time.perf_counter() - wall))
-        self.cpu_ms.append(1e3 * (time.process_time() - cpu))
+        [prediction], wall_ms, cpu_ms = timed(
+            lambda: self.segmenter.predict([item.sample], [stream])
+        )
+        self.wall_ms.append(wall_ms)
+        self.cpu_ms.append(cpu_ms)
         self.matrix.update(item.labels, prediction.labels)
         self.labels = prediction.labels
         self.ages.append(prediction.scene_age)
@@ -250,8 +250,7 @@ class Comparison:
 
     def _take_turns(self, measured: Sequence[_Measured]) -> None:
         for turn, (item, scene) in enumerate(self.frames_by_scene()):
-            first = turn % len(measured)
-            for one in (*measured[first:], *measured[:first]):
+            for one in in_turn(measured, turn):
                 one.predict(item, scene)
             for one in measured:
                 one.agreements.append(float((one.labels == measured[0].labels).mean()))

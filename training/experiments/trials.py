@@ -79,8 +79,14 @@ class Trial:
         """
         if not self.result_path.exists():
             return None
-        kept: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
-        others = self._other_options(kept["recipe"])
+        try:
+            kept: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
+            others = self._other_options(kept["recipe"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigError(
+                f"{self.result_path}: is no result of a trial ({error!r}); remove the folder to "
+                "train anew"
+            ) from None
         if others:
             raise ConfigError(
                 f"{self.result_path}: was trained with other options: {others[0]}; choose another "

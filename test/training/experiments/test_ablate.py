@@ -157,6 +157,9 @@ def test_other_options_do_not_mix_with_finished_trials(run_file, capsys):
         del result["recipe"]["run"][name]
     trial.result_path.write_text(json.dumps(result))
     assert planned("run.log_every=7").result() == result
+    trial.result_path.write_text("{")
+    with pytest.raises(ConfigError, match="is no result of a trial"):
+        trial.result()
 
 
 def test_a_diverged_variant_is_reported_and_the_others_go_on(run_file, monkeypatch):
