@@ -42,9 +42,9 @@ demo: $(READY)  ## play a recording (MODALITY, or all) through the live node; re
 soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame accounted for
 	$(BIN)/python -m segrgbx_ros.tools.soak --minutes $(MINUTES)
 
-fuzz: $(READY)  ## show every decoder CASES (100000) broken messages; other ones with another SEED
+fuzz: $(READY)  ## show every reader CASES (100000) broken messages or files; others with another SEED
 	SEGRGBX_FUZZ_CASES=$(CASES) SEGRGBX_FUZZ_SEED=$(SEED) \
-	  $(BIN)/python -m pytest test/ros/messages/test_decoder_fuzz.py -q --timeout 0
+	  $(BIN)/python -m pytest $$(grep -rl --include='*.py' FUZZ_CASES test) -q --timeout 0
 
 bench: $(READY)  ## time SegRGB-X beside its ancestors in one run; results in bench_out/
 	mkdir -p bench_out

@@ -276,7 +276,10 @@ class _Parser:
 
     def _scalar(self, event: Any, name: str) -> bool | int | float | str:
         text: str = event.value
-        if event.style in ("'", '"', "|", ">") or (event.tag and text):
+        if "\0" in text:
+            raise self._refused(event, f"'{shortened(name)}' holds a NUL, which ROS ends text at")
+        is_text = event.style in ("|", ">") or event.tag
+        if event.style in ("'", '"') or (is_text and text):
             return text
         if text in _NOTHING:
             raise self._refused(

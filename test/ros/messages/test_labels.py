@@ -1,5 +1,9 @@
 """Label files and palette files, and the text of the published labels."""
 
+import os
+from collections import Counter
+
+import numpy as np
 import pytest
 
 from segrgbx_core.base.errors import ConfigError
@@ -90,3 +94,41 @@ def test_a_palette_names_classes_and_colours(tmp_path):
     ):
         with pytest.raises(ConfigError, match=complaint):
             read_palette_file(written(tmp_path, text), LABELS)
+
+
+def test_mutated_label_files_are_read_or_refused_in_one_line(tmp_path):
+    cases, seed = (
+        int(os.environ.get(f"SEGRGBX_FUZZ_{name}", default))
+        for name, default in (("CASES", "400"), ("SEED", "0"))
+    )
+    files = [
+        (GROUPS.encode(), lambda path: read_label_file(path, LABELS)),
+        (b"road: [90, 91, 92]\nperson: [1, 2, 3]\n", lambda path: read_palette_file(path, LABELS)),
+    ]
+    path, tally = tmp_path / "file.yaml", Counter()
+    for case in range(cases):
+        rng = np.random.default_rng([seed, case])
+        text, read = files[case % 2]
+        data = bytearray(text)
+        for _ in range(rng.integers(1, 4)):
+            place, kind = int(rng.integers(0, len(data) + 1)), rng.integers(0, 4)
+            if kind == 0:
+                data[place : place + 1] = rng.choice(list(b" :[]{},&*!|>-\n\t.0xe"), 1).tolist()
+            elif kind == 1:
+                data[place:place] = data[place : place + int(rng.integers(1, 20))]
+            elif kind == 2:
+                del data[place : place + int(rng.integers(1, 6))]
+            else:
+                data[place:place] = rng.bytes(2)
+        path.write_bytes(data)
+        fault = None
+        try:
+            read(path)
+        except ConfigError as error:
+            fault = str(error)
+        tally[fault is None] += 1
+        if fault is not None:
+            assert str(path) in fault, f"seed {seed}, case {case}"
+            assert "\n" not in fault, f"seed {seed}, case {case}"
+            assert len(fault) < 3000, f"seed {seed}, case {case}"
+    assert min(tally[True], tally[False]) > cases // 50, tally
