@@ -80,9 +80,7 @@ class ConfusionMatrix:
 
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union per class, float64 (C,), NaN for classes that appear nowhere."""
-        hits = np.diagonal(self.matrix).astype(np.float64)
-        union = self.matrix.sum(axis=1) + self.matrix[:, :-1].sum(axis=0) - hits
-        return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+        return iou_of(self.matrix)
 
     def accuracy(self) -> NDArray[np.float64]:
         """Share of each class's pixels that are right, float64 (C,), NaN without such pixels."""
@@ -129,6 +127,20 @@ class ConfusionMatrix:
             "accuracy": {name: rounded(v) for name, v in zip(names, self.accuracy(), strict=True)},
             "matrix": self.matrix.tolist(),
         }
+
+
+def iou_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union per class; NaN for classes that appear nowhere.
+
+    Args:
+        counts: int64 (..., C, C + 1), confusion matrices.
+
+    Returns:
+        float64 (..., C).
+    """
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    union = counts.sum(axis=-1) + counts[..., :-1].sum(axis=-2) - hits
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.files import replacing, write_text
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.labels.metrics import ConfusionMatrix
+from segrgbx_core.labels.metrics import iou_of
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from segrgbx_core.runtime.segmenter import InferenceConfig
 from training.data.datasets import Labelled, Reader, open_reader
@@ -263,7 +263,7 @@ class SceneScores:
 
     def classes_iou(self, names: Sequence[str]) -> float:
         """Mean IoU of the named classes in per cent; of all that occur for no names."""
-        return 100 * miou_of(self.scenes.sum(axis=0), names)
+        return 100 * float(mious_of(self.scenes.sum(axis=0, keepdims=True), names)[0])
 
     def save(self, path: Path) -> None:
         """Writes an npz file, atomically."""
@@ -328,12 +328,26 @@ def score_scenes(
     return SceneScores(np.stack([report.groups[name].matrix for name in names]), groups)
 
 
-def miou_of(matrix: NDArray[np.int64], names: Sequence[str] = ()) -> float:
-    """Mean IoU in [0, 1] of a matrix (C, C + 1) over the named classes, or all, that occur."""
-    confusion = ConfusionMatrix(len(matrix))
-    confusion.matrix += matrix
-    ids = [SYNTHETIC_STREET.names.index(name) for name in names]
-    return confusion.miou(classes=ids or None)
+def mious_of(matrices: NDArray[np.int64], names: Sequence[str] = ()) -> NDArray[np.float64]:
+    """Mean IoU of each of several confusion matrices over the classes that occur in it.
+
+    Args:
+        matrices: int64 (N, C, C + 1).
+        names: classes of the rendered street; all for none.
+
+    Returns:
+        float64 (N,) in [0, 1]; NaN where no class occurs.
+    """
+    iou = iou_of(matrices)
+    if names:
+        iou = iou[:, [SYNTHETIC_STREET.names.index(name) for name in names]]
+    means = np.full(len(iou), np.nan)
+    occurs = ~np.isnan(iou)
+    for classes in np.unique(occurs, axis=0):
+        if classes.any():
+            rows = (occurs == classes).all(axis=1)
+            means[rows] = np.ascontiguousarray(iou[np.ix_(rows, classes)]).mean(axis=1)
+    return means
 
 
 @dataclass(frozen=True)
@@ -403,16 +417,15 @@ def mean_difference(
     sums = [[sum(one.scenes for one in scores) for scores in pair] for pair in pairs]
     count = len(pairs[0][0][0].scenes)
     rng = np.random.default_rng(0)
-    resampled = []
-    for _ in range(_RESAMPLES):
-        drawn = np.bincount(rng.integers(0, count, count), minlength=count)
-        mious = np.array(
-            [
-                [miou_of(np.tensordot(drawn, matrices, axes=1), names) for matrices in pair]
-                for pair in sums
-            ]
-        )
-        resampled.append(100 * (mious[:, 0] - mious[:, 1]).mean())
+    draws = (rng.integers(0, count, count) for _ in range(_RESAMPLES))
+    weights = np.array([np.bincount(drawn, minlength=count) for drawn in draws])
+    mious = np.array(
+        [
+            [mious_of(np.tensordot(weights, matrices, axes=1), names) for matrices in pair]
+            for pair in sums
+        ]
+    )  # (pairs, 2, resamples)
+    resampled = 100 * np.ascontiguousarray((mious[:, 0] - mious[:, 1]).T).mean(axis=1)
     return Difference(
         mean=float(np.mean(gains)),
         scene_sd=float(np.std(resampled)),
