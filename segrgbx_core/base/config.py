@@ -229,7 +229,7 @@ def _plain(value: Any) -> Any:
 def _message(cls: type[Config], error: ErrorDetails, where: str) -> str:
     owner, path = _owner(cls, [str(part) for part in error["loc"]])
     place = f"{where}: " if where else ""
-    name = ".".join(path)
+    name = shortened(".".join(path), 200)
     if error["type"] == "extra_forbidden":
         beside = list(owner.model_fields) if owner else []
         return f"{place}unknown option '{name}'{did_you_mean(path[-1], beside)}"

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.labels.tables import Rgb
 
 Picture = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Theme:
         outline: around the swatches of a legend.
     """
 
-    background: Colour
-    panel: Colour
-    text: Colour
-    muted: Colour
-    outline: Colour
+    background: Rgb
+    panel: Rgb
+    text: Rgb
+    muted: Rgb
+    outline: Rgb
 
 
 DARK = Theme((17, 20, 26), (30, 34, 42), (236, 239, 244), (148, 158, 174), (92, 100, 114))
@@ -234,7 +234,7 @@ def _row_strip(
     return strip
 
 
-def _text_strip(text: str, width: int, px: int, colour: Colour, theme: Theme) -> Picture:
+def _text_strip(text: str, width: int, px: int, colour: Rgb, theme: Theme) -> Picture:
     if not text:
         return _canvas(_GAP, width, theme.background)
     strip = _canvas(round(px * 1.4) + 14, width, theme.background)
@@ -255,7 +255,7 @@ def _as_picture(image: Array) -> Picture:
     return image
 
 
-def _fit(image: Picture, cell: tuple[int, int], background: Colour) -> Picture:
+def _fit(image: Picture, cell: tuple[int, int], background: Rgb) -> Picture:
     """The image as large as the cell allows, in its middle."""
     height, width = image.shape[:2]
     scale = min(cell[0] / height, cell[1] / width)
@@ -268,7 +268,7 @@ def _fit(image: Picture, cell: tuple[int, int], background: Colour) -> Picture:
     return fitted
 
 
-def _round(image: Picture, background: Colour, radius: int) -> Picture:
+def _round(image: Picture, background: Rgb, radius: int) -> Picture:
     """The image with round corners."""
     height, width = image.shape[:2]
     mask = np.zeros((height * _SCALE, width * _SCALE), np.uint8)
@@ -281,7 +281,7 @@ def _round(image: Picture, background: Colour, radius: int) -> Picture:
     return _mix(np.full_like(image, background), image, mask)
 
 
-def _write(picture: Picture, text: str, middle: int, left: int, px: int, colour: Colour) -> None:
+def _write(picture: Picture, text: str, middle: int, left: int, px: int, colour: Rgb) -> None:
     """Writes a line whose capitals are centred on row `middle`; what does not fit is cut off."""
     if not text:
         return
@@ -325,7 +325,7 @@ def _paste(picture: Picture, part: Picture, top: int, left: int) -> None:
     target[:] = part[: target.shape[0], : target.shape[1]]
 
 
-def _canvas(height: int, width: int, colour: Colour | NDArray[np.uint8]) -> Picture:
+def _canvas(height: int, width: int, colour: Rgb | NDArray[np.uint8]) -> Picture:
     return np.full((height, width, 3), colour, np.uint8)
 
 

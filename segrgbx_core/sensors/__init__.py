@@ -17,13 +17,13 @@ import numpy as np
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.samples import Events, RgbxSample, XForm
+from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
 from segrgbx_core.sensors import depth, event, light_field, polarization, thermal
 from segrgbx_core.sensors.content import XContent, picture_content, rgb_content
 from segrgbx_core.sensors.depth import DepthEncoding, DepthSensor
 from segrgbx_core.sensors.event import EventEncoding, EventSensor
 from segrgbx_core.sensors.light_field import LightFieldEncoding, LightFieldSensor
-from segrgbx_core.sensors.picture import Array, XImage
+from segrgbx_core.sensors.picture import XImage
 from segrgbx_core.sensors.polarization import (
     PolarizationEncoding,
     PolarizationRepresentation,

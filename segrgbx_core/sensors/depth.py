@@ -22,9 +22,10 @@ from pydantic import model_validator
 from segrgbx_core.base.camera import Pinhole, depth_metres
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Array
 from segrgbx_core.sensors.content import FEW_SHARE, XContent, on_grid, share_of
 from segrgbx_core.sensors.hha import hha_image
-from segrgbx_core.sensors.picture import Array, XImage, from_picture, grey, require_plane
+from segrgbx_core.sensors.picture import XImage, from_picture, grey, require_plane
 
 _FIRST_LEVEL = np.float32(1 / 255)
 _DTYPES = (np.uint16, np.float32, np.float64)

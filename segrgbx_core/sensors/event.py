@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
-from segrgbx_core.base.samples import Events
+from segrgbx_core.base.samples import Array, Events
 from segrgbx_core.sensors.content import XContent
-from segrgbx_core.sensors.picture import Array, XImage, from_picture
+from segrgbx_core.sensors.picture import XImage, from_picture
 
 _MAX_CLOCK_GAP_NS = 10_000_000_000
 _RED = (1.0, 0.0, 0.0)

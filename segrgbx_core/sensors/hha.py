@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.camera import Pinhole
-from segrgbx_core.sensors.picture import Array
+from segrgbx_core.base.samples import Array
 
 _Plane = NDArray[np.float64]
 

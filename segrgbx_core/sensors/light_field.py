@@ -13,8 +13,9 @@ import numpy as np
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Array
 from segrgbx_core.sensors.content import XContent, picture_content
-from segrgbx_core.sensors.picture import Array, XImage, from_picture, require_array
+from segrgbx_core.sensors.picture import XImage, from_picture, require_array
 
 
 class LightFieldLayout(str, Enum):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Array
 
-Array = NDArray[Any]
 XImage = NDArray[np.float32]
 """float32 (h, w, 3) in [0, 1]: the output of every encoder."""
 

@@ -30,9 +30,9 @@ from pydantic import model_validator
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Array
 from segrgbx_core.sensors.content import XContent, on_grid, picture_content, unused_bits
 from segrgbx_core.sensors.picture import (
-    Array,
     XImage,
     from_picture,
     full_scale,

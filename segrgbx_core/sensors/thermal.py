@@ -24,8 +24,9 @@ from pydantic import model_validator
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import EncodingError
+from segrgbx_core.base.samples import Array
 from segrgbx_core.sensors.content import XContent, on_grid
-from segrgbx_core.sensors.picture import Array, XImage, from_picture, grey, require_plane
+from segrgbx_core.sensors.picture import XImage, from_picture, grey, require_plane
 
 _FLOAT_BINS = 65536
 _FINE_BINS = 1024

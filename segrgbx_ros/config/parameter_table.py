@@ -11,6 +11,7 @@ from typing import Any
 
 from segrgbx_core.base.config import Leaf, leaves
 from segrgbx_core.base.modality import MODALITIES
+from segrgbx_core.base.tables import markdown_table
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig, PairConfig
 
 PAGE = Path("docs") / "parameters.md"
@@ -24,10 +25,7 @@ The same names hold in YAML files, for `ros2 param`, and for `segrgbx-replay --s
 Encoding constants (percentiles, ranges, event window) are not here: they belong to the checkpoint
 ([decision 1](decisions/0001-encoding-belongs-to-the-checkpoint.md)).
 """
-_COLUMNS = (
-    "| name | default | allowed | live | meaning |\n"
-    "|---|---|---|---|---|"
-)  # fmt: skip
+_COLUMNS = ("name", "default", "allowed", "live", "meaning")
 
 
 def page() -> str:
@@ -35,7 +33,8 @@ def page() -> str:
     options = [*leaves(NodeConfig), *leaves(PairConfig, "<p>.")]
     parts = [_HEAD]
     for section, members in groupby(options, key=_section):
-        parts.append(f"\n## {section}\n\n{_COLUMNS}\n" + "\n".join(_rows(members)) + "\n")
+        table = markdown_table(_COLUMNS, map(_row, members), align="l")
+        parts.append(f"\n## {section}\n\n{table}\n")
     return "".join(parts)
 
 
@@ -110,12 +109,10 @@ def _section(leaf: Leaf) -> str:
     return leaf.name.split(".")[0] if "." in leaf.name else "general"
 
 
-def _rows(options: Iterable[Leaf]) -> Iterable[str]:
-    for leaf in options:
-        default = "required" if leaf.required else f"`{json.dumps(leaf.default)}`"
-        meaning = leaf.doc.rstrip(".").replace("|", "\\|")
-        live = "yes" if leaf.dynamic else ""
-        yield f"| `{leaf.name}` | {default} | {_allowed(leaf)} | {live} | {meaning} |"
+def _row(leaf: Leaf) -> tuple[str, ...]:
+    default = "required" if leaf.required else f"`{json.dumps(leaf.default)}`"
+    live = "yes" if leaf.dynamic else ""
+    return f"`{leaf.name}`", default, _allowed(leaf), live, leaf.doc.rstrip(".")
 
 
 def _allowed(leaf: Leaf) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 
 import pytest
 from import_graph import PACKAGES, ROOT, module_name
@@ -13,7 +14,8 @@ COMMANDS = {
     module_name(path): "add_set_option(" in path.read_text("utf-8")
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
-    if "Parser(" in path.read_text("utf-8") and path.name != "overrides.py"
+    if re.search(r"\b(ArgumentParser|CommandParser)\(", path.read_text("utf-8"))
+    and path.name != "overrides.py"
 }
 """Modules that parse a command line; True for those with `--set`."""
 PATHS = frozenset(
