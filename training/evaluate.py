@@ -141,14 +141,14 @@ def _inference(args: argparse.Namespace) -> InferenceConfig:
 
 
 def _augmentation(args: argparse.Namespace) -> TtaConfig:
-    given: dict[str, Any] = {"fit": args.fit, "scales": args.scales, "flip": args.flip}
+    views: dict[str, Any] = {"fit": args.fit, "scales": args.scales, "flip": args.flip}
     if args.stride is not None:
         if args.fit != Fit.WINDOW.value:
             raise ConfigError("--stride has no effect without --fit window")
-        given["stride"] = args.stride
+        views["stride"] = args.stride
     if args.size and args.fit == Fit.NATIVE.value:
         raise ConfigError("--size has no effect with --fit native; leave one out")
-    return from_mapping(TtaConfig, given, "command line")
+    return from_mapping(TtaConfig, views, "command line")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def groups() -> tuple[Group, ...]:
 
     The modules at the top of `training` are the first group: its commands.
     """
-    found = []
+    listed = []
     for package, folders in _folders().items():
         names = [
             name.partition(".")[2]
@@ -79,12 +79,12 @@ def groups() -> tuple[Group, ...]:
         ]
         if package == "training":
             commands = [n for n in names if "." not in n and n not in (*folders, *_FORMER)]
-            found.append(_group(package, COMMANDS, "parse, call, print", commands))
+            listed.append(_group(package, COMMANDS, "parse, call, print", commands))
         for folder in folders:
             members = [n for n in names if f"{n}.".startswith(f"{folder}.") and n != folder]
             purpose = _purpose(f"{package}.{folder}")
-            found.append(_group(package, folder, purpose, members or [folder]))
-    return tuple(found)
+            listed.append(_group(package, folder, purpose, members or [folder]))
+    return tuple(listed)
 
 
 @cache

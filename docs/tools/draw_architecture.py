@@ -98,7 +98,7 @@ def place() -> list[Box]:
 
 
 def sides(one: Box, other: Box, boxes: list[Box]) -> tuple[str, str]:
-    """Where an arrow leaves a box and where it meets the other."""
+    """The sides at which an arrow leaves a box and meets the other."""
     if one.x != other.x:
         return ("right", "left") if one.x < other.x else ("left", "right")
     column = sorted(box.y for box in boxes if box.x == one.x)
@@ -152,21 +152,20 @@ def draw_box(axes: Axes, box: Box) -> None:
 
 def draw_arrows(axes: Axes, boxes: list[Box]) -> None:
     """Every arrow, with its ends spread along the sides that it touches."""
-    found = arrows()
-    ways = {arrow: sides(boxes[arrow.source], boxes[arrow.target], boxes) for arrow in found}
-    for arrow, (leaves, meets) in ways.items():
+    routes = {arrow: sides(boxes[arrow.source], boxes[arrow.target], boxes) for arrow in arrows()}
+    for arrow, (from_side, to_side) in routes.items():
         one, other = boxes[arrow.source], boxes[arrow.target]
-        one.ends.setdefault(leaves, []).append((other.middle, arrow))
-        other.ends.setdefault(meets, []).append((one.middle, arrow))
-    for arrow, (leaves, meets) in ways.items():
+        one.ends.setdefault(from_side, []).append((other.middle, arrow))
+        other.ends.setdefault(to_side, []).append((one.middle, arrow))
+    for arrow, (from_side, to_side) in routes.items():
         one, other = boxes[arrow.source], boxes[arrow.target]
         bend = 0.0
-        if leaves == meets:
+        if from_side == to_side:
             far = abs(other.middle - one.middle)
-            bend = min(0.3, 0.6 / far) * (1 if leaves == "left" else -1)
+            bend = min(0.3, 0.6 / far) * (1 if from_side == "left" else -1)
         axes.add_patch(
             FancyArrowPatch(
-                end(one, leaves, arrow), end(other, meets, arrow),
+                end(one, from_side, arrow), end(other, to_side, arrow),
                 connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=11,
                 color=CROSSING if one.x != other.x else INK, linewidth=1.1, zorder=1,
                 linestyle=":" if arrow.is_late else "-", shrinkA=0, shrinkB=1,

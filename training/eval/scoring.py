@@ -26,7 +26,7 @@ from training.eval.test_time_augmentation import SINGLE_PASS, TtaConfig, TtaSegm
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How a split is gone through.
+    """How a split is scored.
 
     Attributes:
         augmentation: which views of a frame are averaged; by default the frame as it is, once.
@@ -60,7 +60,7 @@ def evaluate(
         reader: what to score on.
         config: device, precision and size.
         sensors: facts about the data set's sensors, where its reader does not state them.
-        options: how its samples are gone through.
+        options: how they are scored.
 
     Raises:
         DataError: naming the file or sample that cannot be read or does not fit.
@@ -82,7 +82,7 @@ def evaluate_splits(
         checkpoint: file to load.
         splits: at least one.
         config: device, precision and size.
-        options: how samples are gone through; its limit holds for each split.
+        options: how samples are scored; the limit holds for each split.
 
     Raises:
         as `evaluate`.

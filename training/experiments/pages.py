@@ -124,12 +124,12 @@ def _ablation_scores(content: Mapping[str, Any]) -> str:
     return markdown_table([*titles, "*paper* mIoU", "*paper* difference"], rows, "llrrllr")
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _difference(paired: Mapping[str, Any] | None) -> str:
+    if paired is None:
         return UNDEFINED
-    if found["low"] is None:
-        return f"{found['mean']:+.2f}"
-    return f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+    if paired["low"] is None:
+        return f"{paired['mean']:+.2f}"
+    return f"{paired['mean']:+.2f} [{paired['low']:+.2f}, {paired['high']:+.2f}]"
 
 
 def _scores_by_data(content: Mapping[str, Any]) -> str:

@@ -177,7 +177,7 @@ def train_in_parallel(
     Args:
         runs: by name; each with a folder of its own.
         workers: processes; give each run `run.threads` so that they do not fight for processors.
-        poll_s: seconds between two looks at the runs' logs.
+        poll_s: seconds between two readings of the runs' logs.
 
     Returns:
         the last checkpoint of each run: of equal training, and chosen by no score.

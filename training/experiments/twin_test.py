@@ -1,4 +1,4 @@
-"""The twin test: objects whose class RGB does not show, told apart by what X shows."""
+"""The twin test: objects whose class RGB does not show, recognised by what X shows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RGB_ONLY = Variant("rgb_only", modalities=MODALITIES, x=XSource.NONE)
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well the twins of one modality are told apart.
+    """How well the twins of one modality are recognised.
 
     Attributes:
         with_x: share of the objects' pixels whose class is right, in [0, 1], with their own X.
