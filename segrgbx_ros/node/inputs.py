@@ -31,6 +31,8 @@ OnInfo = Callable[[str, Stream, Any], None]
 
 EVENT_DEPTH = 1000
 """Event messages that may queue: none of them must be lost, and they come every few ms."""
+EVENT_BURST = 20
+"""Event messages taken at once at most, so that other inputs get their turn."""
 _RELIABILITY = {
     Reliability.BEST_EFFORT: QoSReliabilityPolicy.BEST_EFFORT,
     Reliability.RELIABLE: QoSReliabilityPolicy.RELIABLE,
@@ -138,9 +140,7 @@ class Inputs:
         subscription = self._node.create_subscription(
             kind,
             health.topic,
-            lambda message, info: self._on_message(
-                pair, stream, health, message, info["received_timestamp"]
-            ),
+            lambda message, info: self._on_received(pair, stream, health, message, info),
             qos,
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=lambda event: self._mismatch(pair, stream, health, qos, event),
@@ -152,6 +152,28 @@ class Inputs:
         )
         health.topic = subscription.topic_name
         self._subscriptions[pair, stream] = subscription
+
+    def _on_received(
+        self, pair: str, stream: Stream, health: StreamHealth, message: Any, info: dict[str, Any]
+    ) -> None:
+        self._on_message(pair, stream, health, message, info["received_timestamp"])
+        if stream is Stream.EVENTS:
+            self._take_more(pair, stream, health)
+
+    def _take_more(self, pair: str, stream: Stream, health: StreamHealth) -> None:
+        """Takes what waits behind a message of events.
+
+        The executor's wait costs more than a packet, so one wait serves several of them.
+        """
+        for _ in range(EVENT_BURST):
+            subscription = self._subscriptions.get((pair, stream))
+            if subscription is None:
+                return
+            with subscription.handle:
+                taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if taken is None:
+                return
+            self._on_message(pair, stream, health, taken[0], taken[1]["received_timestamp"])
 
     def _subscribe_info(self, pair: str, stream: Stream) -> None:
         qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)

@@ -17,7 +17,7 @@ from node_rig import HEIGHT, WIDTH  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from segrgbx_ros.messages.events.arrays import TYPES  # noqa: E402
-from segrgbx_ros.messages.images import fill_image, image_array  # noqa: E402
+from segrgbx_ros.messages.images import fill_image, image_array, stamp_ns  # noqa: E402
 from segrgbx_ros.node import inputs  # noqa: E402
 from segrgbx_ros.node.node import FAILURE  # noqa: E402
 
@@ -54,6 +54,28 @@ def test_a_stream_of_events_gives_masks(rig, monkeypatch, capfd):
     one.until(lambda: masks, seconds=20)
     assert image_array(masks[0]).shape == (HEIGHT, WIDTH)
     assert masks[0].header.stamp.nanosec == 80 * MS
+
+
+def test_messages_that_wait_are_taken_together_and_in_order(rig, monkeypatch):
+    monkeypatch.setattr(inputs, "message_class", lambda config: CompressedImage)
+    one = rig(wait=False, pairs=["event"], **{"sensor.event.message_type": TYPES[0]})
+    stream = one.tester.create_publisher(CompressedImage, "event/x/events", 200)
+    one.until(lambda: stream.get_subscription_count(), seconds=20)
+    one.until(lambda: one.tester.count_publishers("event/mask") == 1, seconds=20)
+    seen = []
+    push = one.node.runtime._pipeline["event"].push_message
+
+    def kept(kind, message, *more):
+        seen.append(stamp_ns(message))
+        return push(kind, message, *more)
+
+    monkeypatch.setattr(one.node.runtime._pipeline["event"], "push_message", kept)
+    stamps = [START + index * MS for index in range(3 * inputs.EVENT_BURST)]
+    for stamp in stamps:
+        stream.publish(event_array(events([stamp], (WIDTH, HEIGHT)), stamp))
+    one.until(lambda: len(seen) == len(stamps), seconds=20)
+    assert seen == stamps
+    one.until(lambda: one.report()["event input"][2]["x_received"] == str(len(stamps)))
 
 
 @pytest.mark.skipif(
