@@ -91,6 +91,8 @@ setup(
         "console_scripts": [
             "segrgbx-node = segrgbx_ros.node.process:main",
             "segrgbx-replay = segrgbx_ros.replay.replay:main",
+            "segrgbx-extract = segrgbx_ros.tools.extract:main",
+            "segrgbx-labels = segrgbx_ros.tools.labels:main",
             "segrgbx-event-frames = segrgbx_ros.node.event_frames:main",
             "segrgbx-label-legend = segrgbx_ros.tools.label_legend:main",
             "segrgbx-bench = segrgbx_core.bench.bench:main",

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,17 +87,35 @@ def evaluate(
     """
     began = time.monotonic()
     run = _Run(config, segmenter, truths or {}, writers)
-    for received_ns, paired in _pairs(bag, run, routes, on_message):
+    complete = complete_pairs(bag, routes, run.push, run.pipeline.flush, run.refuse, on_message)
+    for received_ns, paired in complete:
         run.segment(paired, received_ns)
     report = run.report(bag, routes, time.monotonic() - began)
     _explain_nothing(report)
     return report
 
 
-def _pairs(
-    bag: Bag, run: _Run, routes: Routes, on_message: Callable[[Recorded], object] | None
+def complete_pairs(
+    bag: Bag,
+    routes: Routes,
+    push: Callable[[str, Stream, Any, int], Sequence[Pair]],
+    flush: Callable[[], Sequence[Pair]],
+    refuse: Callable[[str, Stream, DataError], object],
+    on_message: Callable[[Recorded], object] | None = None,
 ) -> Iterator[tuple[int, Pair]]:
-    """Pairs in the order in which they complete, with the receive time that completed them."""
+    """Pairs of a recording in the order in which they complete.
+
+    Args:
+        bag: open recording.
+        routes: which topic feeds which input.
+        push: takes a message of a pair's stream with the time, as `Pipeline.push_message`.
+        flush: as `Pipeline.flush`.
+        refuse: gets the pair, the stream and what is wrong with a message that cannot be read.
+        on_message: gets every message of the inputs before it is taken.
+
+    Yields:
+        the receive time that completed a pair, in ns, and the pair.
+    """
     last_ns = 0
     for recorded in bag.messages(routes.inputs.keys()):
         # Receive times are the clock here; one that steps back must not run the waiting backward.
@@ -105,9 +123,15 @@ def _pairs(
         if on_message:
             on_message(recorded)
         for pair, stream in routes.inputs[recorded.topic]:
-            for paired in run.push(bag, pair, stream, recorded, last_ns):
+            try:
+                is_array = recorded.type in ARRAY_TYPES
+                message = recorded.raw if is_array else bag.decode(recorded)
+            except DataError as error:
+                refuse(pair, stream, error)
+                continue
+            for paired in push(pair, stream, message, last_ns):
                 yield last_ns, paired
-    for paired in run.pipeline.flush():
+    for paired in flush():
         yield last_ns, paired
 
 
@@ -136,18 +160,19 @@ class _Run:
         self._stages: dict[str, list[float]] = defaultdict(list)
         self._is_warm = False
 
-    def push(
-        self, bag: Bag, pair: str, stream: Stream, recorded: Recorded, now_ns: int
-    ) -> list[Pair]:
+    def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[Pair]:
         """Feeds one message to the pipeline."""
-        tally = self._tallies[pair]
-        tally.received[stream] += 1
+        self._tallies[pair].received[stream] += 1
         try:
-            message = recorded.raw if recorded.type in ARRAY_TYPES else bag.decode(recorded)
             return self.pipeline.push_message(pair, stream, message, now_ns)
-        except (DataError, EncodingError) as error:
-            tally.refuse(error)
+        except EncodingError as error:
+            self._tallies[pair].refuse(error)
             return []
+
+    def refuse(self, pair: str, stream: Stream, error: DataError) -> None:
+        """Counts a message that cannot be read."""
+        self._tallies[pair].received[stream] += 1
+        self._tallies[pair].refuse(error)
 
     def segment(self, paired: Pair, received_ns: int) -> None:
         """Decodes and segments one pair and hands it on."""

@@ -501,3 +501,22 @@ def test_the_identity_changes_with_samples_and_meaning(tmp_path):
 
 def test_colours_of_the_helper_are_unique():
     assert len({tuple(colour(value)) for value in range(250)}) == 250
+
+
+def test_frames_without_a_label_are_left_out_of_drawn_splits(tmp_path):
+    write_dataset(tmp_path, dataset(splits={"val": 0.25}), frames=8)
+    for stem in ("0001", "0004", "0005", "0006"):
+        (tmp_path / f"labels/{stem}.png").unlink()
+    train, val = opened(tmp_path), opened(tmp_path, "val")
+    assert {*train.ids, *val.ids} == {"0000", "0002", "0003", "0007"}
+    assert len(val) == 1
+    text = "4 of 8 RGB images have no label and are left out, such as '0001'"
+    assert text in train.describe().warnings
+
+
+def test_the_end_of_an_event_window_is_kept(event_set):
+    events(event_set, stamp_ns=50_020_000)
+    sample = opened(event_set, modality=Modality.EVENT)[0].sample
+    assert sample.stamp_ns == 50_020_000
+    # Events at 10 and 20 us lie just outside of the 50 ms before that.
+    assert (encode(sample, EncodingConfig()) != 1).any(axis=2).sum() == 1

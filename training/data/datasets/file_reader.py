@@ -204,7 +204,8 @@ class FileReader(ABC):
                 f"{files.label}: labels are {labels.shape[1]}x{labels.shape[0]} but "
                 f"{files.rgb.name} is {rgb.shape[1]}x{rgb.shape[0]}; both must have one size"
             )
-        sample = RgbxSample(rgb=rgb, x=x, modality=self.modality, x_form=form)
+        stamp_ns = self._stamp_ns(files)
+        sample = RgbxSample(rgb, x, self.modality, stamp_ns=stamp_ns, x_form=form)
         return Labelled(sample, labels, files.id, files.groups)
 
     @classmethod
@@ -242,6 +243,10 @@ class FileReader(ABC):
     @abstractmethod
     def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array | Events, XForm]:
         """RGB, X and the door of X's encoder."""
+
+    def _stamp_ns(self, files: SampleFiles) -> int:  # noqa: ARG002
+        """When RGB was taken, in ns, for windows of events; 0 where nobody knows."""
+        return 0
 
     def _label_map(self, path: Path) -> Labels:
         return self._labels.read(path)

@@ -101,8 +101,15 @@ class FolderReader(FileReader):
         x = files_by_stem(root, config.x) if config.x else {}
         for pattern, files in ((config.labels, labels), (config.x, x)):
             _compare_stems(root, (config.rgb, rgb), (pattern, files), listing)
-        label_suffix = next(iter(labels.values()))
-        for stem in _split_stems(own, root, split, list(rgb)):
+        labelled = [stem for stem in rgb if stem in labels]
+        chosen, is_drawn = _split_stems(own, root, split, (list(rgb), labelled))
+        if is_drawn and len(labelled) < len(rgb):
+            first = next(stem for stem in rgb if stem not in labels)
+            listing.warnings.append(
+                f"{len(rgb) - len(labelled)} of {len(rgb)} RGB images have no label and are left "
+                f"out, such as '{first}'"
+            )
+        for stem in chosen:
             sample = SampleFiles(
                 id=stem,
                 rgb=rgb[stem],
@@ -112,7 +119,7 @@ class FolderReader(FileReader):
             listing.files.append(sample)
         return Found(
             listing,
-            _label_files(own, label_suffix),
+            _label_files(own, next(iter(labels.values()))),
             layout=own.path.name,
             x=f"{config.x}, {config.x_form.value}" if config.x else "missing",
             published=None,
@@ -134,6 +141,13 @@ class FolderReader(FileReader):
             self._require_one_view(x, path, rgb, files.rgb)
         return rgb, x, self._own.config.x_form
 
+    def _stamp_ns(self, files: SampleFiles) -> int:
+        """The end of an event window, where its file states it."""
+        if self._x is not XSource.OWN or not files.x or files.x[0].suffix.lower() != ".npz":
+            return 0
+        with np.load(files.x[0], allow_pickle=False) as stored:
+            return int(stored["stamp_ns"]) if "stamp_ns" in stored else 0
+
     def _require_one_view(
         self, x: Array | Events, x_path: Path, rgb: NDArray[np.uint8], rgb_path: Path
     ) -> None:
@@ -152,8 +166,8 @@ def read_x(path: Path, rgb_size: tuple[int, int]) -> Array | Events:
     """An X file: an image of any depth, an array (`.npy`), or a window of events (`.npz`).
 
     Events are arrays x, y, p of equal length with t in microseconds (integers) or seconds
-    (fractions), or t_ns in nanoseconds, and width and height of the sensor where these are not
-    RGB's.
+    (fractions), or t_ns in nanoseconds, width and height of the sensor where these are not RGB's,
+    and stamp_ns, the end of the window, where the last event is not.
 
     Args:
         path: the file.
@@ -321,22 +335,33 @@ def _split_stars(pattern: str) -> list[str]:
     return [piece for part in parts for piece in (part, "*")][:-1]
 
 
-def _split_stems(own: OwnDataset, root: Path, split: str, stems: list[str]) -> list[str]:
-    """The stems of a split, in order of the list or sorted.
+def _split_stems(
+    own: OwnDataset, root: Path, split: str, stems: tuple[Sequence[str], Sequence[str]]
+) -> tuple[list[str], bool]:
+    """The stems of a split, in order of the list or sorted, and whether no list names them.
 
-    Lists say what they name. Shares are drawn from what no list names; where train is a list, from
-    that, and train is left with the rest. Train is the rest where nobody names it.
+    Lists say what they name. Shares are drawn from the labelled frames that no list names; where
+    train is a list, from that, and train is left with the rest. Train is the rest where nobody
+    names it.
+
+    Args:
+        own: the data set.
+        root: its folder.
+        split: name of the split.
+        stems: all, and those with a label.
     """
+    every, labelled = stems
     splits = dict(own.config.splits)
     lists = {
-        name: _listed(root / entry, own, stems)
+        name: _listed(root / entry, own, every)
         for name, entry in splits.items()
         if isinstance(entry, str)
     }
     pool = lists.get("train")
+    is_drawn = pool is None
     if pool is None:
         listed = {stem for names in lists.values() for stem in names}
-        pool = [stem for stem in stems if stem not in listed]
+        pool = [stem for stem in labelled if stem not in listed]
     shares = {name: splits[name] for name in SPLITS if isinstance(splits.get(name), float)}
     if sum(shares.values()) > 1 + 1e-9:
         raise ConfigError(
@@ -346,11 +371,11 @@ def _split_stems(own: OwnDataset, root: Path, split: str, stems: list[str]) -> l
     taken = {stem for names in drawn.values() for stem in names}
     rest = [stem for stem in pool if stem not in taken]
     if split in drawn:
-        return [stem for stem in pool if stem in drawn[split]]
+        return [stem for stem in pool if stem in drawn[split]], is_drawn
     if split == "train":
-        return rest
+        return rest, is_drawn
     if split in lists:
-        return lists[split]
+        return lists[split], False
     raise ConfigError(
         f"{own.path}: has no split '{split}'; name it under splits, with a list file or a share"
     )
