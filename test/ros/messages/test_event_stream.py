@@ -1,7 +1,6 @@
 """Event streams: arrays from their bytes, the clock of the stamps, pairs with RGB, replay."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import made_messages
 import numpy as np
@@ -287,15 +286,18 @@ def record(path, kind):
 
 @pytest.mark.parametrize("kind", [EVENT_PACKET, *TYPES])
 def test_recorded_streams_are_found_and_paired(tmp_path, kind):
-    from segrgbx_ros.replay.evaluation import _pairs
+    from segrgbx_ros.replay.evaluation import complete_pairs
 
     path = record(tmp_path / "bag", kind)
     config = node_config({"pairs": ["event"]})
     with Bag(path) as bag:
         routes = find_routes(bag, config, ["event"])
-        run = SimpleNamespace(pipeline=Pipeline(config, EncodingConfig()))
-        run.push = run.pipeline.push_message
-        found = [paired for _, paired in _pairs(bag, run, routes, None)]
+        pipeline, refused = Pipeline(config, EncodingConfig()), []
+        complete = complete_pairs(
+            bag, routes, pipeline.push_message, pipeline.flush, lambda *one: refused.append(one)
+        )
+        found = [paired for _, paired in complete]
+    assert refused == []
     assert [(paired.rgb_stamp_ns - START) // MS for paired in found] == [50, 150, 250, 350]
     assert [len(paired.sample().x) for paired in found] == [50] * 4
 
