@@ -30,6 +30,7 @@ from segrgbx_core.sensors.picture import XImage, from_picture, grey, require_pla
 _FIRST_LEVEL = np.float32(1 / 255)
 _DTYPES = (np.uint16, np.float32, np.float64)
 _HINT = "publish 16UC1 (mm) or 32FC1 (m), or set x_form to image for a rendered picture"
+_MOST_COUNTS = 65535
 _HHA_RANGE_M = (0.1, 100.0)
 """Depths that a plausible room or street has; HHA itself has no range."""
 
@@ -147,12 +148,16 @@ def _content(plane: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XCon
     found = XContent.of(depth_m, measured & np.isfinite(depth_m), usable, "m")
     if not found.valid:
         return found.empty(_without_measurement(plane))
+    if plane.dtype == np.uint16 and (plane[measured] == _MOST_COUNTS).all():
+        return found.empty(
+            f"every measured pixel is {_MOST_COUNTS}, the largest count: saturated?"
+        )
     span = f"{near:g} to {far:g} m"
     if found.is_empty:
         cause = _cause(found.median, plane.dtype == np.uint16, sensor.unit_16u, near, far)
         return found.empty(f"no pixel within {span}, median {found.median:.4g} m: {cause}")
     if found.low == found.high:
-        return found.empty(f"every measured pixel reads {found.median:.4g} m")
+        return found.suspect(f"every measured pixel reads {found.median:.4g} m: a frozen driver?")
     if found.usable < FEW_SHARE * found.valid:
         return found.suspect(
             f"only {100 * found.usable / found.valid:.1f} % of the measured pixels are within "

@@ -75,15 +75,7 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
     with ExitStack() as stack:
         bag = stack.enter_context(Bag(options.bag))
         stack.callback(_warn, bag)
-        infos = [(pair, Stream.RGB_INFO) for pair in _depth_pairs(config, pairs)]
-        routes = find_routes(
-            bag,
-            config,
-            pairs,
-            options.namespace,
-            parse_remaps(options.remap),
-            infos if BagContent.POINTS in contents else (),
-        )
+        routes = _routes(bag, config, pairs, contents, options)
         truths = {
             pair: truth
             for pair in pairs
@@ -105,14 +97,9 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         predictions = None
         if recorder is not None:
             predictions = PredictionWriter(recorder, classes, routes, config, contents)
+        total = sum(topics[topic].count for topic in routes.inputs)
         bar = stack.enter_context(
-            tqdm(
-                total=sum(topics[topic].count for topic in routes.inputs),
-                unit="msg",
-                file=sys.stderr,
-                disable=options.quiet,
-                leave=False,
-            )
+            tqdm(total=total, unit="msg", file=sys.stderr, disable=options.quiet, leave=False)
         )
 
         def on_message(message: Recorded) -> None:
@@ -128,6 +115,19 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         weights = report.checkpoint["hash"][:12] or "random weights"
         pictures.save_sheets(f"Replay of {name}", f"checkpoint {weights}, {report.device}")
     return report
+
+
+def _routes(
+    bag: Bag,
+    config: NodeConfig,
+    pairs: Sequence[str],
+    contents: set[BagContent],
+    options: argparse.Namespace,
+) -> Routes:
+    infos = [(pair, Stream.RGB_INFO) for pair in _depth_pairs(config, pairs)]
+    remaps = parse_remaps(options.remap)
+    needed = infos if BagContent.POINTS in contents else ()
+    return find_routes(bag, config, pairs, options.namespace, remaps, needed)
 
 
 def _warn(bag: Bag) -> None:
@@ -174,6 +174,12 @@ def _parser() -> CommandParser:
         help="<stamp in ns>.png, or one .png per RGB image in order of names",
     )
     add("--truth-space", default=UNIFIED, help="label space of the truth's ids (default: unified)")
+    _add_outputs(parser)
+    return parser
+
+
+def _add_outputs(parser: CommandParser) -> None:
+    add = parser.add_argument
     add(
         "--out",
         type=path_text,
@@ -199,7 +205,6 @@ def _parser() -> CommandParser:
         help="how many overlays (default: %(default)s)",
     )
     add("--quiet", action="store_true", help="no progress bar")
-    return parser
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -71,8 +71,7 @@ def test_good_depth_has_shares_and_range():
             ROOM_MM.astype(np.float32) / 10000,
             "m: the checkpoint tells nothing apart nearer than 1 m",
         ),
-        (full(65535, np.uint16), "every measured pixel reads 65.5"),
-        (full(7, np.float32), "every measured pixel reads 7 m"),
+        (full(65535, np.uint16), "every measured pixel is 65535, the largest count: saturated?"),
     ],
 )
 def test_depth_without_content(x, problem):
@@ -94,14 +93,21 @@ def test_a_room_before_a_checkpoint_of_the_street():
     assert content(Modality.DEPTH, ROOM_MM, encoding=encoding).problem == ""
 
 
+def test_one_depth_all_over_is_suspect_and_may_be_a_wall():
+    found = content(Modality.DEPTH, full(7, np.float32))
+    assert found.problem == "every measured pixel reads 7 m: a frozen driver?"
+    assert not found.is_empty
+
+
 def test_sparse_depth_is_no_empty_depth():
     """The grid that is looked at first misses all of its pixels."""
     sparse = np.zeros((480, 640), np.uint16)
-    sparse[7::8, 1::40] = 5000
+    sparse[1::6, 1::60] = 5000
     sparse[7, 1] = 6000
+    assert not sparse[::3, ::3].any()
     found = content(Modality.DEPTH, sparse)
     assert not found.is_empty
-    assert found.usable == pytest.approx(1 / 320)
+    assert found.usable == pytest.approx(80 * 11 / sparse.size)
 
 
 @pytest.mark.parametrize("representation", ["inverse", "metric", "hha"])
