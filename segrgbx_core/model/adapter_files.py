@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from segrgbx_core.base.config import to_plain
-from segrgbx_core.base.errors import CheckpointError
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.errors import CheckpointError, shortened
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.model.lora import adapter_tensors, set_adapter
 from segrgbx_core.model.ma_clip import MaClipConfig, ModalityAwareClip
-from segrgbx_core.model.tensor_files import SUFFIX, read_tensors, write_tensors
+from segrgbx_core.model.tensor_files import (
+    SUFFIX,
+    parse_json_object,
+    read_tensors,
+    write_tensors,
+)
 
 KEY = "segrgbx_adapter"
 _MUST_MATCH = ("tower", "image_size", "mean", "std", "quick_gelu", "lora_rank", "lora_alpha")
@@ -50,8 +55,8 @@ def load_adapter(path: Path | str, ma_clip: ModalityAwareClip) -> Modality:
     """Puts an adapter file into the pool and says which modality it serves.
 
     Raises:
-        CheckpointError: when the file is no adapter, or was made for another tower, other weights,
-            other preprocessing, or another rank or strength.
+        CheckpointError: when the file is no adapter, is damaged or not finite, or was made for
+            another tower, other weights, other preprocessing, or another rank or strength.
     """
     if ma_clip.merged is not None:
         raise CheckpointError(f"{path}: the {ma_clip.merged} adapter is merged; unmerge first")
@@ -61,8 +66,8 @@ def load_adapter(path: Path | str, ma_clip: ModalityAwareClip) -> Modality:
     for name, own in _fingerprint(ma_clip).items():
         if header.get(name) != own:
             raise CheckpointError(
-                f"{path}: made for {name} {header.get(name)}, this MA-CLIP has {own}; "
-                "use the tower that the adapter was trained with"
+                f"{path}: made for {name} {shortened(str(header.get(name)))}, this MA-CLIP has "
+                f"{own}; use the tower that the adapter was trained with"
             )
     set_adapter(ma_clip.tower, modality, tensors, where=str(path))
     return modality
@@ -81,11 +86,15 @@ def load_adapters(folder: Path | str, ma_clip: ModalityAwareClip) -> tuple[Modal
 
 
 def _header(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        header: dict[str, Any] = json.loads(metadata[KEY])
-        Modality(header["modality"])
-    except (KeyError, ValueError):
-        raise CheckpointError(f"{path}: is no adapter of a LoRA pool") from None
+    if KEY not in metadata:
+        raise CheckpointError(f"{path}: is no adapter of a LoRA pool")
+    header = parse_json_object(metadata[KEY], f"{path}: its adapter header")
+    name = header.get("modality")
+    if name not in [modality.value for modality in MODALITIES]:
+        raise CheckpointError(
+            f"{path}: its adapter header names the modality {shortened(repr(name))}; expected one "
+            f"of {', '.join(map(str, MODALITIES))}"
+        )
     return header
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Annotated, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
@@ -24,16 +24,26 @@ STRIDES = (4, 8, 16, 32)
 """Input pixels per pixel of each stage's map."""
 
 
+MAX_WIDTH = 8192
+"""Most channels of a layer that a contract may ask for."""
+_Width: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+_Depth: TypeAlias = Annotated[int, Field(ge=1, le=128)]
+_Count: TypeAlias = Annotated[int, Field(ge=1, le=64)]
+_Ratio: TypeAlias = Annotated[float, Field(ge=0.1, le=64)]
+
+
 class BackboneConfig(Config):
     """Shape of the encoder; every tuple has one entry per stage."""
 
-    embed_dims: tuple[int, int, int, int] = option((64, 128, 320, 512), doc="token width")
-    depths: tuple[int, int, int, int] = option((3, 4, 6, 3), doc="transformer blocks")
-    num_heads: tuple[int, int, int, int] = option((1, 2, 5, 8), doc="attention heads")
-    sr_ratios: tuple[int, int, int, int] = option(
+    embed_dims: tuple[_Width, _Width, _Width, _Width] = option(
+        (64, 128, 320, 512), doc="token width"
+    )
+    depths: tuple[_Depth, _Depth, _Depth, _Depth] = option((3, 4, 6, 3), doc="transformer blocks")
+    num_heads: tuple[_Count, _Count, _Count, _Count] = option((1, 2, 5, 8), doc="attention heads")
+    sr_ratios: tuple[_Count, _Count, _Count, _Count] = option(
         (8, 4, 2, 1), doc="side of the square of tokens that becomes one key and value"
     )
-    mlp_ratios: tuple[float, float, float, float] = option(
+    mlp_ratios: tuple[_Ratio, _Ratio, _Ratio, _Ratio] = option(
         (4.0, 4.0, 4.0, 4.0), doc="hidden width of the feed-forward layer over the token width"
     )
     drop_path: float = option(
@@ -43,9 +53,14 @@ class BackboneConfig(Config):
         high=1,
     )
     patch_norm_eps: float = option(
-        1e-5, doc="epsilon of the norms behind patch embedding and spatial reduction", low=0
+        1e-5,
+        doc="epsilon of the norms behind patch embedding and spatial reduction",
+        low=0,
+        high=1,
     )
-    block_norm_eps: float = option(1e-6, doc="epsilon of the norms of blocks and stages", low=0)
+    block_norm_eps: float = option(
+        1e-6, doc="epsilon of the norms of blocks and stages", low=0, high=1
+    )
 
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> BackboneConfig:
@@ -269,6 +284,12 @@ def merge_heads(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
+def init_normal(weight: Tensor, std: float = 1.0) -> None:
+    """Draws normal values; none on the meta device, where this would import torch's compiler."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+
+
 def init_weights(module: nn.Module) -> None:
     """SegFormer's initialisation: small normal linear layers, fan-out normal convolutions."""
     if isinstance(module, nn.Linear):
@@ -277,6 +298,6 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        init_normal(module.weight, std=math.sqrt(2.0 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.model.tensor_files import check_keys, read_weights
+from segrgbx_core.model.tensor_files import check_weights, read_weights
 
 # open_clip's own ViT, part by part, in timm's words.
 _RENAMED = {
@@ -58,8 +58,8 @@ def load_image_tower(
     given = convert_clip_weights(state, where)
     if "head.bias" in own and "head.bias" not in given:
         given["head.bias"] = torch.zeros_like(own["head.bias"])
-    _fit_position_embedding(tower, own, given)
-    check_keys(own, given, where)
+    _fit_position_embedding(tower, own, given, where)
+    check_weights(own, given, where)
     tower.load_state_dict({name: tensor.float() for name, tensor in given.items()}, strict=False)
 
 
@@ -128,7 +128,7 @@ def _from_trunk(visual: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _fit_position_embedding(
-    tower: nn.Module, own: Mapping[str, Tensor], given: dict[str, Tensor]
+    tower: nn.Module, own: Mapping[str, Tensor], given: dict[str, Tensor], where: str
 ) -> None:
     name = "pos_embed"
     if name not in own or name not in given or own[name].shape == given[name].shape:
@@ -138,6 +138,12 @@ def _fit_position_embedding(
 
     prefix = int(getattr(tower, "num_prefix_tokens", 0))
     grid = getattr(tower, "patch_embed").grid_size  # noqa: B009
-    given[name] = resample_abs_pos_embed(
-        given[name].float(), new_size=list(grid), num_prefix_tokens=prefix
-    )
+    try:
+        given[name] = resample_abs_pos_embed(
+            given[name].float(), new_size=list(grid), num_prefix_tokens=prefix
+        )
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{where}: position embedding of shape {tuple(given[name].shape)} cannot be resized "
+            f"to {tuple(own[name].shape)}: {error}"
+        ) from None

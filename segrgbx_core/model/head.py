@@ -12,18 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
-from segrgbx_core.model.backbone import to_map, to_tokens
+from segrgbx_core.model.backbone import MAX_WIDTH, init_normal, to_map, to_tokens
 
 
 class HeadConfig(Config):
     """Shape of the segmentation head; the defaults are CMX's."""
 
-    embed_dim: int = option(512, doc="channels every stage is brought to", low=1)
+    embed_dim: int = option(512, doc="channels every stage is brought to", low=1, high=MAX_WIDTH)
     dropout: float = option(
         0.1, doc="share of channels dropped before the classifier in training", low=0, high=1
     )
     fuse_bias: bool = option(True, doc="the fusing convolution has a bias")
-    norm_eps: float = option(1e-3, doc="epsilon of the norm behind the fusing convolution", low=0)
+    norm_eps: float = option(
+        1e-3, doc="epsilon of the norm behind the fusing convolution", low=0, high=1
+    )
 
 
 class MlpHead(nn.Module):
@@ -38,7 +40,7 @@ class MlpHead(nn.Module):
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         for conv in (self.fuse, self.classifier):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            init_normal(conv.weight, std=(2.0 / conv.in_channels) ** 0.5)  # He et al. 2015
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
 

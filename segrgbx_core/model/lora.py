@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.base.modality import MODALITIES, Modality
-from segrgbx_core.model.tensor_files import check_keys
+from segrgbx_core.model.tensor_files import check_weights
 
 TARGETS = (
     r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
@@ -138,7 +138,7 @@ def set_adapter(
     Raises:
         CheckpointError: when a tensor is missing, unexpected or of another shape.
     """
-    check_keys(adapter_tensors(tower, modality), tensors, f"{where} ({modality})")
+    check_weights(adapter_tensors(tower, modality), tensors, f"{where} ({modality})")
     for name, layer in pool_layers(tower):
         ranks = layer.ranks_of(modality)
         layer.lora_down[ranks] = tensors[f"{name}.lora_A.weight"].to(layer.lora_down)

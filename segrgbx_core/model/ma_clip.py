@@ -10,9 +10,11 @@ open_clip's under other names (`clip_weights`); why: docs/decisions.
 from __future__ import annotations
 
 import hashlib
+import re
 
 import torch
 import torch.nn.functional as F
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
@@ -57,6 +59,21 @@ class MaClipConfig(Config):
     depth: int = option(3, doc="blocks of a custom tower", low=1, high=64)
     num_heads: int = option(3, doc="attention heads of a custom tower", low=1, high=64)
     patch_size: int = option(8, doc="patch side of a custom tower", unit="px", low=2, high=64)
+
+    @field_validator("tower")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        # timm would read names such as hf-hub:owner/name from the network.
+        if not re.fullmatch(r"\w+(\.\w+)?", value):
+            raise ValueError("is not a timm name")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: Triple) -> Triple:
+        if min(value) <= 0:
+            raise ValueError("must be positive")
+        return value
 
 
 CLIP_PRESETS: dict[str, MaClipConfig] = {

@@ -52,7 +52,12 @@ class RgbxNetwork(nn.Module):
         self.num_classes = num_classes
         self.embed_dim = embed_dim
         self.needs_embeddings = False
-        x_norm = _IMAGENET if normalise_x else _IDENTITY
+        self._normalise_x = normalise_x
+        self.reset_normalisation()
+
+    def reset_normalisation(self) -> None:
+        """Makes the constants of `normalised` anew, on the current device."""
+        x_norm = _IMAGENET if self._normalise_x else _IDENTITY
         mean, std = torch.tensor([_IMAGENET, x_norm]).unbind(1)  # (2, 3): RGB, X
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -78,9 +83,11 @@ class RgbxNetwork(nn.Module):
         return self.segment(rgb, x, self.encode_scene(rgb_embedding, x_embedding, modality))
 
     def encode_scene(self, rgb_embedding: Tensor, x_embedding: Tensor, modality: Tensor) -> Scene:
-        """What the embeddings have to say to `segment`; arguments as in `forward`."""
-        del rgb_embedding, x_embedding, modality
-        return Scene()
+        """The part of the network that depends on embeddings and modality alone.
+
+        Arguments as in `forward`; a network without such a part has an empty scene.
+        """
+        raise NotImplementedError
 
     def segment(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
         """Logits (B, C, H, W) of image pairs in a known scene; images as in `forward`.
@@ -117,6 +124,27 @@ class RgbxNetwork(nn.Module):
         """Replaces the head by its cheaper equal for inference; not to be trained or saved."""
         if isinstance(self.head, MlpHead):
             self.head = self.head.folded()
+
+
+class PairNetwork(RgbxNetwork):
+    """A network of the image pair alone: embeddings and modality change nothing."""
+
+    def encode_scene(
+        self,
+        rgb_embedding: Tensor,  # noqa: ARG002
+        x_embedding: Tensor,  # noqa: ARG002
+        modality: Tensor,  # noqa: ARG002
+    ) -> Scene:
+        """An empty scene."""
+        return Scene()
+
+    def coarse_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
+        """See `RgbxNetwork`."""
+        return self.pair_logits(rgb, x)
+
+    def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
+        """As `coarse_logits`, without a scene."""
+        raise NotImplementedError
 
 
 def split_streams(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import cast
+from typing import Annotated, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
-from segrgbx_core.model.backbone import merge_heads, split_heads, to_map, to_tokens
+from segrgbx_core.model.backbone import MAX_WIDTH, merge_heads, split_heads, to_map, to_tokens
 from segrgbx_core.model.head import resize
 from segrgbx_core.model.prompts import Pairing
 
@@ -84,6 +84,9 @@ _PLANS = {
 }
 
 
+_Side: TypeAlias = Annotated[int, Field(ge=1, le=64)]
+
+
 class RefinementConfig(Config):
     """Shape of the DSRM."""
 
@@ -94,17 +97,21 @@ class RefinementConfig(Config):
         Pairing.ALIGNED, doc="which embedding prompts which stream (Table VIII)"
     )
     depth: int = option(2, doc="modules in a row, each shared by both streams", low=1, high=12)
-    num_heads: int = option(8, doc="attention heads", low=1)
+    num_heads: int = option(8, doc="attention heads", low=1, high=256)
     mlp_ratio: float = option(
-        18.0, doc="hidden width of the feed-forward layers over token width", low=0.5
+        18.0, doc="hidden width of the feed-forward layers over token width", low=0.5, high=256
     )
     num_universal: int = option(8, doc="universal prompts K", low=1, high=256)
-    universal_grid: tuple[int, int] = option((8, 8), doc="rows and columns of a universal prompt")
-    query_grid: tuple[int, int] = option(
+    universal_grid: tuple[_Side, _Side] = option(
+        (8, 8), doc="rows and columns of a universal prompt"
+    )
+    query_grid: tuple[_Side, _Side] = option(
         (4, 4), doc="rows and columns of the prompt made from the embedding"
     )
-    query_hidden: int = option(128, doc="hidden width of the MLP that makes that prompt", low=1)
-    position_grid: tuple[int, int] = option(
+    query_hidden: int = option(
+        128, doc="hidden width of the MLP that makes that prompt", low=1, high=MAX_WIDTH
+    )
+    position_grid: tuple[_Side, _Side] = option(
         (16, 16), doc="rows and columns at which the channel attention sees a channel"
     )
 

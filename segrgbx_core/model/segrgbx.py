@@ -19,6 +19,7 @@ from segrgbx_core.model.backbone import (
     MixTransformer,
     Stage,
     check_heads,
+    init_normal,
     init_weights,
 )
 from segrgbx_core.model.fusion import FeatureFusion, FeatureRectify
@@ -74,10 +75,12 @@ class SegRGBX(RgbxNetwork):
         self.head = MlpHead(config.head, widths, num_classes)
         # Without MA-CLIP the DSRM still needs a query: a learned vector replaces the embeddings.
         learns_scene = depth > 0 and not config.use_ma_clip
-        self.learned_scene = nn.Parameter(torch.randn(embed_dim)) if learns_scene else None
+        self.learned_scene = nn.Parameter(torch.empty(embed_dim)) if learns_scene else None
+        if self.learned_scene is not None:
+            init_normal(self.learned_scene)
 
     def encode_scene(self, rgb_embedding: Tensor, x_embedding: Tensor, modality: Tensor) -> Scene:
-        """What the embeddings have to say to `segment`; arguments as in `forward`."""
+        """Prompts and queries from the embeddings; arguments as in `forward`."""
         if self.learned_scene is not None:
             rgb_embedding = x_embedding = self.learned_scene.expand_as(rgb_embedding)
         embeddings = (rgb_embedding, x_embedding)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.segrgbx import SegRGBX
+from segrgbx_core.model.tensor_files import check_numbers
 
 State = Mapping[str, Tensor]
 Sources = tuple[str, ...]
@@ -257,7 +258,8 @@ def fill_strictly(
         where: put before every message.
 
     Raises:
-        CheckpointError: naming the first tensor that is missing, of another shape or unknown.
+        CheckpointError: naming the first tensor that is missing, of another shape, unknown or not
+            finite.
     """
     converted: dict[str, Tensor] = {}
     used: set[str] = set()
@@ -265,7 +267,12 @@ def fill_strictly(
         names = sources(name)
         if missing := [one for one in names if one not in state]:
             raise CheckpointError(f"{where}: '{missing[0]}' is missing; our '{name}' needs it")
-        tensor = torch.cat([state[one] for one in names]) if len(names) > 1 else state[names[0]]
+        try:
+            tensor = (
+                torch.cat([state[one] for one in names]) if len(names) > 1 else state[names[0]]
+            )
+        except RuntimeError as error:
+            raise CheckpointError(f"{where}: '{names[0]}' and '{names[1]}': {error}") from None
         if tensor.shape != target.shape:
             raise CheckpointError(
                 f"{where}: '{names[0]}' gives shape {tuple(tensor.shape)}; "
@@ -278,6 +285,7 @@ def fill_strictly(
             f"{where}: '{unknown[0]}' and {len(unknown) - 1} more have no place in this model; "
             "is this another size of encoder?"
         )
+    check_numbers(expected, converted, where)
     module.load_state_dict(converted, strict=False)
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from pydantic import field_validator
-from torch import Tensor, nn
+from torch import nn
 
 from segrgbx_core.base.config import Config, from_mapping, option, to_plain
-from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean
+from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean, shortened
 from segrgbx_core.base.modality import MODALITIES, Modality
-from segrgbx_core.labels.label_space import LabelSpace, unified_label_space
+from segrgbx_core.labels.label_space import VOID, LabelSpace, unified_label_space
+from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from segrgbx_core.model import (
     ALL_PRESETS,
     BASELINE_PRESETS,
@@ -28,7 +29,14 @@ from segrgbx_core.model import (
     build_model,
 )
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig, ModalityAwareClip
-from segrgbx_core.model.tensor_files import check_keys, file_hash, read_tensors, write_tensors
+from segrgbx_core.model.tensor_files import (
+    TensorFile,
+    check_numbers,
+    check_shapes,
+    parse_json_object,
+    read_metadata,
+    write_tensors,
+)
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.sensors import EncodingConfig
 
@@ -36,6 +44,8 @@ FORMAT = 1
 """Newest format that this package reads; rises when old readers would misunderstand new files."""
 KEY = "segrgbx"
 _PARTS = ("model", "ma_clip")
+_LONGEST = 400
+"""Characters of an error about a contract, whose values may be of any length."""
 
 
 class Contract(Config):
@@ -63,6 +73,9 @@ class Contract(Config):
     @field_validator("label_space")
     @classmethod
     def _consistent(cls, value: dict[str, Any]) -> dict[str, Any]:
+        names = value.get("names", ())
+        if not isinstance(names, list | tuple) or len(names) > VOID:
+            raise ValueError(f"names must be a list of at most {VOID}")
         LabelSpace.from_dict(value)
         return value
 
@@ -76,10 +89,26 @@ class Contract(Config):
                 raise ValueError(f"{temperature:g} of {name} is not above 0")
         return value
 
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, value: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("must name at least one modality, and each once")
+        return value
+
     @property
     def is_random(self) -> bool:
         """True where nothing was trained: answers mean nothing."""
         return bool(self.provenance.get("random_weights", False))
+
+    @property
+    def warning(self) -> str:
+        """Why answers on real images are worth little, for the log; empty as a rule."""
+        if self.is_random:
+            return "its weights are random; its answers mean nothing"
+        if set(self.native_spaces) == {SYNTHETIC_STREET.name}:
+            return "trained on rendered streets only; expect less of real images"
+        return ""
 
     def require(self, modality: Modality, where: str) -> None:
         """Checks that the weights were trained for this X sensor.
@@ -173,23 +202,33 @@ def contract_header(contract: Contract) -> dict[str, str]:
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> LoadedCheckpoint:
     """Reads a checkpoint strictly: every weight has its place and every place its weight.
 
-    Weights become float32 whatever the number format of the file.
+    Weights become float32 whatever the number format of the file. Nothing is allocated for them
+    before the contract is read and the shapes in the file's header are those of its model.
 
     Raises:
-        CheckpointError: when the file is missing, foreign, damaged or newer than this package, or
-            when its weights do not fit its contract.
+        CheckpointError: when the file is missing, foreign, damaged, newer than this package or
+            changed while it is read, when its weights do not fit its contract, or are not finite.
     """
-    tensors, metadata = read_tensors(path)
-    contract = _read_contract(path, metadata)
-    space = LabelSpace.from_dict(contract.label_space)
-    model = build_model(contract.model, space.num_classes, contract.ma_clip.output_dim)
-    # The tower is large and comes whole from the file: no random numbers are drawn for it.
-    with torch.device("meta"):
-        ma_clip = ModalityAwareClip(contract.ma_clip)
-    parts = _split(path, tensors)
+    where = f"checkpoint {path}"
+    with TensorFile(path) as file:
+        contract = _contract_of(where, file.metadata)
+        space = LabelSpace.from_dict(contract.label_space)
+        with torch.device("meta"):
+            model, ma_clip = _networks(where, contract, space.num_classes)
+        expected = {
+            f"{part}.{name}": tensor
+            for part, module in zip(_PARTS, (model, ma_clip), strict=True)
+            for name, tensor in module.state_dict().items()
+        }
+        check_shapes(expected, file.shapes, where)
+        tensors, digest = file.read()
+    for name, tensor in tensors.items():
+        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+    check_numbers(expected, tensors, where)
     for part, module in zip(_PARTS, (model, ma_clip), strict=True):
-        check_keys(module.state_dict(), parts[part], f"checkpoint {path}, {part}")
-        module.load_state_dict(parts[part], assign=True)
+        own = {name: f"{part}.{name}" for name in module.state_dict()}
+        module.load_state_dict({name: tensors[own[name]] for name in own}, assign=True)
+    model.reset_normalisation()
     ma_clip.reset_normalisation()
     return LoadedCheckpoint(
         name=Path(path).name,
@@ -197,7 +236,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
         label_space=space,
         model=model.eval().to(device),
         ma_clip=ma_clip.to(device),
-        hash=file_hash(path),
+        hash=digest,
     )
 
 
@@ -207,7 +246,7 @@ def read_contract(path: Path | str) -> Contract:
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    return _read_contract(path, read_tensors(path, metadata_only=True)[1])
+    return _contract_of(f"checkpoint {path}", read_metadata(path))
 
 
 def default_contract(preset: str = "b2", tower: str = "", **changes: Any) -> Contract:
@@ -277,33 +316,49 @@ def random_weights(contract: Contract, seed: int = 0) -> LoadedCheckpoint:
     return LoadedCheckpoint("(random weights)", contract, space, model.eval(), ma_clip, hash="")
 
 
-def _read_contract(path: Path | str, metadata: dict[str, str]) -> Contract:
-    where = f"checkpoint {path}"
-    if KEY not in metadata:
+def parse_contract(data: Any, where: str) -> Contract:
+    """A contract from plain values of a file.
+
+    Raises:
+        CheckpointError: when an option is missing, unknown or out of range, or the format is
+            newer than this package reads.
+    """
+    number = data.get("format") if isinstance(data, dict) else None
+    if type(number) is not int or number < 1:
         raise CheckpointError(
-            f"{where}: has no segrgbx contract; it is weights of another program, "
-            "use a file that segrgbx training wrote"
+            f"{where}: its contract is damaged (format {shortened(repr(number))}); write it anew"
         )
-    try:
-        data = json.loads(metadata[KEY])
-        number = data["format"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise CheckpointError(f"{where}: its contract is damaged; write it anew") from None
-    if not isinstance(number, int) or number > FORMAT:
+    if number > FORMAT:
         raise CheckpointError(
             f"{where}: format {number} is newer than this package reads ({FORMAT}); update segrgbx"
         )
     try:
         return from_mapping(Contract, data, where=where)
     except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(shortened(str(error), _LONGEST)) from None
+    except (ValueError, RecursionError) as error:  # JSON that Python reads and pydantic does not
+        raise CheckpointError(
+            f"{where}: its contract is damaged ({shortened(str(error))}); write it anew"
+        ) from None
 
 
-def _split(path: Path | str, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        if part not in parts:
-            raise CheckpointError(f"checkpoint {path}: holds an unexpected tensor '{name}'")
-        parts[part][rest] = tensor.float() if tensor.is_floating_point() else tensor
-    return parts
+def _contract_of(where: str, metadata: dict[str, str]) -> Contract:
+    if KEY not in metadata:
+        raise CheckpointError(
+            f"{where}: has no segrgbx contract; it is weights of another program, "
+            "use a file that segrgbx training wrote"
+        )
+    return parse_contract(parse_json_object(metadata[KEY], f"{where}: its contract"), where)
+
+
+def _networks(
+    where: str, contract: Contract, num_classes: int
+) -> tuple[RgbxNetwork, ModalityAwareClip]:
+    """Both networks of a contract; on the meta device they take no memory."""
+    try:
+        model = build_model(contract.model, num_classes, contract.ma_clip.output_dim)
+        return model, ModalityAwareClip(contract.ma_clip)
+    except (ConfigError, ValueError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(
+            f"{where}: its contract describes no network ({shortened(str(error), 200)})"
+        ) from None

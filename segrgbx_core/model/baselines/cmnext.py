@@ -8,10 +8,11 @@ chooses among several X is left out: a pair has one.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
@@ -23,6 +24,9 @@ POOLED = (3, 7, 11)
 """Sides in pixels of the neighbourhoods whose means steer the X stream."""
 
 
+_Ratio: TypeAlias = Annotated[int, Field(ge=1, le=64)]
+
+
 class CmnextConfig(Config):
     """Architecture of CMNeXt; the defaults are CMNeXt-B2 as published."""
 
@@ -30,10 +34,10 @@ class CmnextConfig(Config):
 
     architecture: Literal["cmnext"] = option("cmnext", doc="which network")
     backbone: BackboneConfig = BackboneConfig(block_norm_eps=1e-5)
-    x_mlp_ratios: tuple[int, int, int, int] = option(
+    x_mlp_ratios: tuple[_Ratio, _Ratio, _Ratio, _Ratio] = option(
         (8, 8, 4, 4), doc="hidden width of X's feed-forward layers over the channels, per stage"
     )
-    x_norm_eps: float = option(1e-6, doc="epsilon of X's norms over channels", low=0)
+    x_norm_eps: float = option(1e-6, doc="epsilon of X's norms over channels", low=0, high=1)
     head: HeadConfig = HeadConfig(fuse_bias=False, norm_eps=1e-5)
     normalise_x: bool = option(False, doc="X gets the ImageNet normalisation that RGB always gets")
 

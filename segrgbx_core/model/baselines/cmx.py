@@ -16,7 +16,7 @@ from segrgbx_core.base.config import Config, option
 from segrgbx_core.model.backbone import BackboneConfig, MixTransformer, init_weights
 from segrgbx_core.model.fusion import FeatureFusion, FeatureRectify
 from segrgbx_core.model.head import HeadConfig, MlpHead
-from segrgbx_core.model.network import RgbxNetwork, Scene, split_streams
+from segrgbx_core.model.network import PairNetwork, split_streams
 
 
 class CmxConfig(Config):
@@ -37,7 +37,7 @@ class CmxConfig(Config):
     )
 
 
-class DualEncoder(RgbxNetwork):
+class DualEncoder(PairNetwork):
     """An encoder per stream; rectified maps go on to the next stage, fused maps to the head."""
 
     def __init__(
@@ -62,9 +62,8 @@ class DualEncoder(RgbxNetwork):
             part.apply(init_weights)
         self.head = MlpHead(head, widths, num_classes)
 
-    def coarse_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
+    def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
         """Logits (B, C, H_1, W_1) before they are brought to full size, a quarter of each side."""
-        del scene
         rgb_features, x_features = split_streams(self.normalised(rgb, x))  # (B, 3, H, W)
         fused = []
         x_stages = cast("nn.ModuleList", self.x_backbone.stages)
@@ -90,8 +89,8 @@ class CMX(DualEncoder):
         )
         self.config = config
 
-    def coarse_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
+    def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
         """As `DualEncoder`, in the channel order of the weights."""
         if self.config.bgr:
             rgb, x = rgb.flip(1), x.flip(1)
-        return super().coarse_logits(rgb, x, scene)
+        return super().pair_logits(rgb, x)

@@ -23,10 +23,11 @@ from segrgbx_core.model.backbone import (
     MixTransformer,
     Stage,
     check_heads,
+    init_normal,
     init_weights,
 )
 from segrgbx_core.model.head import HeadConfig, MlpHead
-from segrgbx_core.model.network import RgbxNetwork, Scene, split_streams
+from segrgbx_core.model.network import PairNetwork, split_streams
 
 EXCHANGE_HEADS = 8
 """Heads with which streams look at each other, in every stage."""
@@ -58,7 +59,7 @@ class GeminifusionConfig(Config):
         return self
 
 
-class GeminiFusion(RgbxNetwork):
+class GeminiFusion(PairNetwork):
     """GeminiFusion: each stream is decoded by itself, the answer is their weighted mean."""
 
     def __init__(self, config: GeminifusionConfig, num_classes: int, embed_dim: int) -> None:
@@ -73,9 +74,8 @@ class GeminiFusion(RgbxNetwork):
         self.head = MlpHead(config.head, shape.embed_dims, num_classes)
         self.alpha = nn.Parameter(torch.ones(2))
 
-    def coarse_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
+    def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
         """Logits (B, C, H_1, W_1) of the ensemble."""
-        del scene
         streams = torch.stack(self.stream_logits(rgb, x))  # (2, B, C, H_1, W_1)
         if self.config.detach_ensemble:
             streams = streams.detach()
@@ -142,8 +142,10 @@ class PixelExchange(nn.Module):
         self.rgb = PixelAttention(width)
         self.x = PixelAttention(width)
         # Row 0 serves RGB, row 1 X.
-        self.k_noise = nn.Parameter(torch.randn(2, width))
-        self.v_noise = nn.Parameter(torch.randn(2, width))
+        self.k_noise = nn.Parameter(torch.empty(2, width))
+        self.v_noise = nn.Parameter(torch.empty(2, width))
+        init_normal(self.k_noise)
+        init_normal(self.v_noise)
         self.apply(init_weights)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from segrgbx_core.model.backbone import (
     to_tokens,
 )
 from segrgbx_core.model.head import HeadConfig, MlpHead
-from segrgbx_core.model.network import RgbxNetwork, Scene, split_streams
+from segrgbx_core.model.network import PairNetwork, split_streams
 
 
 class Stitch(str, Enum):
@@ -53,7 +53,7 @@ class AdapterConfig(Config):
         doc="adapters read features after attention or feed-forward layer, X first, and RGB gets "
         "what X has become, as released weights expect; off: they read what the layer read",
     )
-    width: int = option(8, doc="inner width", low=1)
+    width: int = option(8, doc="inner width", low=1, high=1024)
     dropout: float = option(0.1, doc="share of inner values dropped in training", low=0, high=1)
 
 
@@ -70,7 +70,7 @@ class StitchfusionConfig(Config):
     normalise_x: bool = option(False, doc="X gets the ImageNet normalisation that RGB always gets")
 
 
-class StitchFusion(RgbxNetwork):
+class StitchFusion(PairNetwork):
     """StitchFusion: each stream's own map goes to the next stage, the fused one to the head."""
 
     def __init__(self, config: StitchfusionConfig, num_classes: int, embed_dim: int) -> None:
@@ -83,13 +83,14 @@ class StitchFusion(RgbxNetwork):
         for module in self.backbone.modules():
             if isinstance(module, Adapter):
                 module.start_silent()
-        make = FeatureCross if config.fusion is MapFusion.FEATURE_CROSS else FeatureSum
-        self.fuse = nn.ModuleList(make(width) for width in widths).apply(init_weights)
+        is_cross = config.fusion is MapFusion.FEATURE_CROSS
+        self.fuse = nn.ModuleList(
+            FeatureCross(width) if is_cross else FeatureSum() for width in widths
+        ).apply(init_weights)
         self.head = MlpHead(config.head, widths, num_classes)
 
-    def coarse_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> Tensor:
+    def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
         """Logits (B, C, H_1, W_1) before they are brought to full size, a quarter of each side."""
-        del scene
         maps = self.backbone(self.normalised(rgb, x))  # four of (2B, D_i, H_i, W_i)
         fused = [
             fuse(*split_streams(features)) for fuse, features in zip(self.fuse, maps, strict=True)
@@ -160,10 +161,6 @@ class StitchBlock(Block):
 
 class FeatureSum(nn.Module):
     """The plain fusion: the sum of both maps."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        del width
 
     def forward(self, rgb: Tensor, x: Tensor) -> Tensor:
         """Maps (B, D, H, W) of both streams to their sum."""

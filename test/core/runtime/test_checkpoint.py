@@ -9,7 +9,6 @@ from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import CheckpointError, ConfigError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import unified_label_space
-from segrgbx_core.model import tensor_files
 from segrgbx_core.model.tensor_files import file_hash, read_tensors, write_tensors
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import (
@@ -177,13 +176,13 @@ def test_damaged_contracts_are_refused(original, tmp_path):
 def test_weights_that_do_not_fit_are_refused(original, tmp_path):
     path = tmp_path / "odd.safetensors"
     rewritten(original, path, drop="ma_clip.tower.cls_token")
-    with pytest.raises(CheckpointError, match=r"ma_clip: .*1 missing, first 'tower\.cls_token'"):
+    with pytest.raises(CheckpointError, match=r"1 missing, first 'ma_clip\.tower\.cls_token'"):
         load_checkpoint(path)
     rewritten(original, path, add={"model.extra": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match="1 unexpected, first 'extra'"):
+    with pytest.raises(CheckpointError, match="1 unexpected, first 'model.extra'"):
         load_checkpoint(path)
     rewritten(original, path, add={"optimizer.step": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"unexpected tensor 'optimizer\.step'"):
+    with pytest.raises(CheckpointError, match=r"1 unexpected, first 'optimizer\.step'"):
         load_checkpoint(path)
     rewritten(original, path, add={"ma_clip.tower.cls_token": torch.zeros(1, 1, 7)})
     with pytest.raises(CheckpointError, match=r"has shape \(1, 1, 7\)"):
@@ -204,42 +203,6 @@ def test_a_merged_adapter_is_not_saved(original, tmp_path):
     loaded.ma_clip.merge(Modality.THERMAL)
     with pytest.raises(CheckpointError, match="thermal adapter is merged"):
         save_checkpoint(tmp_path / "x.safetensors", loaded.model, loaded.ma_clip, loaded.contract)
-
-
-@pytest.mark.parametrize(("module", "failing"), [(tensor_files, "save_file"), (os, "fsync")])
-def test_a_failing_write_leaves_the_earlier_file(tmp_path, monkeypatch, module, failing):
-    path = tmp_path / "state.safetensors"
-    write_tensors(path, {"a": torch.zeros(3)}, {"note": "first"})
-
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, failing, fail)
-        with pytest.raises(CheckpointError, match="No space left"):
-            write_tensors(path, {"a": torch.ones(3)}, {"note": "second"})
-    assert read_tensors(path)[1] == {"note": "first"}
-    assert [item.name for item in tmp_path.iterdir()] == ["state.safetensors"]
-
-
-def test_shared_tensors_are_stored_under_every_name(tmp_path):
-    tensor = torch.rand(4, 4)
-    path = tmp_path / "deep" / "shared.safetensors"
-    write_tensors(path, {"a": tensor, "b": tensor.T, "c": tensor[1:]}, {})
-    back = read_tensors(path)[0]
-    assert torch.equal(back["a"], tensor)
-    assert torch.equal(back["b"], tensor.T)
-    assert torch.equal(back["c"], tensor[1:])
-
-
-def test_tensors_in_memory_do_not_follow_the_file(tmp_path):
-    path = tmp_path / "a.safetensors"
-    write_tensors(path, {"a": torch.zeros(1000)}, {})
-    tensors, _ = read_tensors(path)
-    with path.open("r+b") as file:
-        file.seek(-1000, 2)
-        file.write(b"\xff" * 1000)
-    assert torch.equal(tensors["a"], torch.zeros(1000))
 
 
 def test_other_users_may_read_a_checkpoint(tmp_path):

@@ -19,7 +19,7 @@ from segrgbx_core.model.adapter_files import load_adapters
 from segrgbx_core.model.clip_weights import load_clip_weights
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
-from segrgbx_core.model.tensor_files import read_tensors, write_tensors
+from segrgbx_core.model.tensor_files import read_metadata, read_tensors, write_tensors
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from training import captions
 from training.engine.loop import Loop
@@ -140,7 +140,7 @@ def test_run_folder_tells_the_whole_story(trained):
     assert "before training" in log
     assert "step 6/6" in log
     assert "left 0m00s" in log
-    _, header = read_tensors(trained / BEST / "thermal.safetensors", metadata_only=True)
+    header = read_metadata(trained / BEST / "thermal.safetensors")
     provenance = json.loads(header["segrgbx_adapter"])["provenance"]
     assert provenance["run"]["optimizer"]["learning_rate"] == 0.01
     assert provenance["scores"]["thermal_r1"] >= 0
