@@ -16,16 +16,12 @@ import torch
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, default_contract, random_weights
+from segrgbx_core.runtime.devices import is_out_of_memory, keep_freed_memory
 from segrgbx_core.runtime.exported import ExportedModel
 from segrgbx_core.runtime.segmenter import AnswerSize, Segmenter, load_weights
 from segrgbx_ros.config.node import NodeConfig, OutputConfig, OutputSize
 
 MB = 2**20
-_NO_MEMORY = (
-    "can't allocate memory",
-    "Failed to allocate memory for requested buffer",
-    "std::bad_alloc",
-)
 
 
 @dataclass(frozen=True)
@@ -76,6 +72,8 @@ def load_segmenter(config: NodeConfig) -> Segmenter:
             checkpoint.
         CheckpointError: when the file is missing, foreign or not trained for a pair's modality.
     """
+    if config.model.keep_memory:  # on a GPU, too: images come as fresh large blocks
+        keep_freed_memory()
     modalities = {section.modality for _, section in config.sections()}
     model, label = config.model, config.label
     merge_for: Modality | None = None
@@ -142,14 +140,6 @@ def _gpu_memory(device: torch.device) -> dict[str, float]:
         "mem_free_mb": free / MB,
         "mem_total_mb": total / MB,
     }
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for errors that say that device or host have no memory left."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    # Neither PyTorch's allocator for the host nor ONNX Runtime has an exception of its own.
-    return any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def free_memory() -> None:

@@ -31,6 +31,10 @@ class EncodingError(SegrgbxError, ValueError):
     """A sensor sample cannot be turned into arrays or into an X image."""
 
 
+class ModelOutputError(SegrgbxError):
+    """The network answered without one finite number."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known name, or the known names when none is near.
 

@@ -25,14 +25,12 @@ from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.bench.cost import count_cost, total_cost
 from segrgbx_core.bench.harness import in_turn, timed
 from segrgbx_core.model import BASELINE_PRESETS, Scene
-from segrgbx_core.runtime.batch import Batch, InputConfig, make_batch
+from segrgbx_core.runtime.batch import Batch, HostBuffers, InputConfig, make_batch
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, default_contract, random_weights
 from segrgbx_core.runtime.decode import decode_logits
 from segrgbx_core.runtime.devices import choose_device
-from segrgbx_core.runtime.engine import Engine
-from segrgbx_core.runtime.engines import make_engine
+from segrgbx_core.runtime.engines import Engine, make_engine
 from segrgbx_core.runtime.options import InferenceConfig
-from segrgbx_core.runtime.pinned_buffers import Staging
 from segrgbx_core.sensors import SensorConfig, encode
 
 PAPER_MS = {
@@ -217,9 +215,9 @@ def _fast(engine: Engine, batch: Batch, setting: CompareSetting, refresh_every: 
 
     def run(frame: int) -> object:
         if frame % refresh_every == 0:
-            kept[:] = [engine.scene(batch)]
+            kept[:] = [engine.encode_scene(batch)]
         return decode_logits(
-            engine.logits(batch, kept[0]), batch.placements, input_size=setting.size
+            engine.coarse_logits(batch, kept[0]), batch.placements, input_size=setting.size
         )
 
     return run
@@ -231,7 +229,9 @@ def _batch(setting: CompareSetting) -> Batch:
     x_image = encode(sample, contract.encoding, SensorConfig())
     input_config = InputConfig(height=setting.size[0], width=setting.size[1])
     device = choose_device(setting.config.device)
-    return make_batch([sample.rgb], [x_image], [sample.modality], input_config, Staging(device))
+    return make_batch(
+        [sample.rgb], [x_image], [sample.modality], input_config, buffers=HostBuffers(device)
+    )
 
 
 def _take_turns(

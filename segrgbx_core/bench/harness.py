@@ -21,8 +21,8 @@ import torch
 from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, Events, RgbxSample
-from segrgbx_core.runtime.aot_package import FRAME as AOT_FRAME
 from segrgbx_core.runtime.devices import choose_device
+from segrgbx_core.runtime.exported import AOT_FRAME
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 
 ItemT = TypeVar("ItemT")

@@ -11,8 +11,9 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,53 +21,80 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from segrgbx_core.base.errors import CheckpointError, command
+from segrgbx_core.base.errors import CheckpointError, ConfigError, command
 from segrgbx_core.base.files import path_text
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.export.graphs import FRAME_OUTPUTS, LOGITS_OUTPUT, Tracer, make_onnx, write_onnx
-from segrgbx_core.export.parity import MIN_AGREEMENT, Labels, compare, compare_labels, make_cases
+from segrgbx_core.export.parity import (
+    MIN_AGREEMENT,
+    Case,
+    Parity,
+    compare,
+    compare_labels,
+    make_cases,
+)
 from segrgbx_core.model import Scene
-from segrgbx_core.runtime.aot_package import AotEngine, write_package
+from segrgbx_core.runtime.backends import OnnxGraph, open_exported
 from segrgbx_core.runtime.batch import Batch
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, load_checkpoint
-from segrgbx_core.runtime.engine import EagerEngine
+from segrgbx_core.runtime.engines import EagerEngine
 from segrgbx_core.runtime.exported import (
-    CONTRACT,
+    AOT_FRAME,
+    AOT_SCENE,
     FRAME,
     KEY,
     LOGITS,
     SCENE,
-    contract_text,
+    ExportedEngine,
+    contract_mark,
+    frame_inputs,
     read_exported,
+    write_manifest,
 )
-from segrgbx_core.runtime.exported_engine import feeds
-from segrgbx_core.runtime.onnx_engine import OnnxEngine, open_session
-from segrgbx_core.runtime.options import InferenceConfig, OnnxConfig
+from segrgbx_core.runtime.options import Backend, InferenceConfig, OnnxConfig
 
 OPSET = 18
 _CPU = torch.device("cpu")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Choices of an export.
+
+    Attributes:
+        modality: the one to serve, its LoRA merged into the graph; None serves all.
+        opset: of ONNX.
+        min_agreement: least share of equal labels.
+        aot: also write AOTInductor packages, for this machine's kind of processor.
+        fixed_size: fix height and width at the contract's input size; faster to export.
+        simplify: as in `make_onnx`.
+    """
+
+    modality: Modality | None = None
+    opset: int = OPSET
+    min_agreement: float = MIN_AGREEMENT
+    aot: bool = False
+    fixed_size: bool = False
+    simplify: bool = True
 
 
 def export_checkpoint(
     checkpoint: LoadedCheckpoint,
     folder: Path | str,
-    modality: Modality | None = None,
-    opset: int = OPSET,
-    min_agreement: float = MIN_AGREEMENT,
-    aot: bool = False,
+    config: ExportConfig | None = None,
+    progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Writes the folder of an exported model, complete or not at all.
 
     Args:
-        checkpoint: taken over: its head is folded, its LoRA merged where `modality` is given.
+        checkpoint: taken over: its head is folded, its LoRA merged where a modality is chosen.
         folder: is made; must not exist.
-        modality: the one to serve, its LoRA merged into the graph; None serves all.
-        opset: of ONNX.
-        min_agreement: least share of equal labels.
-        aot: also write AOTInductor packages, for this machine's kind of processor.
+        config: choices.
+        progress: called with a line of text before every step.
 
     Returns:
-        how the comparison came out, by exported form.
+        results of the comparison, by exported form.
 
     Raises:
         CheckpointError: when the folder exists or the modality was not trained.
@@ -76,76 +104,126 @@ def export_checkpoint(
     folder = Path(folder)
     if folder.exists():
         raise CheckpointError(f"export: {folder} exists; name a new folder")
+    config = config or ExportConfig()
+    contract, modality = checkpoint.contract, config.modality
     if modality is not None:
         checkpoint.require(modality)
     # Plain memory order: it is the runtime's business, and autocast would end up in the graph.
-    config = InferenceConfig(device="cpu", precision="fp32", channels_last=False)
-    eager = EagerEngine(checkpoint, _CPU, "fp32", config, merge_for=modality)
-    tracer = Tracer(eager.model, eager.ma_clip)
-    text = contract_text(checkpoint.contract, modality)
-    trained = checkpoint.contract.input
-    served = [modality] if modality else list(checkpoint.contract.modalities)
-    cases = make_cases((trained.height, trained.width), served)
+    plain = InferenceConfig(device="cpu", precision="fp32", channels_last=False)
+    eager = EagerEngine(checkpoint, _CPU, "fp32", plain, merge_for=modality)
+    size = contract.input.height, contract.input.width
+    tracer = Tracer(eager.model, eager.ma_clip, size if config.fixed_size else None)
+    served = [modality] if modality else list(contract.modalities)
+    cases = make_cases(size, served, config.fixed_size)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        programs = (tracer.frame(), tracer.scene())
-        _write_graphs(tracer, programs, made, opset, text)
-        onnx = OnnxEngine(read_exported(made), OnnxConfig(provider="cpu"), _CPU)
-        results = {"onnx": compare(eager, onnx, cases, "onnx", min_agreement)}
-        labels = _frame_labels(made / FRAME)
-        results["frame"] = compare_labels(eager, labels, cases, FRAME, min_agreement)
-        if aot:
-            write_package(programs, made)
-            packaged = AotEngine(read_exported(made))
-            results["aot"] = compare(eager, packaged, cases, "aot", min_agreement)
+        progress("tracing the frame's network")
+        programs = {FRAME: tracer.frame()}
+        if tracer.scene_names:
+            progress("tracing the scene's network")
+            programs[SCENE] = tracer.scene()
+        mark = contract_mark(contract, modality)
+        _write_graphs(tracer, programs, made, config, mark, progress)
+        write_manifest(made, contract, modality)
+        results = _compared(eager, made, cases, config.min_agreement, progress)
+        if config.aot:
+            _write_packages(programs, made, progress)
+            write_manifest(made, contract, modality)
+            progress("comparing the packages with PyTorch")
+            packaged = _opened(made, Backend.AOT)
+            results["aot"] = compare(eager, packaged, cases, "aot", config.min_agreement)
         shutil.move(made, folder)
     return {form: [asdict(case) for case in cases] for form, cases in results.items()}
 
 
 def _write_graphs(
-    tracer: Tracer, programs: Sequence[ExportedProgram], folder: Path, opset: int, text: str
+    tracer: Tracer,
+    programs: Mapping[str, ExportedProgram],
+    folder: Path,
+    config: ExportConfig,
+    mark: str,
+    progress: Progress,
 ) -> None:
-    frame, scene = programs
+    progress(f"writing {FRAME} and {LOGITS}")
     names = (["rgb", "x", *tracer.scene_names], [*FRAME_OUTPUTS, LOGITS_OUTPUT])
-    graph = make_onnx(frame, names, opset)
-    write_onnx(graph, folder / FRAME, FRAME_OUTPUTS, {KEY: text})
-    write_onnx(graph, folder / LOGITS, [LOGITS_OUTPUT], {KEY: text})
-    graph = make_onnx(scene, (["rgb", "x", "modality"], tracer.scene_names), opset)
-    write_onnx(graph, folder / SCENE, tracer.scene_names, {KEY: text})
-    (folder / CONTRACT).write_text(text + "\n", encoding="utf-8")
+    graph = make_onnx(programs[FRAME], names, config.opset, config.simplify)
+    write_onnx(graph, folder / FRAME, FRAME_OUTPUTS, {KEY: mark})
+    write_onnx(graph, folder / LOGITS, [LOGITS_OUTPUT], {KEY: mark})
+    if SCENE in programs:
+        progress(f"writing {SCENE}")
+        names = (["rgb", "x", "modality"], list(tracer.scene_names))
+        graph = make_onnx(programs[SCENE], names, config.opset, config.simplify)
+        write_onnx(graph, folder / SCENE, tracer.scene_names, {KEY: mark})
 
 
-def _frame_labels(path: Path) -> Labels:
-    session = open_session(path)
+def _write_packages(
+    programs: Mapping[str, ExportedProgram], folder: Path, progress: Progress
+) -> None:
+    for name, program in programs.items():
+        path = folder / {FRAME: AOT_FRAME, SCENE: AOT_SCENE}[name]
+        progress(f"compiling {path.name}; takes minutes")
+        try:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        except Exception as error:  # inductor's errors share no base but Exception
+            text = str(error).strip().split("\n", 1)[0]
+            raise ConfigError(f"export: AOTInductor cannot compile {path.name}: {text}") from None
+
+
+def _compared(
+    eager: EagerEngine,
+    folder: Path,
+    cases: Sequence[Case],
+    min_agreement: float,
+    progress: Progress,
+) -> dict[str, list[Parity]]:
+    progress("comparing the graphs with PyTorch")
+    onnx = compare(eager, _opened(folder, Backend.ONNX), cases, "onnx", min_agreement)
+    graph = OnnxGraph((folder / FRAME).read_bytes(), FRAME)
 
     def labels(batch: Batch, scene: Scene) -> Tensor:
-        return torch.from_numpy(session.run(["labels"], feeds(batch, scene))[0])
+        return torch.from_numpy(graph.run(frame_inputs(batch, scene))["labels"])
 
-    return labels
+    frame = compare_labels(eager, labels, cases, FRAME, min_agreement)
+    return {"onnx": onnx, "frame": frame}
+
+
+def _opened(folder: Path, backend: Backend) -> ExportedEngine:
+    config = InferenceConfig(backend=backend, onnx=OnnxConfig(provider="cpu"))
+    return open_exported(read_exported(folder), config, _CPU)
 
 
 @command(OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; 0 when done, 2 after a mistake that the user can cure."""
-    chosen = _parser().parse_args(arguments)
+    """Runs the command line; 0 when done, 2 after a user error."""
+    args = _parser().parse_args(arguments)
+    start = time.monotonic()
+
+    def progress(text: str) -> None:
+        print(f"{time.monotonic() - start:6.1f} s  {text}", flush=True)
+
+    progress(f"reading {args.checkpoint}")
     report = export_checkpoint(
-        load_checkpoint(chosen.checkpoint),
-        chosen.folder,
-        Modality(chosen.modality) if chosen.modality else None,
-        chosen.opset,
-        chosen.min_agreement,
-        chosen.aot,
+        load_checkpoint(args.checkpoint),
+        args.folder,
+        ExportConfig(
+            Modality(args.modality) if args.modality else None,
+            args.opset,
+            args.min_agreement,
+            args.aot,
+            args.fixed_size,
+        ),
+        progress,
     )
-    if chosen.json:
-        Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for form, cases in report.items():
         for case in cases:
             agreement, gap = 100 * case["agreement"], case["logit_error"]
             print(f"{form}: {agreement:.3f} % of labels, logits within {gap:.1e}: {case['case']}")
-    files = sorted(path.name for path in Path(chosen.folder).iterdir())
-    print(f"{chosen.folder}: {', '.join(files)}")
+    files = sorted(path.name for path in Path(args.folder).iterdir())
+    print(f"{args.folder}: {', '.join(files)}")
     return 0
 
 
@@ -173,6 +251,11 @@ def _parser() -> argparse.ArgumentParser:
         "--aot",
         action="store_true",
         help="also AOTInductor packages for this kind of processor; needs a C++ compiler",
+    )
+    parser.add_argument(
+        "--fixed-size",
+        action="store_true",
+        help="fix height and width at the input size of the checkpoint (free)",
     )
     parser.add_argument("--json", type=path_text, default="", help="file for the report")
     return parser

@@ -1,10 +1,10 @@
-"""The two halves of the network as graphs that others can run.
+"""The two halves of the network as graphs for other runtimes.
 
 Legend: B pairs, H W pixels of the model's input, h w its coarse grid, C classes, K prompts.
 
-Images go in as they lie in memory, so that a host without torch has nothing to prepare. A scene's
+Inputs are images in memory order, so that a host without torch has nothing to prepare. A scene's
 tensors have an axis of two, RGB and X of every pair, where `Scene` has all RGB and then all X:
-hosts that keep scenes per stream can then put batches together along one axis.
+hosts that keep scenes per stream can then join batches along one axis.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.model import RgbxNetwork
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.runtime.batch import rgb_tensor
-from segrgbx_core.runtime.exported_engine import KV, QUERY, gather, spread
+from segrgbx_core.runtime.exported import (
+    named_scene_tensors,
+    scene_from_tensors,
+    scene_to_tensors,
+)
 
 FRAME_OUTPUTS = ("labels", "confidence")
 LOGITS_OUTPUT = "logits"
-_SIMPLIFIES = True
-"""Fold constants and drop detours while exporting; runtimes do that, too, when they load."""
 _TRACED = (2, 96, 128)
-"""Batch, height and width of the images that a graph is traced with; any others will do later."""
+"""Batch, height and width of the images that a graph with free sizes is traced with."""
 
 
 class SceneGraph(nn.Module):
@@ -52,22 +54,28 @@ class SceneGraph(nn.Module):
         Returns:
             prompts of each stage (blocks, 2, B, K, 2 D_i), queries of each DSRM (2, B, D_4, h, w).
         """
-        images = [self._prepare(rgb_tensor(rgb)), self._prepare(channels_first(x))]
-        embeddings = self.ma_clip.embed(torch.cat(images), torch.cat([modality, modality]))
+        if self.model.needs_embeddings:
+            images = [self._prepare(rgb_tensor(rgb)), self._prepare(channels_first(x))]
+            embeddings = self.ma_clip.embed(torch.cat(images), torch.cat([modality, modality]))
+        else:
+            embeddings = torch.zeros(2 * modality.shape[0], self.model.embed_dim)
         # Not chunk: it would bake the batch size into the graph.
         rgb_embedding, x_embedding = torch.unflatten(embeddings, 0, (2, -1)).unbind(0)  # (B, E)
-        return spread(self.model.encode_scene(rgb_embedding, x_embedding, modality))
+        return scene_to_tensors(self.model.encode_scene(rgb_embedding, x_embedding, modality))
 
     def _prepare(self, images: Tensor) -> Tensor:
-        """As `ModalityAwareClip.prepare`, in operators that every runtime knows.
+        """As `ModalityAwareClip.prepare`, in operators that every runtime supports.
 
-        Images of the right size are no exception: resizing those changes nothing, and asking for
-        their size would forbid it to all others.
+        Images of the right size are resized too: it changes nothing, and a test of their size
+        would fix it for all others.
         """
         side, tower = self.ma_clip.config.image_size, self.ma_clip
         rows, columns = (bicubic_weights(count, side) for count in images.shape[-2:])
         small = rows @ images @ columns.T  # (B, 3, S, S)
-        return (small.clamp(0, 1) - tower.mean) / tower.std
+        # Flat, because OpenVINO 2026.4 takes a scale per channel behind a product of four axes for
+        # one per column.
+        flat = (small.clamp(0, 1).flatten(2) - tower.mean.flatten(2)) / tower.std.flatten(2)
+        return torch.unflatten(flat, 2, (side, side))
 
 
 class FrameGraph(nn.Module):
@@ -89,7 +97,7 @@ class FrameGraph(nn.Module):
             labels uint8 (B, H, W), 255 where there is no answer; confidence uint8 (B, H, W),
             round(255 * probability); logits float32 (B, C, h, w).
         """
-        joined = gather(scene, self.num_stages)
+        joined = scene_from_tensors(scene, self.num_stages)
         logits = self.model.coarse_logits(rgb_tensor(rgb), channels_first(x), joined).float()
         labels, confidence = labels_of(logits, rgb.shape[1:3])
         return labels, confidence, logits
@@ -130,19 +138,23 @@ def channels_first(pixels: Tensor) -> Tensor:
 
 
 class Tracer:
-    """Traces both graphs of one model; neither holds a batch or image size.
+    """Traces both graphs of one model, with a free batch size.
 
     Args:
         model: in evaluation mode, with its head folded.
         ma_clip: with one LoRA merged, or all of them selected by `modality`.
+        size: (height, width) of all images; None leaves them free, too.
 
-    Raises:
-        ConfigError: for a network that does not look at scenes.
+    Attributes:
+        scene_names: names of the scene's tensors; empty for networks without a scene.
     """
 
-    def __init__(self, model: RgbxNetwork, ma_clip: ModalityAwareClip) -> None:
-        self._scene_graph = SceneGraph(model, ma_clip).eval()
-        batch, height, width = _TRACED
+    def __init__(
+        self, model: RgbxNetwork, ma_clip: ModalityAwareClip, size: tuple[int, int] | None = None
+    ) -> None:
+        self.scene_graph = SceneGraph(model, ma_clip).eval()
+        self._size = size
+        batch, (height, width) = _TRACED[0], size or _TRACED[1:]
         generator = torch.Generator().manual_seed(0)
         self._rgb = torch.randint(
             0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator
@@ -152,47 +164,46 @@ class Tracer:
         with torch.no_grad():
             embedding = torch.zeros(batch, model.embed_dim)
             scene = model.encode_scene(embedding, embedding, self._modality)
-        if not model.needs_embeddings:
-            raise ConfigError(
-                "export: this network does not look at scenes; export serves SegRGB-X"
-            )
-        self._parts = spread(scene)
-        self.num_stages = len(scene.prompt_kv)
-        self._frame_graph = FrameGraph(model, self.num_stages).eval()
-        self.scene_names = (
-            *(f"{KV}{index}" for index in range(1, self.num_stages + 1)),
-            *(f"{QUERY}{index}" for index in range(1, len(scene.queries) + 1)),
-        )
+        self.scene_names = tuple(named_scene_tensors(scene))
+        self._parts = scene_to_tensors(scene)
+        self._num_stages = len(scene.prompt_kv)
+        self.frame_graph = FrameGraph(model, self._num_stages).eval()
 
     def scene(self) -> ExportedProgram:
         """The scene's graph."""
         image, batch = self._dynamic()
         shapes = (image, image, {0: batch})
-        return _trace(self._scene_graph, (self._rgb, self._x, self._modality), shapes)
+        return _trace(self.scene_graph, (self._rgb, self._x, self._modality), shapes)
 
     def frame(self) -> ExportedProgram:
         """The frame's graph."""
         image, batch = self._dynamic()
-        axes = [{2: batch}] * self.num_stages
-        axes += [{1: batch}] * (len(self._parts) - self.num_stages)
-        shapes = (image, image, tuple(axes))
-        return _trace(self._frame_graph, (self._rgb, self._x, *self._parts), shapes)
+        axes = [{2: batch}] * self._num_stages
+        axes += [{1: batch}] * (len(self._parts) - self._num_stages)
+        shapes = (image, image, *([tuple(axes)] if axes else []))
+        return _trace(self.frame_graph, (self._rgb, self._x, *self._parts), shapes)
 
     def _dynamic(self) -> tuple[dict[int, Dim], Dim]:
         batch = Dim("batch", min=1, max=64)
+        if self._size:
+            return {0: batch}, batch
         height, width = Dim("height", min=64, max=4096), Dim("width", min=64, max=4096)
         return {0: batch, 1: height, 2: width}, batch
 
 
 def make_onnx(
-    program: ExportedProgram, names: tuple[Sequence[str], Sequence[str]], opset: int
+    program: ExportedProgram,
+    names: tuple[Sequence[str], Sequence[str]],
+    opset: int,
+    simplify: bool = True,
 ) -> Any:
     """A traced graph as an `onnx_ir.Model`.
 
     Args:
         program: from `Tracer`.
         names: of inputs and of outputs.
-        opset: of ONNX; 18 is what TensorRT and old ONNX Runtimes know.
+        opset: of ONNX; TensorRT and old ONNX Runtimes support 18.
+        simplify: fold constants and drop detours; runtimes do that, too, when they load.
 
     Raises:
         ConfigError: when the libraries are not installed.
@@ -214,7 +225,7 @@ def make_onnx(
             output_names=list(names[1]),
             external_data=False,
             verbose=False,
-            optimize=_SIMPLIFIES,
+            optimize=simplify,
         )
     assert made is not None
     return made.model

@@ -1,4 +1,4 @@
-"""Does an exported form answer like the network it was made from?"""
+"""Compares the answers of an exported form with those of its network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.export.graphs import labels_of
 from segrgbx_core.model import Scene
 from segrgbx_core.runtime.batch import Batch, InputConfig, place
-from segrgbx_core.runtime.engine import Engine
+from segrgbx_core.runtime.engines import Engine
 
 MIN_AGREEMENT = 0.995
 """Share of pixels whose label must be the same."""
@@ -46,25 +46,31 @@ class Parity:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Made-up images of one batch."""
+    """Synthetic images of one batch."""
 
     name: str
     batch: Batch
 
 
 def make_cases(
-    size: tuple[int, int], modalities: Sequence[Modality], count: int = 3
+    size: tuple[int, int],
+    modalities: Sequence[Modality],
+    fixed_size: bool = False,
+    count: int = 3,
 ) -> list[Case]:
     """Batches of different sizes and mixtures: the model's own size first.
 
     Args:
         size: (height, width) of the model's input.
         modalities: those that must work.
+        fixed_size: True takes no other size.
         count: how many cases.
     """
     height, width = size
     shapes = [(1, height, width), (2, max(64, height // 2) + 1, max(64, width // 2) + 33)]
     shapes += [(3, 64, 96)]
+    if fixed_size:
+        shapes = [(batch, height, width) for batch, _, _ in shapes]
     return [
         _case(batch, rows, columns, modalities, seed)
         for seed, (batch, rows, columns) in enumerate(shapes[:count])
@@ -95,14 +101,15 @@ def compare(
 
 @torch.inference_mode()
 def _compare(ours: Engine, other: Engine, case: Case, what: str, limit: float) -> Parity:
-    expected_scene, scene = ours.scene(case.batch), other.scene(case.batch)
+    expected_scene, scene = ours.encode_scene(case.batch), other.encode_scene(case.batch)
     worst, error = scene_error(expected_scene, scene)
     if not error <= _MAX_SCENE_ERROR:
         raise ParityError(
             f"{what}: {worst} of the scene is off by {error:.3g} standard deviations "
             f"(at most {_MAX_SCENE_ERROR:g}) at {case.name}"
         )
-    expected, logits = ours.logits(case.batch, expected_scene), other.logits(case.batch, scene)
+    expected = ours.coarse_logits(case.batch, expected_scene)
+    logits = other.coarse_logits(case.batch, scene)
     labels = labels_of(logits.float(), case.batch.rgb_pixels.shape[1:3])[0]
     agreement = _agreement(expected.float(), labels, case, what, limit)
     difference = (expected.float() - logits.float()).abs().max().item()
@@ -116,8 +123,8 @@ def compare_labels(
     """As `compare`, for a form that answers with labels only, given our scenes."""
     results = []
     for case in cases:
-        scene = ours.scene(case.batch)
-        expected = ours.logits(case.batch, scene).float()
+        scene = ours.encode_scene(case.batch)
+        expected = ours.coarse_logits(case.batch, scene).float()
         agreement = _agreement(expected, labels(case.batch, scene), case, what, limit)
         results.append(Parity(case.name, agreement, 0.0, 0.0))
     return results

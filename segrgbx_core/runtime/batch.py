@@ -2,8 +2,8 @@
 
 Legend: B samples, H W model input size. Arrays are H x W x C, tensors B x C x H x W.
 
-RGB and X come at their own resolutions and are assumed to show the same field of view, so both are
-drawn into the same rectangle of the model's input. `decode` goes the way back.
+RGB and X have their own resolutions and are assumed to show the same field of view, so both are
+resized into the same rectangle of the model's input. `decode` does the inverse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import Tensor
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
-from segrgbx_core.runtime.pinned_buffers import Staging
 from segrgbx_core.sensors import EncodingConfig, resamples_linearly
 
 RGB_BORDER = (124, 116, 104)
@@ -30,7 +29,7 @@ RGB_BORDER = (124, 116, 104)
 
 
 class ResizeMode(str, Enum):
-    """How an image of another shape gets into the model's input."""
+    """How an image of another aspect is fitted into the model's input."""
 
     STRETCH = "stretch"
     """Fills the input; the aspect changes."""
@@ -39,24 +38,22 @@ class ResizeMode(str, Enum):
 
 
 class InputConfig(Config):
-    """The size in which the model sees images."""
+    """Size of the model's input."""
 
     height: int = option(512, doc="height of the model's input", unit="px", low=32, high=4096)
     width: int = option(512, doc="width of the model's input", unit="px", low=32, high=4096)
-    resize_mode: ResizeMode = option(ResizeMode.STRETCH, doc="how images of another aspect fit in")
+    resize_mode: ResizeMode = option(
+        ResizeMode.STRETCH, doc="how images of another aspect are fitted in"
+    )
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one sample lies in the model's input, and the size its answer goes back to.
+    """Rectangle of one sample in the model's input, and the size of its answer; in pixels.
 
     Attributes:
-        top: first row of the image in the input.
-        left: first column of the image in the input.
-        height: rows of the image in the input.
-        width: columns of the image in the input.
-        rgb_height: rows of the RGB image.
-        rgb_width: columns of the RGB image.
+        rgb_height: rows of the RGB image, and as a rule of the answer.
+        rgb_width: columns of the same.
     """
 
     top: int
@@ -69,7 +66,7 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the model eats, as images lie in memory; as the model wants them through `rgb` and `x`.
+    """Model inputs: images in memory order, and as float tensors through `rgb` and `x`.
 
     Attributes:
         rgb_pixels: uint8 (B, H, W, 3).
@@ -100,7 +97,7 @@ class Batch:
         """Some of the samples, in the order of `indices`; the batch itself where that is all."""
         if list(indices) == list(range(len(self))):
             return self
-        # Not by a tensor of indices: sending it to a GPU would wait for what is queued there.
+        # Not by an index tensor: copying it to a GPU would wait for the work queued there.
         rgb_pixels, x_pixels, modality = (
             torch.stack([part[index] for index in indices])
             for part in (self.rgb_pixels, self.x_pixels, self.modality)
@@ -108,6 +105,54 @@ class Batch:
         return Batch(
             rgb_pixels, x_pixels, modality, tuple(self.placements[index] for index in indices)
         )
+
+
+class HostBuffers:
+    """Host memory of batches, and their copy to one device. Not thread-safe.
+
+    Copies to a GPU are asynchronous only from page-locked (pinned) memory, which must not be
+    overwritten meanwhile: two sets of buffers alternate. On a CPU nothing is copied or kept.
+
+    Args:
+        device: destination of the batches.
+        reuse: keep buffers and alternate between them; None: on a GPU only.
+    """
+
+    def __init__(self, device: torch.device, reuse: bool | None = None) -> None:
+        self._device = device
+        self._is_cuda = device.type == "cuda"
+        self._reuses = self._is_cuda if reuse is None else reuse
+        self._set = 0
+        self._buffers: dict[tuple[int, str], Tensor] = {}
+        self._copied: dict[int, torch.cuda.Event] = {}
+
+    def begin_batch(self) -> None:
+        """Switches to the other set; waits until its last copy has finished."""
+        self._set = 1 - self._set
+        if self._set in self._copied:
+            self._copied[self._set].synchronize()
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> NDArray[np.generic]:
+        """Uninitialised memory for one named part of the batch."""
+        if not self._reuses:
+            return torch.empty(shape, dtype=dtype).numpy()
+        key = (self._set, name)
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.shape != shape or buffer.dtype != dtype:
+            buffer = torch.empty(shape, dtype=dtype, pin_memory=self._is_cuda)
+            self._buffers[key] = buffer
+        return buffer.numpy()
+
+    def to_device(self, *arrays: NDArray[np.generic]) -> list[Tensor]:
+        """Tensors on the device; on a CPU they share the arrays' memory."""
+        tensors = [torch.from_numpy(array) for array in arrays]
+        if not self._is_cuda:
+            return tensors
+        copies = [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        self._copied[self._set] = event
+        return copies
 
 
 def rgb_tensor(pixels: Tensor) -> Tensor:
@@ -120,25 +165,26 @@ def make_batch(
     x_images: Sequence[NDArray[np.float32]],
     modalities: Sequence[Modality],
     config: InputConfig,
-    staging: Staging,
     encoding: EncodingConfig | None = None,
+    buffers: HostBuffers | None = None,
 ) -> Batch:
-    """Resizes samples of any sizes into one batch on the device.
+    """Resizes samples of any sizes into one batch.
 
     Args:
         rgb_images: uint8 (h, w, 3) each.
         x_images: float32 (h, w, 3) in [0, 1] each, of their own sizes.
         modalities: one per sample; decides how X is resampled.
         config: input size and resize mode.
-        staging: the way to the device.
-        encoding: what X's channels mean, which decides too; None for the defaults.
+        encoding: meaning of X's channels, which decides that too; None for the defaults.
+        buffers: memory of the batch and its device; None allocates on the CPU.
     """
+    buffers = buffers or HostBuffers(torch.device("cpu"))
     placements = tuple(place(image.shape[0], image.shape[1], config) for image in rgb_images)
     size = (len(placements), config.height, config.width, 3)
-    staging.next_batch()
-    rgb = staging.array("rgb", size, torch.uint8)
-    x = staging.array("x", size, torch.float32)
-    index_array = staging.array("modality", size[:1], torch.int64)
+    buffers.begin_batch()
+    rgb = buffers.array("rgb", size, torch.uint8)
+    x = buffers.array("x", size, torch.float32)
+    index_array = buffers.array("modality", size[:1], torch.int64)
     rgb[:] = RGB_BORDER
     x[:] = 0
     for index, (spot, modality) in enumerate(zip(placements, modalities, strict=True)):
@@ -148,12 +194,12 @@ def make_batch(
         rgb[index, rows, columns] = resize_image(rgb_images[index], spot.height, spot.width)
         x[index, rows, columns] = resize_image(x_images[index], spot.height, spot.width, linear)
         index_array[index] = modality.index
-    rgb_pixels, x_pixels, modality_index = staging.send(rgb, x, index_array)
+    rgb_pixels, x_pixels, modality_index = buffers.to_device(rgb, x, index_array)
     return Batch(rgb_pixels, x_pixels, modality_index, placements)
 
 
 def place(rgb_height: int, rgb_width: int, config: InputConfig) -> Placement:
-    """Where an RGB image of this size lies in the model's input."""
+    """The rectangle of an RGB image of this size in the model's input."""
     height, width = config.height, config.width
     if config.resize_mode is ResizeMode.LETTERBOX:
         scale = min(config.height / rgb_height, config.width / rgb_width)
@@ -170,7 +216,7 @@ def resize_image(image: Array, height: int, width: int, linear: bool = True) -> 
         image: uint8 or float32.
         height: rows of the result.
         width: columns of the result.
-        linear: False takes the nearest pixel, for images whose values must not be mixed.
+        linear: False takes the nearest pixel, for images whose values must not be averaged.
     """
     if image.shape[:2] == (height, width):
         return image

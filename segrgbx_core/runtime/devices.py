@@ -1,8 +1,10 @@
-"""Which device and number format the options stand for on this machine."""
+"""The machine: devices, number formats, threads, memory allocation and timing."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -11,14 +13,22 @@ import torch
 from segrgbx_core.base.errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Number formats by the names that options have for them."""
+"""Number formats by their names in options."""
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Failed to allocate memory for requested buffer",
+    "std::bad_alloc",
+)
+"""What errors of memory say that have no type of their own."""
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` stands for.
+    """The device named `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ConfigError: when a GPU is asked for by name and is not there.
+        ConfigError: when the device does not exist or is not supported.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -34,13 +44,13 @@ def choose_device(name: str) -> torch.device:
     # Not `device.index`: torch keeps 8 bits of the number, so that 256 would be the first GPU.
     index = int(name.partition(":")[2] or 0)
     if index >= count:
-        found = f"{count} CUDA devices are there" if count else "torch sees no CUDA device"
+        found = f"torch sees {count} CUDA devices" if count else "torch sees no CUDA device"
         raise ConfigError(f"device: '{name}' cannot be used, {found}; use auto or cpu")
     return torch.device("cuda", index)
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """The precision that `auto` stands for on this device, or `name` where the device can do it.
+    """The precision named `auto`, or `name` where the device supports it.
 
     Raises:
         ConfigError: when the device cannot compute in it.
@@ -57,11 +67,11 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def use_threads(count: int) -> int:
-    """Sets how many threads a pass on the CPU takes, for the whole process.
+    """Sets the number of threads of a CPU pass, for the whole process.
 
-    More is not faster when messages need processors too: threads of a pass spin while they wait
-    for one another. Measured with the demo's model on two processors, one of them busy: 70 ms of
-    processor time per frame with one thread, 700 ms with two.
+    More is not faster when message handling needs processors too: threads of a pass spin while
+    they wait for one another. Measured with the demo's model on two processors, one of them busy:
+    70 ms of processor time per frame with one thread, 700 ms with two.
 
     Args:
         count: as `InferenceConfig.threads`, 0 for automatic.
@@ -79,7 +89,7 @@ def use_threads(count: int) -> int:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Runs products in this precision and leaves norms, softmax and sums in float32."""
+    """Computes products in this precision; norms, softmax and sums stay in float32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
@@ -87,10 +97,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Takes numbers below 1e-38 for zero on the CPU, where they are some hundred times slower.
+    """Flushes numbers below 1e-38 to zero on the CPU, where they are some hundred times slower.
 
-    The network makes many: the fusion's contexts are softmax values of wide range. It holds for
-    the calling thread and for threads that it starts meanwhile.
+    The network produces many: the fusion's contexts are softmax values of wide range. Applies to
+    the calling thread and to threads started inside the block.
     """
     was_on = bool((torch.tensor(1e-38) * 0.1) == 0)
     torch.set_flush_denormal(True)
@@ -101,7 +111,77 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def device_text(device: torch.device) -> str:
-    """The device in words, such as `cpu` or `cuda:0 (NVIDIA Orin)`."""
+    """Text for logs, such as `cpu` or `cuda:0 (NVIDIA Orin)`."""
     if device.type != "cuda":
         return str(device)
     return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc keep freed memory for the next allocations; the process stays at its peak size.
+
+    Every operator allocates its result. By default glibc requests large blocks from the system and
+    returns them as soon as they are freed, so the network keeps touching fresh pages: for b2 at
+    512x512, a hundred thousand page faults a frame and 10 to 20 % of its time on a CPU.
+
+    Returns:
+        False where the C library has no such settings.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    # One arena: those of further threads are made of pieces too small for large blocks.
+    options = (
+        (_M_MMAP_THRESHOLD, 2**30),
+        (_M_TRIM_THRESHOLD, 2**31 - 1),
+        (_M_ARENA_MAX, 1),
+    )
+    return all(bool(mallopt(option, value)) for option, value in options)
+
+
+class StageTimer:
+    """Durations of consecutive stages; on a GPU measured by events, without synchronising.
+
+    Args:
+        device: where the stages run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._names: list[str] = []
+        self._marks = [self._mark()]
+
+    def end_stage(self, name: str) -> None:
+        """Ends the stage that began with the end of the previous one."""
+        self._names.append(name)
+        self._marks.append(self._mark())
+
+    def durations_ms(self) -> dict[str, float]:
+        """Milliseconds of each stage; waits for the last one to finish."""
+        durations = map(self._elapsed_ms, self._marks[:-1], self._marks[1:])
+        return dict(zip(self._names, durations, strict=True))
+
+    def _mark(self) -> float | torch.cuda.Event:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    @staticmethod
+    def _elapsed_ms(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+        if isinstance(start, float) and isinstance(end, float):
+            return (end - start) * 1e3
+        assert isinstance(start, torch.cuda.Event)
+        assert isinstance(end, torch.cuda.Event)
+        end.synchronize()
+        return start.elapsed_time(end)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for errors that mean that device or host have no memory left."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    # Neither PyTorch's allocator for the host nor ONNX Runtime has an exception of its own.
+    return any(sign in str(error) for sign in _NO_MEMORY)

@@ -1,10 +1,9 @@
-"""What MA-CLIP made of the scene, kept per stream and renewed when it is due.
+"""Scenes kept per stream of frames, and refreshed when they are stale.
 
-A third of the network's work looks at the scene as a whole: MA-CLIP, and what prompts and
+A third of the network's work depends on the scene as a whole: MA-CLIP, and what prompts and
 refinement make of its embeddings (`Scene`). A scene outlives a frame, so a stream of frames may
-keep its `Scene` for some of them. A look is due after `refresh_every` frames or `max_age_ms`, when
-the picture has changed, and at once when the stream is new, its modality is another or time went
-backwards.
+reuse its `Scene`. It is stale after `refresh_every` frames or `max_age_ms`, when the picture has
+changed, and at once when the stream is new, its modality is another or time went backwards.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -23,23 +22,25 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import NS_PER_MS, Array
 from segrgbx_core.model import Scene
 from segrgbx_core.runtime.batch import Batch
+from segrgbx_core.runtime.engines import EncodeScene, Poll
 from segrgbx_core.runtime.options import SceneConfig
 
 _MAX_STREAMS = 64
 _THUMBNAIL = 32
 
-Encode = Callable[[Batch], Scene]
+Submit: TypeAlias = Callable[[EncodeScene, Batch], Poll]
+"""Starts to encode a scene beside the frames: `CudaExecutor.submit`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """One sample as the cache sees it.
+class StreamFrame:
+    """One sample of a stream, as far as its scene's age is concerned.
 
     Attributes:
-        stream: where it comes from.
+        stream: name of the stream.
         modality: of X.
         stamp_ns: of RGB, in ns.
-        thumbnail: from `thumbnail`, or None where change does not matter.
+        thumbnail: from `thumbnail`, or None where a changed picture does not count.
     """
 
     stream: str
@@ -48,137 +49,121 @@ class Look:
     thumbnail: NDArray[np.float32] | None = None
 
 
-class Pending(Protocol):
-    """A scene that is being made."""
-
-    def ready(self) -> Scene | None:
-        """The scene, or None while it is not finished; never waits."""
-        ...
-
-
-class Lane(Protocol):
-    """Makes scenes beside the frames, such as a CUDA side stream."""
-
-    def start(self, encode: Encode, batch: Batch) -> Pending:
-        """Begins and returns at once."""
-        ...
-
-
 @dataclass(eq=False)
 class _Entry:
-    """A stream's scene, the look that it came from and the frames since."""
+    """A stream's scene, the frame that it was encoded from and the number of frames since."""
 
     scene: Scene
-    look: Look
+    source: StreamFrame
     newest_ns: int
     age: int = 0
-    pending: tuple[Pending, Look, int] | None = None  # the int counts frames since that look
+    pending: tuple[Poll, StreamFrame, int] | None = None  # the int counts frames since that one
 
     def settle(self) -> None:
-        """Takes over a scene that has become ready."""
+        """Takes over a pending scene that is finished."""
         if self.pending is None:
             return
-        pending, look, frames = self.pending
-        scene = pending.ready()
+        poll, source, frames = self.pending
+        scene = poll()
         if scene is not None:
-            self.scene, self.look, self.age, self.pending = scene, look, frames, None
+            self.scene, self.source, self.age, self.pending = scene, source, frames, None
 
 
 class SceneCache:
-    """Scenes of streams. One thread at a time.
+    """Scenes of streams. Not thread-safe.
 
     Args:
-        config: when a look is due.
-        encode: makes the scene of a batch.
-        lane: makes scenes beside the frames; None makes them when they are due, and the frame
-            waits. First looks are never left to the lane.
+        config: when a scene is stale.
+        encode_scene: encodes the scene of a batch.
+        submit: encodes scenes beside the frames; None encodes them at once, and the frame waits.
+            The first scene of a stream never goes this way.
     """
 
-    def __init__(self, config: SceneConfig, encode: Encode, lane: Lane | None = None) -> None:
+    def __init__(
+        self, config: SceneConfig, encode_scene: EncodeScene, submit: Submit | None = None
+    ) -> None:
         self._config = config
-        self._encode = encode
-        self._lane = lane if config.refresh_every > 1 else None
+        self._encode_scene = encode_scene
+        self._submit = submit if config.refresh_every > 1 else None
         self._entries: OrderedDict[tuple[str, Modality], _Entry] = OrderedDict()
 
     @property
-    def wants_thumbnails(self) -> bool:
-        """True where a change of the picture can make a look due."""
+    def uses_thumbnails(self) -> bool:
+        """True where a changed picture makes a scene stale."""
         return self._config.refresh_every > 1 and self._config.change < 1
 
-    def scenes(self, batch: Batch, looks: Sequence[Look]) -> tuple[Scene, list[int]]:
-        """The scene of a batch, from new looks for samples that are due and kept ones for others.
+    def scenes_of(self, batch: Batch, frames: Sequence[StreamFrame]) -> tuple[Scene, list[int]]:
+        """The scene of a batch: encoded anew for samples whose scene is stale, else the kept one.
 
         Args:
             batch: the samples.
-            looks: one per sample.
+            frames: one per sample.
 
         Returns:
-            the scene of the whole batch, and for every sample the frames of its stream since the
-            look, 0 for a new one.
+            the scene and, per sample, how many frames of its stream it is old.
         """
-        due = [index for index, look in enumerate(looks) if self._is_due(look)]
-        if len(due) == len(looks):
-            scene = self._encode(batch)
-            for look, part in zip(looks, split_scene(scene, len(batch)), strict=True):
-                self._keep(look, part)
-            return scene, [0] * len(looks)
-        new: dict[int, Scene] = {}
-        if due:
-            new = dict(
-                zip(due, split_scene(self._encode(batch.select(due)), len(due)), strict=True)
-            )
+        stale = [index for index, frame in enumerate(frames) if self._needs_scene(frame)]
+        if len(stale) == len(frames):
+            scene = self._encode_scene(batch)
+            for frame, part in zip(frames, split_scene(scene, len(batch)), strict=True):
+                self._keep(frame, part)
+            return scene, [0] * len(frames)
+        fresh: dict[int, Scene] = {}
+        if stale:
+            encoded = self._encode_scene(batch.select(stale))
+            fresh = dict(zip(stale, split_scene(encoded, len(stale)), strict=True))
         parts, ages = [], []
-        for index, look in enumerate(looks):
-            if index in new:
-                self._keep(look, new[index])
-            entry = self._entries[look.stream, look.modality]
+        for index, frame in enumerate(frames):
+            if index in fresh:
+                self._keep(frame, fresh[index])
+            entry = self._entries[frame.stream, frame.modality]
             parts.append(entry.scene)
             ages.append(entry.age)
-            if index not in new:
-                self._look_beside(entry, batch, index, look)
+            if index not in fresh:
+                self._refresh_beside(entry, batch, index, frame)
         return join_scenes(parts), ages
 
     def clear(self) -> None:
         """Forgets all streams."""
         self._entries.clear()
 
-    def _keep(self, look: Look, scene: Scene) -> None:
-        key = (look.stream, look.modality)
-        self._entries[key] = _Entry(scene, look, look.stamp_ns)
+    def _keep(self, frame: StreamFrame, scene: Scene) -> None:
+        key = (frame.stream, frame.modality)
+        self._entries[key] = _Entry(scene, frame, frame.stamp_ns)
         self._entries.move_to_end(key)
         while len(self._entries) > _MAX_STREAMS:
             self._entries.popitem(last=False)
 
-    def _is_due(self, look: Look) -> bool:
-        """Counts the frame; True where it cannot go without a look of its own."""
-        entry = self._entries.get((look.stream, look.modality))
-        if entry is None or look.stamp_ns < entry.newest_ns:
+    def _needs_scene(self, frame: StreamFrame) -> bool:
+        """Counts the frame; True where its scene must be encoded before it."""
+        entry = self._entries.get((frame.stream, frame.modality))
+        if entry is None or frame.stamp_ns < entry.newest_ns:
             return True
-        entry.newest_ns = look.stamp_ns
+        entry.newest_ns = frame.stamp_ns
         entry.age += 1
         if entry.pending is not None:
-            pending, pending_look, frames = entry.pending
-            entry.pending = (pending, pending_look, frames + 1)
+            poll, source, frames = entry.pending
+            entry.pending = (poll, source, frames + 1)
         entry.settle()
-        return self._lane is None and self._is_stale(entry, look)
+        return self._submit is None and self._is_stale(entry, frame)
 
-    def _is_stale(self, entry: _Entry, look: Look) -> bool:
-        config, before = self._config, entry.look
+    def _is_stale(self, entry: _Entry, frame: StreamFrame) -> bool:
+        config, source = self._config, entry.source
         return (
             entry.age >= config.refresh_every
-            or look.stamp_ns - before.stamp_ns > config.max_age_ms * NS_PER_MS
-            or _changed(before.thumbnail, look.thumbnail, config.change)
+            or frame.stamp_ns - source.stamp_ns > config.max_age_ms * NS_PER_MS
+            or _changed(source.thumbnail, frame.thumbnail, config.change)
         )
 
-    def _look_beside(self, entry: _Entry, batch: Batch, index: int, look: Look) -> None:
-        """Starts a look for later frames where one is due and none is under way."""
-        if self._lane is not None and entry.pending is None and self._is_stale(entry, look):
-            pending = self._lane.start(self._encode, batch.select([index]))
-            entry.pending = (pending, look, 0)
+    def _refresh_beside(self, entry: _Entry, batch: Batch, index: int, frame: StreamFrame) -> None:
+        """Starts to encode a scene for later frames where it is stale and none is pending."""
+        if self._submit is not None and entry.pending is None and self._is_stale(entry, frame):
+            poll = self._submit(self._encode_scene, batch.select([index]))
+            entry.pending = (poll, frame, 0)
 
 
 def split_scene(scene: Scene, count: int) -> list[Scene]:
-    """The scenes of a batch's `count` samples, each as of a batch of one."""
+    """The scenes of a batch's `count` samples, each as if of a batch of one."""
     kv = [
         torch.unflatten(part, 1, (2, -1)).unbind(2) for part in scene.prompt_kv
     ]  # (blocks, 2, K, 2D_i)

@@ -21,20 +21,24 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.labels.label_space import UNIFIED, LabelSpace, PublishedLabels
-from segrgbx_core.runtime.batch import InputConfig, Placement, ResizeMode, make_batch
+from segrgbx_core.runtime.batch import (
+    HostBuffers,
+    InputConfig,
+    Placement,
+    ResizeMode,
+    make_batch,
+)
 from segrgbx_core.runtime.checkpoint import (
     Contract,
     LoadedCheckpoint,
     load_checkpoint,
 )
 from segrgbx_core.runtime.decode import decode_logits
-from segrgbx_core.runtime.devices import flushed_denormals, use_threads
-from segrgbx_core.runtime.engines import check_options, make_engine, make_lane
+from segrgbx_core.runtime.devices import StageTimer, flushed_denormals, use_threads
+from segrgbx_core.runtime.engines import CudaExecutor, check_options, make_engine
 from segrgbx_core.runtime.exported import ExportedModel, read_exported, refuse_exported
 from segrgbx_core.runtime.options import ConfidenceKind, InferenceConfig
-from segrgbx_core.runtime.pinned_buffers import Staging
-from segrgbx_core.runtime.scene_cache import Look, SceneCache, thumbnail
-from segrgbx_core.runtime.timing import StageClock
+from segrgbx_core.runtime.scene_cache import SceneCache, StreamFrame, thumbnail
 from segrgbx_core.sensors import SensorConfig, encode
 
 __all__ = ["AnswerSize", "InferenceConfig", "Segmenter"]
@@ -98,8 +102,10 @@ class Segmenter:
         self.device, self.precision = self.engine.device, self.engine.precision
         self.merge_for = self.engine.merged_for
         self._columns: dict[str, Tensor | None] = {UNIFIED: None}
-        self._staging = Staging(self.device)
-        self._scenes = SceneCache(config.scene, self.engine.scene, make_lane(self.device))
+        self._buffers = HostBuffers(self.device)
+        # A CPU has nothing that would run beside the frames.
+        submit = CudaExecutor(self.device).submit if self.device.type == "cuda" else None
+        self._scenes = SceneCache(config.scene, self.engine.encode_scene, submit)
 
     @classmethod
     def from_checkpoint(
@@ -131,7 +137,7 @@ class Segmenter:
 
     @property
     def contract(self) -> Contract:
-        """What the checkpoint promises."""
+        """The checkpoint's contract."""
         return self.checkpoint.contract
 
     @property
@@ -141,13 +147,18 @@ class Segmenter:
 
     @property
     def device_name(self) -> str:
-        """What runs the model, such as `cpu`, `cuda:0 (NVIDIA Orin)` or `onnxruntime cpu`."""
+        """Runtime and device, such as `cpu`, `cuda:0 (NVIDIA Orin)` or `onnxruntime cpu`."""
         return self.engine.name
 
     @property
     def memory(self) -> int:
         """Bytes in use: on a GPU everything this process has allocated there, else the weights."""
         return self.engine.memory
+
+    @property
+    def warning(self) -> str:
+        """What to log when the model is loaded; empty as a rule. See `Contract.warning`."""
+        return self.contract.warning
 
     def require(self, modality: Modality) -> None:
         """Checks that samples of this modality can be answered.
@@ -164,7 +175,7 @@ class Segmenter:
             )
 
     def classes_of(self, label_space: str) -> PublishedLabels:
-        """What the ids of answers in a label space mean.
+        """The classes of a label space.
 
         Raises:
             ConfigError: when the checkpoint does not know it.
@@ -183,8 +194,8 @@ class Segmenter:
         Args:
             samples: any mixture of trained modalities and of resolutions.
             streams: where each sample comes from. Samples of one stream follow each other in time
-                and may share a look at the scene (`InferenceConfig.scene`); none: every sample
-                gets its own, whatever the options say.
+                and may share a scene (`InferenceConfig.scene`); none: every sample gets its own,
+                whatever the options say.
             label_spaces: of each answer; none: the segmenter's own.
             min_confidence: in place of the segmenter's own.
 
@@ -204,14 +215,14 @@ class Segmenter:
         start = time.perf_counter()
         x_images = [encode(sample, self.contract.encoding, self.sensors) for sample in samples]
         encode_ms = (time.perf_counter() - start) * 1e3
-        looks = self._looks(samples, x_images, streams) if streams else None
+        frames = self._stream_frames(samples, x_images, streams) if streams else None
         modalities = [sample.modality for sample in samples]
         with flushed_denormals():
             answers, ages, timings = self._segment(
                 [sample.rgb for sample in samples],
                 x_images,
                 modalities,
-                looks,
+                frames,
                 label_spaces,
                 self._min_confidence
                 if min_confidence is None
@@ -235,7 +246,7 @@ class Segmenter:
         ]
 
     def forget_scenes(self) -> None:
-        """Drops what is kept of streams, as after a reset."""
+        """Drops the scenes kept per stream, as after a reset."""
         self._scenes.clear()
 
     def warm_up(
@@ -267,33 +278,33 @@ class Segmenter:
         rgb_images: Sequence[NDArray[np.uint8]],
         x_images: Sequence[NDArray[np.float32]],
         modalities: Sequence[Modality],
-        looks: Sequence[Look] | None = None,
+        frames: Sequence[StreamFrame] | None = None,
         label_spaces: Sequence[str] = (),
         min_confidence: float = 0.0,
     ) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], list[int], dict[str, float]]:
-        clock = StageClock(self.device)
+        timer = StageTimer(self.device)
         spaces = label_spaces or [self.classes.space] * len(rgb_images)
         columns = [self._native_columns(space) for space in spaces]
         encoding = self.contract.encoding
-        batch = make_batch(rgb_images, x_images, modalities, self.input, self._staging, encoding)
-        clock.lap("input")
-        if looks is None:
-            scene, ages = self.engine.scene(batch), [0] * len(batch)
+        batch = make_batch(rgb_images, x_images, modalities, self.input, encoding, self._buffers)
+        timer.end_stage("input")
+        if frames is None:
+            scene, ages = self.engine.encode_scene(batch), [0] * len(batch)
         else:
-            scene, ages = self._scenes.scenes(batch, looks)
-        clock.lap("scene")
-        logits = self.engine.logits(batch, scene)
-        clock.lap("model")
+            scene, ages = self._scenes.scenes_of(batch, frames)
+        timer.end_stage("scene")
+        logits = self.engine.coarse_logits(batch, scene)
+        timer.end_stage("model")
         answers = decode_logits(
             self._calibrated(logits, modalities),
-            [self._answered(spot) for spot in batch.placements],
+            [self._with_answer_size(placement) for placement in batch.placements],
             min_confidence,
             (self.input.height, self.input.width),
             self._confidence_kind,
             columns,
         )
-        clock.lap("decode")
-        return answers, ages, clock.read()
+        timer.end_stage("decode")
+        return answers, ages, timer.durations_ms()
 
     def _calibrated(self, logits: Tensor, modalities: Sequence[Modality]) -> Tensor:
         """Logits (B, C, h, w) over the contract's temperatures; as they are where it has none."""
@@ -305,26 +316,27 @@ class Segmenter:
             logits.float() * logits.new_tensor(factors, dtype=torch.float32)[:, None, None, None]
         )
 
-    def _looks(
+    def _stream_frames(
         self,
         samples: Sequence[RgbxSample],
         x_images: Sequence[NDArray[np.float32]],
         streams: Sequence[str],
-    ) -> list[Look]:
-        small = thumbnail if self._scenes.wants_thumbnails else lambda *_: None
+    ) -> list[StreamFrame]:
+        small = thumbnail if self._scenes.uses_thumbnails else lambda *_: None
         return [
-            Look(stream, sample.modality, sample.stamp_ns, small(sample.rgb, x_image))
+            StreamFrame(stream, sample.modality, sample.stamp_ns, small(sample.rgb, x_image))
             for sample, x_image, stream in zip(samples, x_images, streams, strict=True)
         ]
 
-    def _answered(self, spot: Placement) -> Placement:
-        """Where a sample lies, with the size of its answer for that of its RGB image."""
+    def _with_answer_size(self, placement: Placement) -> Placement:
+        """A sample's rectangle with the size of its answer in place of its RGB image's."""
         if self._answer_size == "rgb":
-            return spot
+            return placement
         if self._answer_size == "model":
-            return replace(spot, rgb_height=spot.height, rgb_width=spot.width)
-        height, width = self._answer_size
-        return replace(spot, rgb_height=height, rgb_width=width)
+            height, width = placement.height, placement.width
+        else:
+            height, width = self._answer_size
+        return replace(placement, rgb_height=height, rgb_width=width)
 
     def _native_columns(self, label_space: str) -> Tensor | None:
         if label_space not in self._columns:

@@ -21,7 +21,6 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from segrgbx_core.base.errors import ConfigError, SegrgbxError
-from segrgbx_core.runtime.malloc_tuning import keep_freed_memory
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig
 from segrgbx_ros.node import parameters as params
 from segrgbx_ros.node.health.streams import PATIENT, Patience, Throttle
@@ -100,8 +99,6 @@ class SegmentationNode(LifecycleNode):
         try:
             if self._config is None:
                 raise ConfigError(self._config_error)
-            if self._config.model.keep_memory:  # on a GPU, too: images come as fresh large blocks
-                keep_freed_memory()
             segmenter = loaded_segmenter(self, self._config)
             labels = pair_labels(self._config, segmenter)
         except SegrgbxError as error:

@@ -101,7 +101,9 @@ class NodeRuntime:
         self._patience = patience
         self.segmenter = segmenter
         self.is_enabled = True
-        from segrgbx_ros import load_model  # noqa: PLC0415  torch, which is loaded by now
+        # torch, which is loaded by now
+        from segrgbx_core.runtime.devices import is_out_of_memory  # noqa: PLC0415
+        from segrgbx_ros import load_model  # noqa: PLC0415
 
         self._memory_facts = load_model.memory_facts
         self._warn = Throttle(lambda text: node.get_logger().warning(text))
@@ -113,7 +115,7 @@ class NodeRuntime:
             len(config.pairs),
             self._deliver,
             self._refuse,
-            Memory(load_model.is_out_of_memory, load_model.free_memory),
+            Memory(is_out_of_memory, load_model.free_memory),
             config.drop.depth,
             patience,
         )

@@ -27,10 +27,16 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import UNIFIED, VOID
 from segrgbx_core.model import Scene
-from segrgbx_core.runtime.batch import Batch, InputConfig, Placement, make_batch, resize_image
-from segrgbx_core.runtime.decode import rgb_axes
+from segrgbx_core.runtime.batch import (
+    Batch,
+    HostBuffers,
+    InputConfig,
+    Placement,
+    make_batch,
+    resize_image,
+)
+from segrgbx_core.runtime.decode import rgb_interpolation
 from segrgbx_core.runtime.devices import flushed_denormals
-from segrgbx_core.runtime.pinned_buffers import Staging
 from segrgbx_core.runtime.scene_cache import join_scenes, split_scene
 from segrgbx_core.runtime.segmenter import Segmenter
 from segrgbx_core.sensors import EncodingConfig, encode, flip_horizontally, resamples_linearly
@@ -141,7 +147,7 @@ class ClassProbabilities:
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
-        self._staging = Staging(segmenter.device)
+        self._buffers = HostBuffers(segmenter.device)
         self._columns: Tensor | None = None
         if segmenter.classes.space != UNIFIED:
             columns = segmenter.label_space.project_index(segmenter.classes.space)
@@ -175,7 +181,7 @@ class ClassProbabilities:
         """
         batch = self._batch(pairs, self._input(size))
         with flushed_denormals():
-            return self.segmenter.engine.scene(batch)
+            return self.segmenter.engine.encode_scene(batch)
 
     @torch.inference_mode()
     def probabilities(
@@ -201,8 +207,8 @@ class ClassProbabilities:
         config = self._input(size)
         batch = self._batch(pairs, config)
         with flushed_denormals():
-            scene = self.segmenter.engine.scene(batch) if scene is None else scene
-            logits = self.segmenter.engine.logits(batch, scene)
+            scene = self.segmenter.engine.encode_scene(batch) if scene is None else scene
+            logits = self.segmenter.engine.coarse_logits(batch, scene)
         if self._columns is not None:
             logits = logits.index_select(1, self._columns)
         return [
@@ -220,7 +226,7 @@ class ClassProbabilities:
     def _batch(self, pairs: Sequence[EncodedPair], config: InputConfig) -> Batch:
         rgb, x = [pair.rgb for pair in pairs], [pair.x_image for pair in pairs]
         modalities, encoding = [pair.modality for pair in pairs], self.segmenter.contract.encoding
-        return make_batch(rgb, x, modalities, config, self._staging, encoding)
+        return make_batch(rgb, x, modalities, config, encoding, self._buffers)
 
 
 class TtaSegmenter:
@@ -337,7 +343,7 @@ class TtaSegmenter:
 def _on_rgb_grid(logits: Tensor, placement: Placement, config: InputConfig) -> Tensor:
     """Coarse logits (C, h, w) to probabilities (C, H, W)."""
     is_number = logits.isfinite().all(dim=0)  # (h, w)
-    axes = rgb_axes(logits, placement, (config.height, config.width))
+    axes = rgb_interpolation(logits, placement, (config.height, config.width))
     rows, columns = axes[0].weights, axes[1].weights.T
     probabilities = (rows @ logits.nan_to_num(0.0, 0.0, 0.0) @ columns).softmax(dim=0)
     is_broken = rows @ (~is_number).float() @ columns > 0

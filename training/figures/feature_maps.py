@@ -33,7 +33,6 @@ from segrgbx_core.runtime.batch import Placement, make_batch
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint
 from segrgbx_core.runtime.decode import decode_logits
 from segrgbx_core.runtime.devices import flushed_denormals
-from segrgbx_core.runtime.pinned_buffers import Staging
 from segrgbx_core.sensors import encode
 from training.data.datasets import Labelled, spread
 from training.eval.eval_data import EvalSplit
@@ -124,10 +123,7 @@ def stage_maps(loaded: LoadedCheckpoint, item: Labelled, split: EvalSplit) -> St
     device = next(model.parameters()).device
     x_image = encode(item.sample, contract.encoding, split.sensors)
     modality = item.sample.modality
-    staging = Staging(torch.device("cpu"))
-    batch = make_batch(
-        [item.sample.rgb], [x_image], [modality], contract.input, staging, contract.encoding
-    )
+    batch = make_batch([item.sample.rgb], [x_image], [modality], contract.input, contract.encoding)
     rgb, x, index = (part.to(device) for part in (batch.rgb, batch.x, batch.modality))
     columns = torch.from_numpy(loaded.label_space.project_index(split.reader.native)).to(device)
     with flushed_denormals(), record_stages(model) as outputs:

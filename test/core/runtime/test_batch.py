@@ -5,11 +5,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.runtime import batch as batch_module
-from segrgbx_core.runtime.batch import InputConfig, ResizeMode, make_batch, place, resize_image
-from segrgbx_core.runtime.pinned_buffers import Staging
+from segrgbx_core.runtime.batch import (
+    HostBuffers,
+    InputConfig,
+    ResizeMode,
+    make_batch,
+    place,
+    resize_image,
+)
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 
-CPU = Staging(torch.device("cpu"))
+CPU = torch.device("cpu")
 SQUARE = InputConfig(height=64, width=64)
 BOXED = InputConfig(height=64, width=64, resize_mode=ResizeMode.LETTERBOX)
 
@@ -22,7 +28,7 @@ def test_batch_holds_scaled_images_of_their_own_resolutions():
     rgbs = [image(48, 96, 255), image(30, 20, 51)]
     xs = [np.full((10, 12, 3), 0.25, np.float32), np.full((99, 7, 3), 0.5, np.float32)]
     modalities = [Modality.THERMAL, Modality.EVENT]
-    made = make_batch(rgbs, xs, modalities, SQUARE, CPU)
+    made = make_batch(rgbs, xs, modalities, SQUARE)
     assert made.rgb.shape == made.x.shape == (2, 3, 64, 64)
     assert made.rgb.dtype == made.x.dtype == torch.float32
     assert made.modality.tolist() == [Modality.THERMAL.index, Modality.EVENT.index]
@@ -34,7 +40,7 @@ def test_batch_holds_scaled_images_of_their_own_resolutions():
 def test_channels_keep_their_order():
     rgb = image(64, 64)
     rgb[:, :, 0] = 255
-    made = make_batch([rgb], [np.zeros((64, 64, 3), np.float32)], [Modality.DEPTH], SQUARE, CPU)
+    made = make_batch([rgb], [np.zeros((64, 64, 3), np.float32)], [Modality.DEPTH], SQUARE)
     assert made.rgb[0].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 0.0]
 
 
@@ -42,7 +48,7 @@ def test_letterbox_keeps_aspect_and_x_follows_rgb():
     spot = place(50, 100, BOXED)
     assert (spot.top, spot.left, spot.height, spot.width) == (16, 0, 32, 64)
     x = np.ones((80, 80, 3), np.float32)  # another aspect, the same field of view
-    made = make_batch([image(50, 100, 200)], [x], [Modality.DEPTH], BOXED, CPU)
+    made = make_batch([image(50, 100, 200)], [x], [Modality.DEPTH], BOXED)
     assert (made.x[0, :, 16:48] == 1).all()
     assert (made.x[0, :, :16] == 0).all()
     border = torch.tensor(batch_module.RGB_BORDER) / 255
@@ -65,8 +71,8 @@ def test_events_are_never_mixed_and_others_are_averaged():
     x = np.zeros((128, 128, 3), np.float32)
     x[::2, ::2] = 1
     rgb = image(64, 64)
-    event = make_batch([rgb], [x], [Modality.EVENT], SQUARE, CPU).x
-    depth = make_batch([rgb], [x], [Modality.DEPTH], SQUARE, CPU).x
+    event = make_batch([rgb], [x], [Modality.EVENT], SQUARE).x
+    depth = make_batch([rgb], [x], [Modality.DEPTH], SQUARE).x
     assert set(event.unique().tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(depth, torch.full_like(depth, 0.25))
 
@@ -76,7 +82,7 @@ def test_polarization_angles_are_never_mixed():
     x[::2, ::2] = 1  # the same angle as 0
     angles = EncodingConfig(polarization=PolarizationEncoding(representation="aolp"))
     for encoding, values in ((angles, {0.0, 1.0}), (EncodingConfig(), {0.25}), (None, {0.25})):
-        inputs = [image(64, 64)], [x], [Modality.POLARIZATION], SQUARE, CPU
+        inputs = [image(64, 64)], [x], [Modality.POLARIZATION], SQUARE
         assert set(make_batch(*inputs, encoding).x.unique().tolist()) <= values
 
 
@@ -88,7 +94,7 @@ def test_nearest_takes_pixel_centres():
 def test_an_image_of_the_right_size_is_untouched():
     rng = np.random.default_rng(0)
     x = rng.random((64, 64, 3), dtype=np.float32)
-    made = make_batch([image(64, 64)], [x], [Modality.THERMAL], SQUARE, CPU)
+    made = make_batch([image(64, 64)], [x], [Modality.THERMAL], SQUARE)
     assert np.array_equal(made.x[0].permute(1, 2, 0).numpy(), x)
 
 
@@ -110,7 +116,7 @@ def test_samples_are_chosen_in_order_and_without_a_tensor_of_indices():
     rgbs = [image(64, 64, value) for value in (10, 20, 30)]
     xs = [np.full((64, 64, 3), value, np.float32) for value in (0.1, 0.2, 0.3)]
     modalities = [Modality.THERMAL, Modality.EVENT, Modality.DEPTH]
-    made = make_batch(rgbs, xs, modalities, SQUARE, CPU)
+    made = make_batch(rgbs, xs, modalities, SQUARE)
     with Operators() as operators:
         part = made.select([2, 0])
     assert operators.seen
@@ -120,3 +126,31 @@ def test_samples_are_chosen_in_order_and_without_a_tensor_of_indices():
     assert part.modality.tolist() == [Modality.DEPTH.index, Modality.THERMAL.index]
     assert part.placements == (made.placements[2], made.placements[0])
     assert made.select([0, 1, 2]) is made
+
+
+def test_buffers_alternate_and_are_reused():
+    buffers = HostBuffers(CPU, reuse=True)
+    seen = []
+    for value in range(4):
+        buffers.begin_batch()
+        array = buffers.array("rgb", (2, 4, 4, 3), torch.uint8)
+        array[:] = value
+        assert buffers.array("x", (2, 4, 4, 3), torch.float32).dtype == np.float32
+        [tensor] = buffers.to_device(array)
+        seen.append(tensor)
+    assert [int(tensor[0, 0, 0, 0]) for tensor in seen] == [2, 3, 2, 3]
+    assert buffers.array("rgb", (3, 4, 4, 3), torch.uint8).shape == (3, 4, 4, 3)
+
+
+def test_on_a_cpu_batches_have_their_own_memory():
+    made = [
+        make_batch(
+            [image(64, 64, value)],
+            [np.zeros((64, 64, 3), np.float32)],
+            [Modality.DEPTH],
+            SQUARE,
+            buffers=HostBuffers(CPU),
+        )
+        for value in range(3)
+    ]
+    assert [int(batch.rgb_pixels[0, 0, 0, 0]) for batch in made] == [0, 1, 2]

@@ -5,9 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrgbx_core.runtime import decode as decode_module
+from segrgbx_core.base.errors import ModelOutputError
 from segrgbx_core.runtime.batch import InputConfig, ResizeMode, place
-from segrgbx_core.runtime.decode import decode_logits, rgb_axes
+from segrgbx_core.runtime.decode import (
+    InterpolationCache,
+    _candidates,
+    decode_logits,
+    rgb_interpolation,
+)
 from segrgbx_core.runtime.options import ConfidenceKind
 
 SQUARE = InputConfig(height=64, width=64)
@@ -37,11 +42,10 @@ def trained_looking(num_classes=9, side=16, seed=0):
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 100), (200, 33), (5, 7), (1, 1)])
 @pytest.mark.parametrize("tile", [1, 1 << 12, 1 << 24])
-def test_tiles_equal_the_whole(monkeypatch, size, tile):
-    monkeypatch.setattr(decode_module, "_CPU_TILE", tile)
+def test_tiles_equal_the_whole(size, tile):
     torch.manual_seed(0)
     logits = torch.randn(1, 9, 64, 64) * 3
-    [(labels, confidence)] = decode_logits(logits, [place(*size, SQUARE)])
+    [(labels, confidence)] = decode_logits(logits, [place(*size, SQUARE)], tile=tile)
     assert labels.shape == confidence.shape == size
     assert labels.dtype == confidence.dtype == np.uint8
     assert_like((labels, confidence), reference(logits[0], size))
@@ -87,7 +91,7 @@ def test_input_sizes_that_are_no_multiple_of_the_logits():
 
 def test_losers_are_joined_and_nothing_changes():
     logits = trained_looking(num_classes=71)
-    kept, codes = decode_module._contenders(logits[0])
+    kept, codes = _candidates(logits[0])
     assert len(kept) == len(codes) + 1 < 40
     [(labels, confidence)] = decode_logits(logits, [place(200, 160, SQUARE)], 0.0, (64, 64))
     expected = reference(logits[0], (200, 160))
@@ -100,8 +104,8 @@ def test_losers_are_joined_and_nothing_changes():
 def test_rivals_everywhere_are_all_kept():
     torch.manual_seed(0)
     logits = torch.randn(12, 32, 32)
-    assert len(decode_module._contenders(logits)[0]) == 12
-    assert len(decode_module._contenders(logits[:, :1])[0]) == 12
+    assert len(_candidates(logits)[0]) == 12
+    assert len(_candidates(logits[:, :1])[0]) == 12
 
 
 def test_many_losers_together_lower_the_confidence():
@@ -165,7 +169,24 @@ def test_logits_that_are_no_numbers_become_void_where_they_are(broken):
     assert (labels[:10] == 255).all()
     assert (confidence[:10] == 0).all()
     assert (labels[10:] == 1).all()
-    [(labels, _)] = decode_logits(logits * broken, [place(30, 30, SQUARE)])
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_a_frame_without_one_finite_logit_is_an_error(broken):
+    fine, bad = torch.rand(1, 4, 16, 16), torch.full((1, 4, 16, 16), broken)
+    spots = [place(30, 30, SQUARE)] * 2
+    with pytest.raises(ModelOutputError, match="the frame has no finite logit"):
+        decode_logits(bad, spots[:1])
+    with pytest.raises(ModelOutputError, match="sample 2 of 2 has no finite logit"):
+        decode_logits(torch.cat([fine, bad]), spots)
+    with pytest.raises(ModelOutputError):
+        decode_logits(bad, spots[:1], columns=[torch.tensor([1, 2])])
+
+
+def test_a_frame_that_is_void_for_its_confidence_is_none():
+    logits = torch.zeros(1, 200, 16, 16)
+    logits[0, :, 0, 0] = torch.nan
+    [(labels, _)] = decode_logits(logits, [place(16, 16, SQUARE)], min_confidence=0.9)
     assert (labels == 255).all()
 
 
@@ -224,28 +245,37 @@ def test_every_sample_may_choose_among_its_own_classes():
     assert set(np.unique(native[0])) <= {0, 1, 2}
 
 
-def test_axes_are_made_and_sent_to_the_device_once():
+def test_interpolations_are_made_and_sent_to_the_device_once():
     """A copy to a GPU would wait for the network, so that nothing of the decoding is queued."""
     logits, spot = torch.zeros(3, 16, 16), place(48, 100, BOXED)
     with torch.inference_mode():
-        first = rgb_axes(logits, spot, (64, 64))
-    again = rgb_axes(logits + 1, place(48, 100, BOXED), (64, 64))
+        first = rgb_interpolation(logits, spot, (64, 64))
+    again = rgb_interpolation(logits + 1, place(48, 100, BOXED), (64, 64))
     assert all(one.weights is other.weights for one, other in zip(first, again, strict=True))
     assert not again[0].weights.is_inference(), "another caller may want gradients"
     others = [
-        rgb_axes(logits, place(48, 100, SQUARE), (64, 64)),
-        rgb_axes(logits, spot, (128, 128)),
-        rgb_axes(logits[:, :8], spot, (64, 64)),
-        rgb_axes(logits.double(), spot, (64, 64)),
-        rgb_axes(logits.to("meta"), spot, (64, 64)),
+        rgb_interpolation(logits, place(48, 100, SQUARE), (64, 64)),
+        rgb_interpolation(logits, spot, (128, 128)),
+        rgb_interpolation(logits[:, :8], spot, (64, 64)),
+        rgb_interpolation(logits.double(), spot, (64, 64)),
+        rgb_interpolation(logits.to("meta"), spot, (64, 64)),
     ]
     assert all(axes[0].weights is not first[0].weights for axes in others)
     assert others[-1][0].weights.device.type == "meta"
 
 
-def test_few_axes_are_kept():
-    logits = torch.zeros(3, 4, 4)
-    first = rgb_axes(logits, place(5, 5, SQUARE), (64, 64))
-    for width in range(6, 60):
-        rgb_axes(logits, place(5, width, SQUARE), (64, 64))
-    assert rgb_axes(logits, place(5, 5, SQUARE), (64, 64))[0].weights is not first[0].weights
+def test_few_interpolations_are_kept_and_large_ones_not_at_all():
+    cache, logits = InterpolationCache(max_bytes=4 * 4 * (5 + 100)), torch.zeros(3, 4, 4)
+
+    def get(width):
+        return cache.get(logits, place(5, width, SQUARE), (64, 64))[1].weights
+
+    first = get(40)
+    assert get(40) is first
+    get(41)
+    assert get(40) is first, "both fit"
+    get(80)
+    assert get(40) is not first
+    large = get(4000)
+    assert get(4000) is not large
+    assert get(40) is get(40)

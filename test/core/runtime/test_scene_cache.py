@@ -1,4 +1,4 @@
-"""When MA-CLIP looks again, and that kept scenes give what they should."""
+"""When scenes are encoded anew, and that kept ones give the right answers."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,13 @@ from segrgbx_core.model import Scene
 from segrgbx_core.runtime.batch import Batch, InputConfig, place
 from segrgbx_core.runtime.checkpoint import default_contract, random_weights
 from segrgbx_core.runtime.options import SceneConfig
-from segrgbx_core.runtime.scene_cache import Look, SceneCache, join_scenes, split_scene, thumbnail
+from segrgbx_core.runtime.scene_cache import (
+    SceneCache,
+    StreamFrame,
+    join_scenes,
+    split_scene,
+    thumbnail,
+)
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 
 MS = 1_000_000
@@ -18,14 +24,14 @@ THERMAL, DEPTH = Modality.THERMAL, Modality.DEPTH
 
 
 class Counter:
-    """Makes scenes that say which look they came from, and counts the samples looked at."""
+    """Encodes scenes that hold their running number."""
 
     def __init__(self):
-        self.looks = 0
+        self.encoded = 0
 
     def __call__(self, batch):
-        numbers = torch.arange(self.looks, self.looks + len(batch)).float()
-        self.looks += len(batch)
+        numbers = torch.arange(self.encoded, self.encoded + len(batch)).float()
+        self.encoded += len(batch)
         both = torch.cat([numbers, -numbers])  # (2B,)
         return Scene(
             (both[None, :, None, None].expand(2, -1, 3, 4),), (both[:, None, None, None],)
@@ -39,7 +45,7 @@ def batch(count):
 
 
 def numbers(scene):
-    """Which look every sample's scene came from; checks that all its tensors agree."""
+    """The running number of every sample's scene; checks that all its tensors agree."""
     kv, query = scene.prompt_kv[0][0, :, 0, 0], scene.queries[0][:, 0, 0, 0]
     assert torch.equal(kv, query)
     half = len(kv) // 2
@@ -47,52 +53,52 @@ def numbers(scene):
     return kv[:half].tolist()
 
 
-def run(config, looks, lane=None):
+def run(config, stream, submit=None):
     """Ages and numbers of one stream of single frames."""
-    cache = SceneCache(config, Counter(), lane)
-    answers = [cache.scenes(batch(1), [look]) for look in looks]
+    cache = SceneCache(config, Counter(), submit)
+    answers = [cache.scenes_of(batch(1), [frame]) for frame in stream]
     return [ages[0] for _, ages in answers], [numbers(scene)[0] for scene, _ in answers]
 
 
 def frames(*stamps_ms, stream="front", modality=THERMAL):
-    return [Look(stream, modality, stamp * MS) for stamp in stamps_ms]
+    return [StreamFrame(stream, modality, stamp * MS) for stamp in stamps_ms]
 
 
-def test_a_look_every_so_many_frames():
+def test_a_refresh_every_so_many_frames():
     ages, sources = run(SceneConfig(refresh_every=3), frames(0, 10, 20, 30, 40, 50, 60))
     assert ages == [0, 1, 2, 0, 1, 2, 0]
     assert sources == [0, 0, 0, 1, 1, 1, 2]
 
 
-def test_every_frame_may_be_looked_at():
+def test_every_frame_may_have_its_own_scene():
     ages, sources = run(SceneConfig(refresh_every=1), frames(0, 10, 20))
     assert ages == [0, 0, 0]
     assert sources == [0, 1, 2]
 
 
-def test_a_look_after_so_much_time():
+def test_a_refresh_after_so_much_time():
     ages, _ = run(SceneConfig(refresh_every=100, max_age_ms=25), frames(0, 10, 20, 30, 40, 60))
     assert ages == [0, 1, 2, 0, 1, 0]
 
 
-def test_a_look_when_time_goes_back():
+def test_a_refresh_when_time_goes_back():
     ages, _ = run(SceneConfig(refresh_every=100), frames(100, 110, 120, 115, 125, 5))
     assert ages == [0, 1, 2, 0, 1, 0]
 
 
 def test_streams_and_modalities_have_their_own():
-    looks = [
+    stream = [
         *frames(0, 10),
         *frames(10, stream="rear"),
         *frames(20, modality=DEPTH),
         *frames(30),
     ]
-    ages, sources = run(SceneConfig(refresh_every=100), looks)
+    ages, sources = run(SceneConfig(refresh_every=100), stream)
     assert ages == [0, 1, 0, 0, 2]
     assert sources == [0, 0, 1, 2, 0]
 
 
-def test_a_look_when_the_picture_changes():
+def test_a_refresh_when_the_picture_changes():
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 200, (48, 64, 3)).astype(np.uint8)
     x = rng.random((20, 30, 3)).astype(np.float32) * 0.5
@@ -103,10 +109,10 @@ def test_a_look_when_the_picture_changes():
         (rgb // 4, x),
         (rgb // 4, x + 0.4),  # the thermal camera after its shutter
     ]
-    looks = [Look("a", THERMAL, i, thumbnail(*pair)) for i, pair in enumerate(pictures)]
+    stream = [StreamFrame("a", THERMAL, i, thumbnail(*pair)) for i, pair in enumerate(pictures)]
     config = SceneConfig(refresh_every=100, change=0.1)
-    assert run(config, looks)[0] == [0, 1, 0, 1, 0]
-    assert run(config.model_copy(update={"change": 1.0}), looks)[0] == [0, 1, 2, 3, 4]
+    assert run(config, stream)[0] == [0, 1, 0, 1, 0]
+    assert run(config.model_copy(update={"change": 1.0}), stream)[0] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("size", [(32, 32), (720, 1280), (17, 400), (1, 1)])
@@ -120,77 +126,73 @@ def test_thumbnails_are_means_of_images_of_any_size(size):
 
 def test_batches_mix_new_and_kept_scenes():
     cache = SceneCache(SceneConfig(refresh_every=4), Counter())
-    a, b, c = (lambda i, name=name: Look(name, THERMAL, i) for name in "abc")
-    assert numbers(cache.scenes(batch(1), [a(0)])[0]) == [0]
-    scene, ages = cache.scenes(batch(2), [b(1), a(1)])
+    a, b, c = (lambda i, name=name: StreamFrame(name, THERMAL, i) for name in "abc")
+    assert numbers(cache.scenes_of(batch(1), [a(0)])[0]) == [0]
+    scene, ages = cache.scenes_of(batch(2), [b(1), a(1)])
     assert (numbers(scene), ages) == ([1, 0], [0, 1])
-    scene, ages = cache.scenes(batch(3), [a(2), c(2), b(2)])
+    scene, ages = cache.scenes_of(batch(3), [a(2), c(2), b(2)])
     assert (numbers(scene), ages) == ([0, 2, 1], [2, 0, 1])
-    scene, ages = cache.scenes(batch(2), [b(3), a(3)])
+    scene, ages = cache.scenes_of(batch(2), [b(3), a(3)])
     assert (numbers(scene), ages) == ([1, 0], [2, 3])
-    scene, ages = cache.scenes(batch(2), [b(4), a(4)])
+    scene, ages = cache.scenes_of(batch(2), [b(4), a(4)])
     assert (numbers(scene), ages) == ([1, 3], [3, 0])
 
 
 def test_a_stream_may_stand_twice_in_a_batch():
     cache = SceneCache(SceneConfig(refresh_every=100), Counter())
-    scene, ages = cache.scenes(batch(2), frames(0, 10))
+    scene, ages = cache.scenes_of(batch(2), frames(0, 10))
     assert (numbers(scene), ages) == ([0, 1], [0, 0])
-    scene, ages = cache.scenes(batch(2), frames(20, 30))
+    scene, ages = cache.scenes_of(batch(2), frames(20, 30))
     assert numbers(scene) == [1, 1]
 
 
 def test_memory_is_bounded_and_can_be_emptied():
     cache = SceneCache(SceneConfig(refresh_every=100), Counter())
     for index in range(200):
-        cache.scenes(batch(1), [Look(f"stream {index}", THERMAL, 0)])
-    assert len(cache._entries) == 64
-    assert cache.scenes(batch(1), [Look("stream 199", THERMAL, 1)])[1] == [1]
+        cache.scenes_of(batch(1), [StreamFrame(f"stream {index}", THERMAL, 0)])
+    assert cache.scenes_of(batch(1), [StreamFrame("stream 199", THERMAL, 1)])[1] == [1]
+    assert cache.scenes_of(batch(1), [StreamFrame("stream 100", THERMAL, 1)])[1] == [0]
     cache.clear()
-    assert cache.scenes(batch(1), [Look("stream 199", THERMAL, 2)])[1] == [0]
+    assert cache.scenes_of(batch(1), [StreamFrame("stream 199", THERMAL, 2)])[1] == [0]
 
 
-class SlowLane:
-    """Finishes a look some questions after it began."""
+def slow(polls):
+    """Encodes beside the frames; a scene is finished after so many polls."""
 
-    def __init__(self, questions):
-        self.questions = questions
+    def submit(encode_scene, batch):
+        scene, left = encode_scene(batch), [polls]
 
-    def start(self, encode, batch):
-        scene, lane = encode(batch), self
+        def poll():
+            left[0] -= 1
+            return scene if left[0] < 0 else None
 
-        class Started:
-            left = lane.questions
+        return poll
 
-            def ready(self):
-                self.left -= 1
-                return scene if self.left < 0 else None
-
-        return Started()
+    return submit
 
 
 @pytest.mark.parametrize(
-    ("questions", "ages", "sources"),
+    ("polls", "ages", "sources"),
     [
-        # Due with the frame of age 2; that frame starts the look, a later one uses it.
+        # Stale at age 2; that frame starts the refresh, a later one uses it.
         (0, [0, 1, 2, 1, 2, 1, 2], [0, 0, 0, 1, 1, 2, 2]),
         (1, [0, 1, 2, 3, 2, 3, 2], [0, 0, 0, 0, 1, 1, 2]),
     ],
 )
-def test_looks_beside_the_frames_arrive_late(questions, ages, sources):
-    looks = frames(*range(7))
-    assert run(SceneConfig(refresh_every=2), looks, SlowLane(questions)) == (ages, sources)
+def test_scenes_encoded_beside_the_frames_arrive_late(polls, ages, sources):
+    stream = frames(*range(7))
+    assert run(SceneConfig(refresh_every=2), stream, slow(polls)) == (ages, sources)
 
 
-def test_first_looks_and_jumps_never_wait_for_the_lane():
-    looks = [*frames(0, 10), *frames(5), *frames(0, modality=DEPTH)]
-    ages, sources = run(SceneConfig(refresh_every=50), looks, SlowLane(5))
+def test_first_scenes_and_jumps_are_encoded_at_once():
+    stream = [*frames(0, 10), *frames(5), *frames(0, modality=DEPTH)]
+    ages, sources = run(SceneConfig(refresh_every=50), stream, slow(5))
     assert ages == [0, 1, 0, 0]
     assert sources == [0, 0, 1, 2]
 
 
-def test_exact_scenes_never_come_from_the_lane():
-    assert run(SceneConfig(refresh_every=1), frames(0, 1, 2), SlowLane(5))[0] == [0, 0, 0]
+def test_scenes_of_every_frame_are_encoded_at_once():
+    assert run(SceneConfig(refresh_every=1), frames(0, 1, 2), slow(5))[0] == [0, 0, 0]
 
 
 def test_splitting_and_joining_undo_each_other():

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -51,41 +50,6 @@ def test_the_option_reaches_the_limit(monkeypatch):
 def test_no_model_is_an_error_that_says_what_to_do():
     with pytest.raises(ConfigError, match=r"model\.checkpoint: is empty; give the path"):
         loading.load_segmenter(node_config({}))
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (MemoryError(), True),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("shape mismatch"), False),
-        (Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Message: std::bad_alloc"), True),
-        (Exception("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got: 5 Expected: 4"), False),
-    ],
-)
-def test_what_counts_as_out_of_memory(error, expected):
-    assert loading.is_out_of_memory(error) is expected
-
-
-@pytest.mark.parametrize("has_arena", [True, False])
-def test_a_pass_of_onnx_runtime_that_finds_no_memory_counts(has_arena):
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    size = onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [1])
-    ones = onnx.helper.make_tensor_value_info("ones", onnx.TensorProto.FLOAT, ["n"])
-    node = onnx.helper.make_node("ConstantOfShape", ["size"], ["ones"])
-    graph = onnx.helper.make_graph([node], "large", [size], [ones])
-    opset = onnx.helper.make_opsetid("", 17)
-    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
-    options = ort.SessionOptions()
-    options.enable_cpu_mem_arena, options.log_severity_level = has_arena, 4
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    with pytest.raises(Exception) as caught:  # noqa: PT011  its classes share no other base
-        session.run(None, {"size": np.array([1 << 44])})
-    assert loading.is_out_of_memory(caught.value)
 
 
 def test_memory_facts_name_the_process():

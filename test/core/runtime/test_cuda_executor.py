@@ -9,8 +9,7 @@ import torch
 from segrgbx_core.model import Scene
 from segrgbx_core.runtime import batch as batch_module
 from segrgbx_core.runtime.batch import Batch, InputConfig, place
-from segrgbx_core.runtime.cuda_graph import CudaRecorder, GraphEngine
-from segrgbx_core.runtime.side_stream import SideStream
+from segrgbx_core.runtime.engines import CudaExecutor, GraphEngine
 
 SECOND = torch.device("cuda", 1)
 
@@ -109,8 +108,7 @@ def test_a_graph_of_the_second_gpu_holds_its_work(gpus):
         gpus.launch(1, lambda: output.add_(1))
         return output
 
-    recorder = CudaRecorder(SECOND)
-    replay = recorder.record(work)
+    replay = CudaExecutor(SECOND).record(work)
     before = output.item()
     for count in (1, 2, 3):
         assert replay().item() == before + count
@@ -122,14 +120,14 @@ def test_a_graph_of_the_second_gpu_holds_its_work(gpus):
 
 
 def test_graphs_that_share_memory_are_recorded_on_one_stream(gpus):
-    recorder, used = CudaRecorder(SECOND), []
+    executor, used = CudaExecutor(SECOND), []
 
     def work():
         used.append(gpus.streams[1])
         return torch.zeros(1)
 
-    recorder.record(work)
-    recorder.record(work)
+    executor.record(work)
+    executor.record(work)
     assert len(set(used)) == 1
     assert used[0] is not gpus.streams[1]
 
@@ -139,27 +137,19 @@ class Network:
 
     device, name, precision, merged_for = torch.device("cpu"), "cpu", "fp32", None
 
-    def logits(self, batch, scene):
-        del scene
+    def coarse_logits(self, batch, _scene):
         return torch.cat([batch.rgb.mean(dim=(2, 3)), batch.x.mean(dim=(2, 3))])
 
 
-class Blind:
-    """Records what answers the first picture for ever."""
-
-    def record(self, work):
-        output = work()
-        return lambda: output
+def blind(work):
+    """Records what returns its first logits for ever."""
+    output = work()
+    return lambda: output
 
 
-class Repeats:
-    """Does the work again; its answers are off by the given share."""
-
-    def __init__(self, error=0.0):
-        self.error = error
-
-    def record(self, work):
-        return lambda: work() * (1 + self.error)
+def repeating(error=0.0):
+    """Does the work again; its logits are off by the given share."""
+    return lambda work: lambda: work() * (1 + error)
 
 
 def picture(value, count=1):
@@ -169,32 +159,32 @@ def picture(value, count=1):
 
 
 def test_a_graph_that_does_not_see_the_picture_is_not_used(caplog):
-    engine = GraphEngine(Network(), Blind())
+    engine = GraphEngine(Network(), blind)
     for value in (0.0, 0.2, 1.0):
-        assert torch.allclose(engine.logits(picture(value), Scene()), torch.tensor(value))
+        assert torch.allclose(engine.coarse_logits(picture(value), Scene()), torch.tensor(value))
     [record] = caplog.records
     assert record.levelname == "ERROR"
     assert "cuda_graph: the graph for 1 pairs of 4x4 px does not answer like" in record.message
-    engine.logits(picture(0.5, count=2), Scene())
+    engine.coarse_logits(picture(0.5, count=2), Scene())
     assert len(caplog.records) == 2, "every shape has a graph of its own"
 
 
 @pytest.mark.parametrize(("error", "is_used"), [(0.0, True), (0.02, True), (0.5, False)])
 def test_a_graph_may_round_otherwise_but_not_be_wrong(caplog, error, is_used):
-    engine = GraphEngine(Network(), Repeats(error))
-    engine.logits(picture(0.0), Scene())
-    given = engine.logits(picture(1.0), Scene())
+    engine = GraphEngine(Network(), repeating(error))
+    engine.coarse_logits(picture(0.0), Scene())
+    given = engine.coarse_logits(picture(1.0), Scene())
     assert torch.allclose(given, torch.tensor(1 + error if is_used else 1.0))
     assert ("cuda_graph" in caplog.text) is not is_used
 
 
 def test_logits_that_are_no_numbers_say_nothing_about_a_graph(caplog):
     class Broken(Network):
-        def logits(self, batch, scene):
-            logits = super().logits(batch, scene)
+        def coarse_logits(self, batch, scene):
+            logits = super().coarse_logits(batch, scene)
             return torch.cat([logits, torch.full_like(logits, torch.nan)])
 
-    assert GraphEngine(Broken(), Repeats()).logits(picture(0.25), Scene()).isnan().any()
+    assert GraphEngine(Broken(), repeating()).coarse_logits(picture(0.25), Scene()).isnan().any()
     assert caplog.text == ""
 
 
@@ -221,12 +211,12 @@ def test_what_frame_and_scene_share_is_made_before_the_side_stream_begins(gpus, 
         return Scene((torch.zeros(1),), ())
 
     main, frame = gpus.streams[1], picture(0.5)
-    pending = SideStream(SECOND).start(encode, frame.select([0]))
+    poll = CudaExecutor(SECOND).submit(encode, frame.select([0]))
     [(side, seen)] = looked
     assert side is not main
     assert made == [(main, 0)], "on the frame's stream, before the other one waits for it"
     assert gpus.waited == [(side, main)]
     assert seen is frame.rgb
     assert any(tensor is frame.rgb and stream is side for tensor, stream in kept)
-    scene = pending.ready()
+    scene = poll()
     assert any(tensor is scene.prompt_kv[0] and stream is main for tensor, stream in kept)

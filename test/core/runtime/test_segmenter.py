@@ -15,9 +15,7 @@ from segrgbx_core.runtime.checkpoint import (
     random_checkpoint,
     random_weights,
 )
-from segrgbx_core.runtime.devices import choose_device, choose_precision
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
-from segrgbx_core.runtime.timing import StageClock
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 
 CPU = InferenceConfig(device="cpu")
@@ -134,8 +132,13 @@ def test_what_the_encoding_makes_of_x_decides_how_it_is_resized(tmp_path, monkey
     random_checkpoint(tmp_path / "a.safetensors", input=CONTRACT_INPUT, encoding=encoding)
     one = Segmenter.from_checkpoint(tmp_path / "a.safetensors", CPU)
     batches = []
-    scene = one.engine.scene
-    monkeypatch.setattr(one.engine, "scene", lambda batch: batches.append(batch) or scene(batch))
+    logits = one.engine.coarse_logits
+
+    def noted(batch, scene):
+        batches.append(batch)
+        return logits(batch, scene)
+
+    monkeypatch.setattr(one.engine, "coarse_logits", noted)
     drawn = np.zeros((64, 64), np.uint8)
     drawn[:, ::2] = 250
     drawn = np.repeat(drawn[..., None], 3, axis=2)
@@ -292,34 +295,6 @@ def test_device_facts(segmenter):
     assert segmenter.memory > 1e6
 
 
-def test_devices_that_are_not_there_are_refused(monkeypatch, checkpoint):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="'cuda' cannot be used, torch sees no CUDA device"):
-        Segmenter.from_checkpoint(checkpoint, InferenceConfig(device="cuda"))
-    with pytest.raises(ConfigError, match="'mps' is not supported"):
-        choose_device("mps")
-    with pytest.raises(ConfigError, match="is not one of"):
-        choose_device("gpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert choose_device("auto") == torch.device("cuda", 0)
-    with pytest.raises(ConfigError, match="1 CUDA devices are there"):
-        choose_device("cuda:1")
-
-
-def test_precisions(monkeypatch):
-    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
-    assert choose_precision("auto", cpu) == "fp32"
-    with pytest.raises(ConfigError, match="fp16 is not supported on a CPU"):
-        choose_precision("fp16", cpu)
-    with pytest.raises(ConfigError, match="is not one of"):
-        choose_precision("int8", cpu)
-    for capability, expected in (((7, 5), "fp16"), ((8, 7), "bf16")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
-        assert choose_precision("auto", cuda) == expected
-
-
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
@@ -332,15 +307,6 @@ def test_precisions(monkeypatch):
 def test_wrong_options_are_refused(option, value, message):
     with pytest.raises(ValueError, match=message):
         InferenceConfig(**{option: value})
-
-
-def test_stage_clock_names_every_stage():
-    clock = StageClock(torch.device("cpu"))
-    clock.lap("a")
-    clock.lap("b")
-    durations = clock.read()
-    assert list(durations) == ["a", "b"]
-    assert all(duration >= 0 for duration in durations.values())
 
 
 @pytest.mark.gpu
