@@ -79,11 +79,11 @@ def test_scenes_are_made_when_they_are_due():
     looks = []
 
     class Engine:
-        def scene(self, batch):
+        def encode_scene(self, batch):
             looks.append(len(looks))
             return looks[-1]
 
-        def logits(self, batch, scene):
+        def coarse_logits(self, batch, scene):
             assert scene == looks[-1]
             return torch.zeros(1, 3, 8, 8)
 

@@ -9,7 +9,7 @@ from own_data import dataset, write_dataset
 
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import RgbxSample
-from segrgbx_core.model.tensor_files import read_tensors
+from segrgbx_core.model.tensor_files import read_metadata, read_tensors
 from segrgbx_core.runtime.checkpoint import (
     KEY,
     default_contract,
@@ -17,7 +17,7 @@ from segrgbx_core.runtime.checkpoint import (
     random_checkpoint,
     read_contract,
 )
-from segrgbx_core.runtime.exported import contract_text
+from segrgbx_core.runtime.exported import contract_mark
 from segrgbx_core.runtime.segmenter import Segmenter
 from training.calibrate import main
 from training.data.datasets import joined_space, open_reader
@@ -145,10 +145,10 @@ def test_without_temperatures_answers_are_the_same_bits(case, tmp_path):
 
 
 def test_files_without_temperatures_do_not_mention_them(case, calibrated):
-    _, header = read_tensors(case / "a.safetensors", metadata_only=True)
+    header = read_metadata(case / "a.safetensors")
     assert "temperatures" not in json.loads(header[KEY])
-    assert "temperatures" not in contract_text(read_contract(case / "a.safetensors"), None)
-    assert '"temperatures": {"thermal"' in contract_text(read_contract(calibrated), None)
+    assert "temperatures" not in contract_mark(read_contract(case / "a.safetensors"), None)
+    assert '"temperatures": {"thermal"' in contract_mark(read_contract(calibrated), None)
 
 
 @pytest.mark.parametrize(

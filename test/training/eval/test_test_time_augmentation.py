@@ -175,12 +175,12 @@ def test_mirrored_polarization_turns_the_other_way(segmenter, fit):
 def test_pixels_without_numbers_are_not_answered(segmenter, monkeypatch):
     engine = segmenter.engine
 
-    def broken(batch, scene, real=engine.logits):
+    def broken(batch, scene, real=engine.coarse_logits):
         logits = real(batch, scene).clone()
         logits[:, 3, :, :2] = float("nan")
         return logits
 
-    monkeypatch.setattr(engine, "logits", broken)
+    monkeypatch.setattr(engine, "coarse_logits", broken)
     labels = TtaSegmenter(segmenter, TtaConfig(flip=True)).labels(sample())
     assert (labels[:, :8] == VOID).all()
     assert (labels[:, -8:] == VOID).all()  # of the mirrored view

@@ -174,7 +174,7 @@ def test_encoder_weights_fill_the_encoder_alone(read, tmp_path):
     assert all(torch.equal(given[name], plain[name]) for name in others)
     with pytest.raises(ConfigError, match="are both set"):
         SegmentationTask(read("encoder_weights=a", "init=b"))
-    with pytest.raises(CheckpointError, match=r"no\.pth: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"no\.pth: does not exist"):
         SegmentationTask(read("encoder_weights=no.pth"))
 
 
