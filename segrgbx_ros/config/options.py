@@ -91,8 +91,8 @@ class PairConfig(Config):
         0.0,
         doc="stamp of X minus stamp of RGB for one instant; the constant skew of the two clocks",
         unit="ms",
-        low=-1000,
-        high=1000,
+        low=-86_400_000,
+        high=86_400_000,
         dynamic=True,
     )
     rgb_encoding: str = option(

@@ -50,6 +50,15 @@ def pinhole(info: Any, height: int, width: int) -> Pinhole:
     return camera.scaled(width / full_width, height / full_height)
 
 
+def calibration_fault(topic: str, info: Any) -> str:
+    """What is wrong with a calibration that came on a topic, empty for nothing."""
+    try:
+        pinhole(info, 1, 1)
+    except EncodingError as error:
+        return f"'{topic}': {error}"
+    return ""
+
+
 def _pictured(info: Any) -> tuple[int, int, int, int]:
     """What of the sensor a camera's images show: left, top, width, height in unbinned px.
 

@@ -22,7 +22,7 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.sensors.event import EventMessage
 from segrgbx_ros.config.node import NodeConfig, Reliability, Stream, XTransport
-from segrgbx_ros.node.health.endpoints import publisher_mismatch
+from segrgbx_ros.node.health.endpoints import loss_reason, other_types, publisher_mismatches
 from segrgbx_ros.node.health.reasons import silence_reason
 from segrgbx_ros.node.health.streams import FreezeDetector, PairHealth, Patience, StreamHealth
 
@@ -93,8 +93,8 @@ class Inputs:
             health = self.health[pair].inputs[short]
             health.incompatible = self._incompatible_publishers(health)
             count = health.publishers = self._node.count_publishers(health.topic)
-            twin = "" if count else self._twin(pair, stream)
-            reasons.append(silence_reason(health, now_ns, count, twin))
+            hint = self._hint(pair, stream, health) if health.is_quiet(now_ns) else ""
+            reasons.append(silence_reason(health, now_ns, count, hint, loss_reason()))
         return [text for text in reasons if text]
 
     def _pair_health(self, pair: str, patience: Patience) -> PairHealth:
@@ -113,14 +113,28 @@ class Inputs:
         """Absolute topic: the base name is remapped first, then gets the transport's suffix."""
         base = f"{pair}/{stream.value}"
         suffix = self._config.topic(pair, stream).removeprefix(base)
-        return str(self._node.resolve_topic_name(base)) + suffix
+        resolved = str(self._node.resolve_topic_name(base))
+        return resolved if suffix and resolved.endswith(suffix) else resolved + suffix
 
-    def _twin(self, pair: str, stream: Stream) -> str:
-        """The same image under another transport, where that one has a publisher."""
+    def _hint(self, pair: str, stream: Stream, health: StreamHealth) -> str:
+        """What is wrong with the topic's publishers, or where else the images are."""
+        publishers = self._node.get_publishers_info_by_topic(health.topic)
+        wanted = _type_name(self._message_type(pair, stream))
+        if publishers:
+            types = other_types(publishers, wanted)
+            if not types:
+                return ""
+            option = f"{pair}.{'rgb' if stream is Stream.RGB else 'x'}_transport"
+            if stream is Stream.EVENTS:
+                option = "sensor.event.message_type"
+            return f"it carries {types}, this node asks for {wanted}; set {option} or remap"
         base = str(self._node.resolve_topic_name(f"{pair}/{stream.value}"))
+        for transport in XTransport:
+            base = base.removesuffix(f"/{transport.value}")
         suffixes = ("", *(f"/{transport.value}" for transport in XTransport))
         names = (base + suffix for suffix in suffixes)
-        return next((name for name in names if self._node.count_publishers(name)), "")
+        twin = next((name for name in names if self._node.count_publishers(name)), "")
+        return f"'{twin}' has one: set the transport" if twin else ""
 
     def _incompatible_publishers(self, health: StreamHealth) -> list[str]:
         """Publishers that offer less than is asked for; empty again once they are gone."""
@@ -128,7 +142,7 @@ class Inputs:
             return []
         offers = self._node.get_publishers_info_by_topic(health.topic)
         asked = self._mismatched[health.topic]
-        return [text for offer in offers if (text := publisher_mismatch(offer, asked))]
+        return publisher_mismatches(offers, asked)
 
     def _subscribe(self, pair: str, stream: Stream, health: StreamHealth) -> None:
         is_events = stream is Stream.EVENTS
@@ -156,9 +170,16 @@ class Inputs:
     def _on_received(
         self, pair: str, stream: Stream, health: StreamHealth, message: Any, info: dict[str, Any]
     ) -> None:
-        self._on_message(pair, stream, health, message, info["received_timestamp"])
+        self._hand_over(pair, stream, health, message, info)
         if stream is Stream.EVENTS:
             self._take_more(pair, stream, health)
+
+    def _hand_over(
+        self, pair: str, stream: Stream, health: StreamHealth, message: Any, info: dict[str, Any]
+    ) -> None:
+        publisher = info.get("publisher_gid") or {}
+        health.on_number(publisher.get("data", b""), info.get("publication_sequence_number"))
+        self._on_message(pair, stream, health, message, info["received_timestamp"])
 
     def _take_more(self, pair: str, stream: Stream, health: StreamHealth) -> None:
         """Takes what waits behind a message of events.
@@ -173,7 +194,7 @@ class Inputs:
                 taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
             if taken is None:
                 return
-            self._on_message(pair, stream, health, taken[0], taken[1]["received_timestamp"])
+            self._hand_over(pair, stream, health, *taken)
 
     def _subscribe_info(self, pair: str, stream: Stream) -> None:
         qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
@@ -255,5 +276,10 @@ def message_class(name: str) -> Any:
         ) from None
 
 
+def _type_name(kind: Any) -> str:
+    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+
+
 def _lost(health: StreamHealth, event: Any) -> None:
-    health.lost += event.total_count_change
+    if not health.has_numbers:
+        health.lost += event.total_count_change

@@ -23,6 +23,7 @@ from std_srvs.srv import SetBool, Trigger
 from segrgbx_core.base.errors import ConfigError, SegrgbxError
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig
 from segrgbx_ros.node import parameters as params
+from segrgbx_ros.node.health.reasons import training_note
 from segrgbx_ros.node.health.streams import PATIENT, Patience, Throttle
 from segrgbx_ros.node.inputs import check_message_types
 from segrgbx_ros.node.outputs import has_label_info
@@ -64,6 +65,7 @@ class SegmentationNode(LifecycleNode):
     Attributes:
         exit_code: set when the process should end by itself.
         callback_errors: errors that left a callback, by type.
+        warnings: what is wrong with how the node was started, one sentence each.
         runtime: None unless the node is configured.
     """
 
@@ -75,6 +77,7 @@ class SegmentationNode(LifecycleNode):
         self.runtime: NodeRuntime | None = None
         self._patience = patience
         self.callback_errors: Counter[str] = Counter()
+        self.warnings: list[str] = []
         self._warn = Throttle(lambda text: self.get_logger().error(text))
         self._made_services: list[Any] = []
         self._config: NodeConfig | None = None
@@ -244,6 +247,8 @@ def loaded_segmenter(node: LifecycleNode, config: NodeConfig) -> Segmenter:
         f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
         f"ready after {time.monotonic() - start:.1f} s"
     )
+    if note := training_note(segmenter.contract.provenance):
+        node.get_logger().warning(f"checkpoint {segmenter.checkpoint.name}: {note}")
     return segmenter
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from array import array
+from collections import Counter
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -35,7 +38,7 @@ from segrgbx_ros.messages.clouds import fill_cloud, sample_points
 from segrgbx_ros.messages.geometry import fill_scaled_info, fitted
 from segrgbx_ros.messages.images import fill_image
 from segrgbx_ros.messages.labels import label_map_text
-from segrgbx_ros.node.health.endpoints import subscriber_mismatch
+from segrgbx_ros.node.health.endpoints import full_name, subscriber_mismatches
 from segrgbx_ros.node.health.reasons import absence_reason
 from segrgbx_ros.pairing.pipeline import Pair
 from segrgbx_ros.pairing.published_labels import published_ids
@@ -74,6 +77,9 @@ class PairOutputs:
         pair: name that starts every topic.
         labels: names, colours and ids of the published labels.
         config: which topics exist.
+
+    Attributes:
+        failed: images besides the mask that could not be made, by topic.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class PairOutputs:
         self._unit_16u = config.sensor.depth.unit_16u
         self._palette = labels.palette_array()
         self._latched: dict[str, Any] = {}
+        self.failed: Counter[str] = Counter()
         kinds: dict[str, Any] = dict.fromkeys(IMAGES, Image)
         kinds["overlay/compressed"] = CompressedImage
         if config.output.small_width:
@@ -138,30 +145,44 @@ class PairOutputs:
         is_wide = options.mask_encoding is MaskEncoding.MONO16
         labels = published_ids(prediction.labels, self.labels.unlabeled_id, is_wide)
         self._send("mask", header, labels, options.mask_encoding.value)
+        confidence = prediction.confidence
         if options.publish_confidence and self._is_heard("confidence"):
-            self._send_confidence("confidence", header, prediction.confidence, options)
+            self._try("confidence", self._send_confidence, header, confidence, options)
         if options.small_width and self._is_heard("mask_small", "confidence_small", "camera_info"):
-            self._publish_small(header, labels, prediction.confidence, options, rgb_info)
+            small = labels, confidence, options, rgb_info
+            self._try("mask_small", self._publish_small, header, *small)
         elif options.size is not OutputSize.INPUT and self._is_heard("camera_info"):
-            self._publish_info(header, labels.shape, rgb_info)
+            self._try("camera_info", self._publish_info, header, labels.shape, rgb_info)
         if options.publish_points and rgb_info is not None and self._is_heard("points"):
-            self._publish_points(header, sample, labels, prediction.confidence, rgb_info)
+            cloud = sample, labels, confidence, rgb_info
+            self._try("points", self._publish_points, header, *cloud)
         if options.publish_color and self._is_heard("mask_color"):
-            colours = overlay.colourise(prediction.labels, self._palette)
-            self._send("mask_color", header, colours, "rgb8")
+            self._try("mask_color", self._publish_colours, header, prediction.labels)
         if options.publish_overlay and self._is_heard("overlay", "overlay/compressed"):
-            self._publish_overlay(header, sample, prediction.labels, options)
+            picture = sample, prediction.labels, options
+            self._try("overlay", self._publish_overlay, header, *picture)
         if options.publish_preview and self._is_heard("x/preview"):
-            self._send("x/preview", header, overlay.preview(prediction.x_image), "rgb8")
+            self._try("x/preview", self._publish_preview, header, prediction.x_image)
 
     def mismatches(self) -> dict[str, list[str]]:
         """Subscribers whose quality of service does not match, one clause each, by topic."""
         found = {}
         for publisher in self._publishers.values():
             asking = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
-            clauses = [subscriber_mismatch(info, publisher.qos_profile) for info in asking]
-            found[publisher.topic_name] = [clause for clause in clauses if clause]
+            found[publisher.topic_name] = subscriber_mismatches(asking, publisher.qos_profile)
         return {topic: clauses for topic, clauses in found.items() if clauses}
+
+    def rivals(self, node_name: str) -> str:
+        """Who else publishes the mask, one sentence; empty where nobody does.
+
+        Args:
+            node_name: own node, with its namespace.
+        """
+        publishers = self._node.get_publishers_info_by_topic(self.topics[0])
+        if len(publishers) < 2:
+            return ""
+        names = sorted({full_name(one) for one in publishers} - {node_name}) or [node_name]
+        return f"'{self.topics[0]}' has {len(publishers)} publishers, also {', '.join(names[:3])}"
 
     def lacking(self, options: OutputConfig) -> str:
         """Why outputs stay silent that somebody listens to, while no calibration of RGB has come.
@@ -215,6 +236,22 @@ class PairOutputs:
             )
         self._latched[name].publish(message)
 
+    def _try(self, name: str, publish: Callable[..., None], *arguments: Any) -> None:
+        """The mask is out: whatever else fails, the rest goes out and the pair is answered."""
+        try:
+            publish(*arguments)
+        except Exception as error:
+            self.failed[name] += 1
+            trace = "".join(traceback.format_exception(error))
+            text = f"pair '{self._pair}': no {name}: {type(error).__name__}: {error}\n{trace}"
+            self._node.get_logger().error(text, throttle_duration_sec=5.0)
+
+    def _publish_colours(self, header: Any, labels: Array) -> None:
+        self._send("mask_color", header, overlay.colourise(labels, self._palette), "rgb8")
+
+    def _publish_preview(self, header: Any, x_image: Array) -> None:
+        self._send("x/preview", header, overlay.preview(x_image), "rgb8")
+
     def _publish_small(
         self, header: Any, labels: Array, confidence: Array, options: OutputConfig, rgb_info: Any
     ) -> None:
@@ -226,7 +263,7 @@ class PairOutputs:
             for image in (labels, confidence)
         )
         self._send("mask_small", header, labels, options.mask_encoding.value)
-        self._send_confidence("confidence_small", header, confidence, options)
+        self._send_confidence(header, confidence, options, "confidence_small")
         self._publish_info(header, small[::-1], rgb_info)
 
     def _publish_info(self, header: Any, size: tuple[int, int], rgb_info: Any) -> None:
@@ -276,7 +313,7 @@ class PairOutputs:
             self._publishers["overlay/compressed"].publish(message)
 
     def _send_confidence(
-        self, name: str, header: Any, confidence: Array, options: OutputConfig
+        self, header: Any, confidence: Array, options: OutputConfig, name: str = "confidence"
     ) -> None:
         if options.confidence_encoding is ConfidenceEncoding.FLOAT:
             confidence = confidence.astype(np.float32) / np.float32(255)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from rclpy.clock import Clock, ClockType
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
+from segrgbx_core.labels.label_space import VOID
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages import images as messages
+from segrgbx_ros.messages.geometry import calibration_fault
 from segrgbx_ros.messages.images import NS_PER_S
 from segrgbx_ros.node.health.reporter import PairSnapshot, Reporter, Snapshot
 from segrgbx_ros.node.health.streams import Patience, StreamHealth, Throttle
@@ -239,11 +242,16 @@ class NodeRuntime:
         health.on_message(time.monotonic_ns(), messages.encoding_of(message), now_ns - stamp_ns)
         if health.freeze is not None:
             health.freeze.on_image(message.data, stamp_ns)
+        if self._inputs is not None and now_ns >= received_ns > now_ns - _LONGEST_QUEUE_NS:
+            behind_s = (time.time_ns() - received_ns) / NS_PER_S
+            self._inputs.health[pair].on_behind(behind_s)
         if not self.is_enabled:
+            health.disabled += 1
             return
-        if stamp_ns == 0:
-            text = f"topic '{health.topic}': stamp is zero; let the driver set header.stamp"
-            self._refuse(pair, "zero_stamp", text)
+        if stamp_ns <= 0:
+            kind = "negative" if stamp_ns else "zero"
+            text = f"topic '{health.topic}': stamp is {kind}; let the driver set header.stamp"
+            self._refuse(pair, f"{kind}_stamp", text)
         try:
             pairs = self._pipeline.push_message(pair, stream, message, now_ns, stamp_ns)
         except EncodingError as error:  # of events, which are decoded at once
@@ -308,7 +316,11 @@ class NodeRuntime:
         self._debug.publish(pair, answer)
         inputs = self._inputs
         if inputs is not None:
-            inputs.health[pair.name].last_bad = ""
+            health = inputs.health[pair.name]
+            health.last_bad = ""
+            latency_ms = (time.time_ns() - pair.arrival_ns) / NS_PER_MS
+            is_unlabeled = bool((answer.labels == VOID).all())
+            health.answers.on_answer(time.monotonic_ns(), latency_ms, is_unlabeled)
 
     def _refuse(self, pair: str, cause: str, text: str) -> None:
         """In the worker's thread and in callbacks."""
@@ -350,11 +362,27 @@ class NodeRuntime:
             memory=self._memory_facts(self.segmenter),
             labels={pair: outputs.labels for pair, outputs in self._outputs.items()},
             callback_errors=dict(self._node.callback_errors),
+            failed_images=sum((one.failed for one in self._outputs.values()), Counter()),
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> list[str]:
+        """What is wrong with the node as a whole, one sentence each."""
+        name = self._node.get_fully_qualified_name()
+        namesakes = self._node.get_fully_qualified_node_names().count(name) - 1
+        texts = list(self._node.warnings)
+        if namesakes > 0:
+            texts.append(f"{namesakes} more node is called '{name}'; rename one (-r __node:=)")
+        rivals = (outputs.rivals(name) for outputs in self._outputs.values())
+        return [*texts, *filter(None, rivals)]
 
     def _notes(self, pair: str) -> list[str]:
         """What a pair's answers lack, one sentence each."""
-        if self._pipeline[pair].info(Stream.RGB_INFO) is not None:
-            return []
-        lacking = self._outputs[pair].lacking(self._config.output)
-        return [lacking] if lacking else []
+        pipeline, notes = self._pipeline[pair], []
+        if pipeline.info(Stream.RGB_INFO) is None:
+            notes.append(self._outputs[pair].lacking(self._config.output))
+        for stream in self._config.info_streams(pair):
+            info = pipeline.info(stream)
+            if info is not None:
+                notes.append(calibration_fault(f"{pair}/{stream.value}", info))
+        return [text for text in notes if text]

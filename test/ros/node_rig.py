@@ -109,7 +109,7 @@ class Rig:
         if not self.diagnostics:
             return {}
         return {
-            status.name.removeprefix("segrgbx: "): (
+            status.name.split(": ", 1)[1]: (
                 status.level[0],
                 status.message,
                 {pair.key: pair.value for pair in status.values},

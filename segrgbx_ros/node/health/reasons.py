@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segrgbx_core.base.errors import shortened
 from segrgbx_core.base.samples import NS_PER_MS
 from segrgbx_core.sync.aligner import AlignCounts
 from segrgbx_ros.config.node import DiagnosticsConfig
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from segrgbx_ros.load_model import MemoryFacts  # torch ring: never imported from here
 
 OK, WARN, ERROR = 0, 1, 2
+_ENOUGH, _FEW = 5, 0.5
+LATE_S = 0.3
+"""Time in this node's own queues from which on it is reported."""
 FROZEN = 3
 """Repeated images in a row from which on a camera is called frozen."""
-_LOST_HINT = (
-    "images above 512 KiB need the Fast DDS profile config/fastdds_large_images.xml in "
-    "FASTDDS_DEFAULT_PROFILES_FILE, for the driver too"
-)
+_TWO_CLOCKS_MS = 1000.0
+_DAY_MS = 86_400_000.0
+_UNLABELED = 5
+"""Answers in a row without any label from which on it is reported."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +41,27 @@ class Status:
         name: what it is about, without the node's name.
         message: the reason, one sentence.
         values: figures to look at.
+        pair: that it is about, empty for the node as a whole.
     """
 
     level: int
     name: str
     message: str
     values: Mapping[str, Any] = field(default_factory=dict)
+    pair: str = ""
 
 
-def silence_reason(stream: StreamHealth, now_ns: int, num_publishers: int, twin: str = "") -> str:
+def silence_reason(
+    stream: StreamHealth, now_ns: int, num_publishers: int, hint: str = "", lost: str = ""
+) -> str:
     """Why nothing arrives on a topic, empty when something did of late.
 
     Args:
         stream: the topic's counts.
         now_ns: monotonic time.
         num_publishers: that are known on the topic.
-        twin: a topic of another transport that does have publishers, empty for none.
+        hint: what was found on the topic or beside it, and what to do about it.
+        lost: why messages may not arrive from a publisher that fits.
     """
     if not stream.is_quiet(now_ns):
         return ""
@@ -62,10 +71,9 @@ def silence_reason(stream: StreamHealth, now_ns: int, num_publishers: int, twin:
             "qos.input_reliability: best_effort or change the publisher"
         )
     if num_publishers == 0:
-        hint = f"; '{twin}' has one: set the transport" if twin else ""
-        return absence_reason(stream.topic, num_publishers, hint)
+        return absence_reason(stream.topic, num_publishers, hint and f"; {hint}")
     if not stream.received:
-        return f"{absence_reason(stream.topic, num_publishers)}; {_LOST_HINT}"
+        return f"{absence_reason(stream.topic, num_publishers)}: {hint or lost}"
     return f"'{stream.topic}' has been silent for {(now_ns - stream.last_ns) / NS_PER_S:.0f} s"
 
 
@@ -100,16 +108,19 @@ def input_status(
     values: dict[str, Any] = {f"bad_{cause}": n for cause, n in health.refused().items()}
     values["x_stream_lost"] = health.stream_lost
     errors, warnings = list(silences), list(notes)
+    if (behind_s := health.take_behind_s()) > LATE_S:
+        warnings.append(f"this node is {behind_s:.1f} s behind with its messages")
     for short, stream in health.inputs.items():
         rate = stream.rate_hz(now_ns)
         policies = "; ".join(stream.incompatible)
         values |= {
             f"{short}_topic": stream.topic,
             f"{short}_hz": f"{rate:.1f}",
-            f"{short}_encoding": stream.encoding,
+            f"{short}_encoding": shortened(stream.encoding),
             f"{short}_age_ms": f"{(now_ns - stream.last_ns) / 1e6:.0f}" if stream.last_ns else "",
             f"{short}_received": stream.received,
             f"{short}_lost": stream.lost,
+            f"{short}_disabled": stream.disabled,
             f"{short}_publishers": stream.publishers,
             f"{short}_incompatible_qos": policies,
         }
@@ -129,9 +140,38 @@ def input_status(
     if health.last_bad:
         errors.append(health.last_bad)
     level = ERROR if errors else WARN if warnings else OK
-    return Status(
-        level, f"{health.pair} input", "; ".join(errors or warnings) or "receiving", values
-    )
+    text = "; ".join(errors or warnings) or "receiving"
+    return Status(level, f"{health.pair} input", text, values, health.pair)
+
+
+def answer_notes(health: PairHealth, min_confidence: float) -> list[str]:
+    """What is wrong with the answers of a pair, one sentence each.
+
+    Args:
+        health: of the pair.
+        min_confidence: below which pixels become unlabeled.
+    """
+    row = health.answers.row_unlabeled
+    if row < _UNLABELED:
+        return []
+    why = f"label.min_confidence is {min_confidence:g}" if min_confidence > 0 else ""
+    cause = why or "label.file names none of what is seen, or the weights do not fit"
+    return [f"the last {row} answers have no label in any pixel: {cause}"]
+
+
+def loss_note(health: PairHealth, published: int, arrived: int, reason: str) -> str:
+    """Says so where most RGB images are lost on the way, else empty.
+
+    Args:
+        health: of the pair.
+        published: RGB images since the report before, by their publishers' numbers.
+        arrived: of them.
+        reason: why they may be lost.
+    """
+    if published < _ENOUGH or arrived > _FEW * published:
+        return ""
+    topic = next(iter(health.inputs.values())).topic
+    return f"'{topic}': of {published} published images {arrived} arrived: {reason}"
 
 
 def content_notes(health: PairHealth, reader: SampleReader) -> list[str]:
@@ -201,31 +241,45 @@ def sync_status(
     name = f"{health.pair} sync"
     if recent.held or recent.alone:
         text = f"of {recent.pairs} pairs {recent.alone} without X, {recent.held} with an older X"
-        return Status(WARN, name, text, values)
+        return Status(WARN, name, text, values, health.pair)
     if recent.dt_max_ns / 1e6 > 0.8 * max_dt_ms:
         text = f"stamps differ by up to {recent.dt_max_ns / 1e6:.1f} ms; limit {max_dt_ms:g} ms"
-        return Status(WARN, name, text, values)
+        return Status(WARN, name, text, values, health.pair)
+    clocks = _clocks(health.pair, skew_ms, offset_ms)
     if recent.pairs and abs(skew_ms - offset_ms) > 2 * max_dt_ms:
-        text = (
-            f"stamps of X run {skew_ms:+.0f} ms ahead of RGB's, judged by arrival; unless one of "
-            f"them travels that much longer, set {health.pair}.x_offset_ms"
-        )
-        return Status(WARN, name, text, values)
+        return Status(WARN, name, clocks, values, health.pair)
     is_quiet = health.is_quiet(time.monotonic_ns())
     if recent.pairs or (health.has_paired and not is_quiet):
-        return Status(OK, name, "pairing", values)
+        return Status(OK, name, "pairing", values, health.pair)
     if inputs_ok and not is_quiet:
-        return Status(OK, name, "no pairs yet", values)
+        return Status(OK, name, "no pairs yet", values, health.pair)
     if not inputs_ok:
-        return Status(ERROR, name, "no pairs: an input is silent", values)
+        return Status(ERROR, name, "no pairs: an input is silent", values, health.pair)
     causes = ", ".join(f"{cause} {count}" for cause, count in dropped.items()) or "none dropped"
-    text = f"no pairs although both inputs arrive ({causes}); check stamps"
-    if counts.last_miss_ns is not None:
+    text = f"no pairs although both inputs arrive ({causes})"
+    if abs(skew_ms - offset_ms) > max(_TWO_CLOCKS_MS, 2 * max_dt_ms):
+        text += f"; {clocks}"
+    elif counts.last_miss_ns is not None:
         text += (
             f": nearest X was {counts.last_miss_ns / 1e6:+.1f} ms off, limit {max_dt_ms:g} ms; "
             f"see {health.pair}.x_offset_ms"
         )
-    return Status(ERROR, name, text, values)
+    return Status(ERROR, name, text, values, health.pair)
+
+
+def _clocks(pair: str, skew_ms: float, offset_ms: float) -> str:
+    """What stamps that differ by so much say, and what to do."""
+    if abs(skew_ms) >= 10_000:
+        found = f"stamps of X run {skew_ms / 1000:+.1f} s ahead of RGB's, judged by arrival"
+    else:
+        found = f"stamps of X run {skew_ms:+.0f} ms ahead of RGB's, judged by arrival"
+    if abs(skew_ms) > _DAY_MS:
+        return f"{found}: one driver does not stamp with the time of day; let it use this clock"
+    tai = ", as TAI does UTC" if 36_500 < abs(skew_ms - offset_ms) < 37_500 else ""
+    return (
+        f"{found}{tai}; unless one of them travels that much longer, set {pair}.x_offset_ms: "
+        f"{skew_ms:.0f}"
+    )
 
 
 def _distances(recent: Recent) -> dict[str, str]:
@@ -263,9 +317,21 @@ def node_status(errors: Mapping[str, int], num_new: int, warnings: Sequence[str]
 
 
 def inference_status(
-    report: WorkReport, seconds: float, totals: Mapping[str, int], limits: DiagnosticsConfig
+    report: WorkReport,
+    seconds: float,
+    totals: Mapping[str, int],
+    limits: DiagnosticsConfig,
+    images: Mapping[str, int] | None = None,
 ) -> Status:
-    """State of the worker over the last `seconds`; `totals` are counts since activation."""
+    """State of the worker.
+
+    Args:
+        report: of the last `seconds`.
+        seconds: since the report before.
+        totals: counts since activation.
+        limits: when to warn.
+        images: besides masks that could not be made since the report before, by topic.
+    """
     offered = report.answered + report.replaced + sum(report.failed.values())
     ratio = report.replaced / offered if offered else 0.0
     batches = max(1, report.batches)
@@ -284,6 +350,10 @@ def inference_status(
     if failed:
         causes = ", ".join(f"{count} by {cause}" for cause, count in failed.items())
         return Status(ERROR, "inference", f"pairs without an answer: {causes}", values)
+    if images:
+        causes = ", ".join(f"{count} {name}" for name, count in images.items())
+        text = f"masks went out, these images could not be made: {causes}; see the log"
+        return Status(WARN, "inference", text, values)
     if slowest > limits.max_latency_ms:
         text = f"latency {slowest:.0f} ms is above {limits.max_latency_ms:g} ms"
         return Status(WARN, "inference", text, values)
@@ -311,7 +381,21 @@ def model_status(segmenter: Any, labels: Mapping[str, Any]) -> Status:
         values[f"{pair}_classes"] = len(classes.names)
     if segmenter.contract.is_random:
         return Status(WARN, "model", "untrained weights: labels mean nothing", values)
-    return Status(OK, "model", "loaded", values)
+    origin = segmenter.contract.provenance
+    return Status(
+        OK, "model", f"loaded; {text}" if (text := training_note(origin)) else "loaded", values
+    )
+
+
+def training_note(provenance: Mapping[str, Any]) -> str:
+    """What a user should know of how the weights were trained; empty for nothing."""
+    run = provenance.get("run")
+    data = run.get("data") if isinstance(run, Mapping) else None
+    readers = [str(one.get("reader", "")) for one in data or () if isinstance(one, Mapping)]
+    if readers and all(name.startswith("synthetic") for name in readers):
+        places = "streets" if all("street" in name for name in readers) else "scenes"
+        return f"trained on rendered {places} only"
+    return ""
 
 
 def device_status(segmenter: Any, memory: MemoryFacts, exhausted: int) -> Status:

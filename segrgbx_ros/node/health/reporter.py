@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from segrgbx_core.labels.label_space import PublishedLabels
 from segrgbx_core.sync.aligner import AlignCounts
 from segrgbx_ros.config.node import NodeConfig
 from segrgbx_ros.node.health import reasons
+from segrgbx_ros.node.health.endpoints import loss_reason
 from segrgbx_ros.node.health.reasons import ERROR, OK, WARN, Status
 from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Patience, Throttle
 from segrgbx_ros.node.worker import WorkReport
@@ -65,6 +67,7 @@ class Snapshot:
         memory: what is known of its memory.
         labels: published classes by pair.
         callback_errors: errors that left a callback so far, by type.
+        failed_images: besides masks, so far, by topic.
         warnings: what is wrong with the node as a whole, one sentence each.
     """
 
@@ -80,6 +83,7 @@ class Snapshot:
     memory: MemoryFacts
     labels: Mapping[str, PublishedLabels] = field(default_factory=dict)
     callback_errors: Mapping[str, int] = field(default_factory=dict)
+    failed_images: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
 
@@ -98,6 +102,9 @@ class Reporter:
         self._totals: Counter[str] = Counter()
         self._lost_events: Counter[tuple[str, str]] = Counter()
         self._num_errors = 0
+        self._arrivals: dict[str, tuple[int, int]] = {}
+        self._told: set[str] = set()
+        self._ever_told: set[str] = set()
         self._since_ns = time.monotonic_ns()
         self._mismatch = Throttle(lambda text: node.get_logger().error(text))
         self._waiting = Throttle(lambda text: node.get_logger().warning(text))
@@ -109,6 +116,9 @@ class Reporter:
         """All counts begin with an activation, so that they belong together."""
         self._totals.clear()
         self._lost_events.clear()
+        self._arrivals.clear()
+        self._told.clear()
+        self._ever_told.clear()
 
     def destroy(self) -> None:
         """Destroys the publisher."""
@@ -121,8 +131,9 @@ class Reporter:
         statuses = self.statuses(snapshot)
         if self._publisher is not None:
             stamp = self._node.get_clock().now().to_msg()
-            hardware = snapshot.segmenter.device_name
-            self._publisher.publish(to_message(self._node.get_name(), hardware, statuses, stamp))
+            name = self._node.get_fully_qualified_name().lstrip("/")
+            device = snapshot.segmenter.device_name
+            self._publisher.publish(to_message(name, device, statuses, stamp))
 
     def statuses(self, snapshot: Snapshot) -> list[Status]:
         """State of every pair, then of worker, device, model and node."""
@@ -157,7 +168,14 @@ class Reporter:
         if not snapshot.is_enabled:
             return Status(WARN, "inference", "switched off by ~/enable")
         limits = snapshot.config.diagnostics
-        status = reasons.inference_status(work, seconds, self._totals, limits)
+        images = Counter(
+            {
+                name: number - self._totals[f"failed_{name}"]
+                for name, number in snapshot.failed_images.items()
+            }
+        )
+        self._totals.update({f"failed_{name}": number for name, number in images.items()})
+        status = reasons.inference_status(work, seconds, self._totals, limits, +images)
         status = replace(status, values={**status.values, "batch_max": snapshot.capacity})
         if snapshot.trouble:
             return replace(status, level=ERROR, message=snapshot.trouble)
@@ -175,6 +193,10 @@ class Reporter:
             if lost > 0:
                 notes.append(f"{lost} {advice}")
         notes += reasons.content_notes(health, pair.reader)
+        notes += reasons.answer_notes(health, config.label.min_confidence)
+        if text := self._losses(health):
+            notes.append(text)
+        self._tell_answers(health, now_ns)
         state = reasons.input_status(health, pair.silences, config.diagnostics, notes)
         state = replace(state, values={**state.values, **reasons.content_values(pair.reader)})
         sync = reasons.sync_status(
@@ -187,11 +209,41 @@ class Reporter:
         if now_ns - health.last_pair_ns > self._explain_ns:
             why = "; ".join(pair.silences) or sync.message
             self._waiting(health.pair, f"pair '{health.pair}': waiting: {why}")
+            self._told.discard(health.pair)
         return [state, sync]
 
+    def _losses(self, health: PairHealth) -> str:
+        rgb = next(iter(health.inputs.values()))
+        received, lost = self._arrivals.get(health.pair, (0, 0))
+        self._arrivals[health.pair] = rgb.received, rgb.lost
+        arrived = max(0, rgb.received - received)
+        published = arrived + max(0, rgb.lost - lost)
+        return reasons.loss_note(health, published, arrived, loss_reason())
 
-def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], stamp: Any) -> Any:
-    """A diagnostic_msgs/DiagnosticArray; only where that package is installed."""
+    def _tell_answers(self, health: PairHealth, now_ns: int) -> None:
+        """Says in the log that a pair is answered, at first and after every warning."""
+        answers, pair = health.answers, health.pair
+        if pair in self._told or answers.number < 2 or health.is_quiet(now_ns):
+            return
+        is_first = pair not in self._ever_told
+        self._told.add(pair)
+        self._ever_told.add(pair)
+        latency_ms = float(np.median(list(answers.latencies_ms)))
+        self._node.get_logger().info(
+            f"pair '{pair}': {'first mask' if is_first else 'masks again'}, "
+            f"{answers.rate_hz():.0f} Hz, {latency_ms:.0f} ms"
+        )
+
+
+def to_message(node_name: str, device: str, statuses: Iterable[Status], stamp: Any) -> Any:
+    """A diagnostic_msgs/DiagnosticArray; only where that package is installed.
+
+    Args:
+        node_name: with its namespace, so that vehicles are told apart.
+        device: hardware of what is not about a pair.
+        statuses: to be sent.
+        stamp: of the report.
+    """
     array = DiagnosticArray()
     array.header.stamp = stamp
     array.status = [
@@ -199,7 +251,7 @@ def to_message(node_name: str, hardware_id: str, statuses: Iterable[Status], sta
             level=bytes([status.level]),
             name=f"{node_name}: {status.name}",
             message=status.message,
-            hardware_id=hardware_id,
+            hardware_id=status.pair or device,
             values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
         )
         for status in statuses

@@ -15,6 +15,8 @@ import numpy as np
 NS_PER_S = 1e9
 _SHARE = 0.1
 """Weight of the newest delay in the smoothed one."""
+_NO_NUMBER = 2**64 - 1
+"""What a middleware gives that counts no messages."""
 _STRIDE = 61
 """Every so many bytes of an image enter its fingerprint."""
 
@@ -82,7 +84,9 @@ class StreamHealth:
         encoding: of the newest message.
         last_ns: monotonic time of the newest message, 0 for none.
         incompatible: publishers whose quality of service does not match, one clause for each.
-        lost: messages that the middleware reports as lost.
+        lost: messages missing between those that came, by each publisher's sequence numbers, or
+            as the middleware reports them where it gives none.
+        disabled: messages that came while inference was switched off.
         delay_ns: reception minus stamp, smoothed; None before the first message.
         freeze: detects repeated images, None where they are not looked for.
         publishers: that are known on the topic.
@@ -95,11 +99,31 @@ class StreamHealth:
     last_ns: int = 0
     incompatible: list[str] = field(default_factory=list)
     lost: int = 0
+    disabled: int = 0
     delay_ns: float | None = None
     freeze: FreezeDetector | None = None
     publishers: int = 0
     quiet_s: float = Patience.quiet_s
     _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
+    _next: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def has_numbers(self) -> bool:
+        """True where messages carry sequence numbers, so that losses are known exactly."""
+        return bool(self._next)
+
+    def on_number(self, publisher: bytes, number: int | None) -> None:
+        """Counts what one publisher sent since its last message and what did not come.
+
+        Args:
+            publisher: its identity.
+            number: of its message, counted by the middleware; None where it does not.
+        """
+        if number is None or number >= _NO_NUMBER:
+            return
+        expected = self._next.get(publisher, number)
+        self.lost += max(0, number - expected)
+        self._next[publisher] = number + 1
 
     def on_message(self, now_ns: int, encoding: str, delay_ns: int = 0) -> None:
         """Counts a message.
@@ -156,6 +180,36 @@ class Recent:
 
 
 @dataclass
+class AnswerHealth:
+    """The answers of one pair.
+
+    Attributes:
+        number: so far.
+        row_unlabeled: the newest so many have no label in any pixel.
+        latencies_ms: arrival of RGB to publication, of the newest ones.
+    """
+
+    number: int = 0
+    row_unlabeled: int = 0
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    _times: deque[int] = field(default_factory=lambda: deque(maxlen=100))
+
+    def on_answer(self, now_ns: int, latency_ms: float, is_unlabeled: bool) -> None:
+        """Counts an answer; `now_ns` is monotonic."""
+        self.number += 1
+        self.row_unlabeled = self.row_unlabeled + 1 if is_unlabeled else 0
+        self.latencies_ms.append(latency_ms)
+        self._times.append(now_ns)
+
+    def rate_hz(self) -> float:
+        """Of the newest answers; 0 for fewer than two."""
+        times = list(self._times)[-20:]
+        if len(times) < 2:
+            return 0.0
+        return (len(times) - 1) / ((times[-1] - times[0]) / NS_PER_S)
+
+
+@dataclass
 class PairHealth:
     """What became of the messages of one pair.
 
@@ -171,6 +225,7 @@ class PairHealth:
         stream_lost: gaps in X itself: event packets missing between those that came, or exposures
             that lack an angle.
         is_depth: True for depth, whose encodings decide the unit.
+        answers: what came out.
         quiet_s: see `Patience`.
     """
 
@@ -183,10 +238,21 @@ class PairHealth:
     limited: int = 0
     stream_lost: int = 0
     is_depth: bool = False
+    answers: AnswerHealth = field(default_factory=AnswerHealth)
     quiet_s: float = Patience.quiet_s
     _recent: Recent = field(default_factory=Recent)
+    _behind_s: float = 0.0
     # Messages are refused by the worker's thread and by callbacks.
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def on_behind(self, behind_s: float) -> None:
+        """Notes how long a message waited in this node before it was looked at."""
+        self._behind_s = max(self._behind_s, behind_s)
+
+    def take_behind_s(self) -> float:
+        """The longest wait in this node since the last call, in s."""
+        behind_s, self._behind_s = self._behind_s, 0.0
+        return behind_s
 
     def skew_ms(self) -> float:
         """How far X's stamps run ahead of RGB's, judged by when both arrive."""

@@ -256,8 +256,9 @@ def test_silence_has_a_reason():
     now_ns = time.monotonic_ns()
     topic = StreamHealth("/x")
     assert "no publisher; check the remapping" in silence_reason(topic, now_ns, 0)
-    assert "'/x/compressed' has one" in silence_reason(topic, now_ns, 0, "/x/compressed")
-    assert "Fast DDS profile" in silence_reason(topic, now_ns, 1)
+    assert "no publisher; 'y' has one" in silence_reason(topic, now_ns, 0, "'y' has one")
+    assert "nothing arrives: it carries z" in silence_reason(topic, now_ns, 1, "it carries z", "l")
+    assert "a publisher but nothing arrives: lost" in silence_reason(topic, now_ns, 1, "", "lost")
     topic.incompatible.append("publisher '/camera' offers BEST_EFFORT")
     assert "QoS does not match: publisher '/camera' offers" in silence_reason(topic, now_ns, 1)
     topic = StreamHealth("/x")
@@ -309,9 +310,14 @@ def test_failures_weigh_more_than_speed():
 
 
 def test_statuses_become_messages():
-    message = to_message("segrgbx", "cpu", [Status(WARN, "model", "hm", {"classes": 3})], Time())
-    (status,) = message.status
-    assert (status.level, status.name, status.hardware_id) == (b"\x01", "segrgbx: model", "cpu")
+    statuses = [Status(WARN, "model", "hm", {"classes": 3}), Status(OK, "a sync", "", {}, "a")]
+    message = to_message("front/segrgbx", "cpu", statuses, Time())
+    assert [(one.name, one.hardware_id) for one in message.status] == [
+        ("front/segrgbx: model", "cpu"),
+        ("front/segrgbx: a sync", "a"),
+    ]
+    status = message.status[0]
+    assert status.level == b"\x01"
     assert [(pair.key, pair.value) for pair in status.values] == [("classes", "3")]
 
 
