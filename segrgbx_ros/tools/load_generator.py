@@ -12,7 +12,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from segrgbx_core.base.samples import NS_PER_MS
-from segrgbx_ros.messages.images import fill_image
+from segrgbx_ros.messages.images import fill_image, stamp_ns
 from segrgbx_ros.tools.node_process import Listener
 
 PAIR = "thermal"
@@ -52,6 +52,17 @@ class Received:
     masks: list[ReceivedMask] = field(default_factory=list)
     status: dict[str, dict[str, str]] = field(default_factory=dict)
     messages: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def on_mask(self, mask: Any) -> None:
+        """Keeps the stamp of a mask and when it came."""
+        self.masks.append(ReceivedMask(stamp_ns(mask), time.time_ns()))
+
+    def on_report(self, report: Any) -> None:
+        """Keeps the newest values of every status."""
+        for status in report.status:
+            name = status.name.split(": ", 1)[1]
+            self.status[name] = {pair.key: pair.value for pair in status.values}
+            self.messages[name] = (status.level[0], status.message)
 
     def count(self, name: str, key: str) -> int:
         """A count of a status; 0 where it has not been said."""
@@ -99,8 +110,8 @@ class LoadGenerator:
         ]
         self.received = Received()
         self.sent_ns: list[int] = []
-        listener.subscribe(Image, f"/{PAIR}/mask", self._on_mask)
-        listener.subscribe(DiagnosticArray, "/diagnostics", self._on_report)
+        listener.subscribe(Image, f"/{PAIR}/mask", self.received.on_mask)
+        listener.subscribe(DiagnosticArray, "/diagnostics", self.received.on_report)
 
     @property
     def sent(self) -> int:
@@ -128,17 +139,6 @@ class LoadGenerator:
             self.sent_ns.append(now.nanoseconds)
             due = max(due + 1 / rate_hz, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
-
-    def _on_mask(self, mask: Any) -> None:
-        stamp = mask.header.stamp
-        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-        self.received.masks.append(ReceivedMask(stamp_ns, time.time_ns()))
-
-    def _on_report(self, report: Any) -> None:
-        for status in report.status:
-            name = status.name.split(": ", 1)[1]
-            self.received.status[name] = {pair.key: pair.value for pair in status.values}
-            self.received.messages[name] = (status.level[0], status.message)
 
 
 def _enlarged(coarse: Any, height: int, width: int) -> Any:

@@ -27,6 +27,7 @@ from segrgbx_core.base.files import path_text, write_text
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.samples import NS_PER_MS
 from segrgbx_core.base.tables import Summary
+from segrgbx_ros.tools.chaos import CONFIG, PAIRS, ChaosLoad, balance
 from segrgbx_ros.tools.load_generator import PAIR, LoadGenerator, ReceivedMask
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain
 
@@ -37,6 +38,10 @@ TRIAL_S = 8.0
 LOWEST_HZ = 1.0
 TRANSPORT_MS = 100
 """What a frame may take to the node, and a mask from it, on a busy machine."""
+AFTER = 20
+"""Whole frames of each pair after the faults; some of them must be answered."""
+PATIENCE_S = 20.0
+"""How long the counts may take to add up once nothing is sent."""
 MAX_SLOPE_MB = 1.0
 """Growth in MB per minute from which on memory leaks, once the first quarter is over."""
 
@@ -85,6 +90,56 @@ def soak(
     return summary
 
 
+def chaos(
+    minutes: float, rate_hz: float, checkpoint: Path, out: Path, seed: int
+) -> dict[str, Any]:
+    """Runs the node beside faulty drivers of two pairs; see `segrgbx_ros.tools.chaos`."""
+    domain = own_domain()
+    parameters = {"model.checkpoint": str(checkpoint), "diagnostics.period_s": 0.5}
+    profile = {"FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config/fastdds_large_images.xml")}
+    os.environ.update(profile)
+    write_text(out / "chaos.yaml", CONFIG)
+    node = NodeProcess(out / "chaos.yaml", out / "node.log", parameters, domain, profile)
+    with node, Listener(domain) as listener:
+        load = ChaosLoad(listener, seed)
+        listener.wait_active(node, START_S)
+        while not (load.is_heard and load.received.status):
+            node.check()
+            time.sleep(0.1)
+        time.sleep(SETTLE_S)
+        memory = _run(node, load, minutes, rate_hz)
+        time.sleep(SETTLE_S)
+        stamps: dict[str, list[int]] = {pair: [] for pair in PAIRS}
+        for _ in range(AFTER):
+            for pair, sent in stamps.items():
+                sent.append(load.send_good(pair))
+            time.sleep(0.2)
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and not balance(load)["adds_up"]:
+            time.sleep(0.5)
+        node.check()
+        heard = {mask.stamp_ns for mask in load.received.masks}
+        summary: dict[str, Any] = {
+            "minutes": minutes,
+            "rate_hz": rate_hz,
+            "seed": seed,
+            "faults": dict(sorted(load.faults.items())),
+            "memory": _memory(memory),
+            "counts": balance(load),
+            "answered_after": {
+                pair: len(heard.intersection(sent)) for pair, sent in stamps.items()
+            },
+            "statuses": {name: text for name, (_, text) in load.received.messages.items()},
+        }
+    summary["ok"] = bool(
+        summary["counts"]["adds_up"]
+        and not summary["memory"]["leaks"]
+        and all(summary["answered_after"].values())
+    )
+    write_text(out / "chaos.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
 def _bearable_rate(load: LoadGenerator, rate_hz: float) -> float:
     while True:
         sent, masks = load.sent, len(load.received.masks)
@@ -97,7 +152,7 @@ def _bearable_rate(load: LoadGenerator, rate_hz: float) -> float:
 
 
 def _run(
-    node: NodeProcess, load: LoadGenerator, minutes: float, rate_hz: float
+    node: NodeProcess, load: LoadGenerator | ChaosLoad, minutes: float, rate_hz: float
 ) -> list[tuple[float, float]]:
     """Memory over time as (s, MB)."""
     memory = []
@@ -213,17 +268,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out",
         type=path_text,
         default="soak_out",
-        help="folder for soak.json and the log (default: %(default)s)",
+        help="folder for soak.json or chaos.json and the log (default: %(default)s)",
     )
+    add("--chaos", action="store_true", help="two pairs, random sizes, every fault mixed in")
+    add("--seed", type=int, default=1, help="of the faults of --chaos (default: %(default)s)")
     options = parser.parse_args(arguments)
-    height, width = options.size
-    found = soak(
-        options.minutes,
-        options.rate,
-        (width, height),
-        Path(options.checkpoint),
-        Path(options.out),
-    )
+    checkpoint, out = Path(options.checkpoint), Path(options.out)
+    if options.chaos:
+        found = chaos(options.minutes, options.rate, checkpoint, out, options.seed)
+    else:
+        height, width = options.size
+        found = soak(options.minutes, options.rate, (width, height), checkpoint, out)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0 if found["ok"] else 1
 

@@ -26,6 +26,19 @@ def test_every_frame_of_a_short_run_is_accounted_for(checkpoint, tmp_path, monke
     assert found["newest_wins"]["masks"] > 1
 
 
+def test_faulty_drivers_of_two_pairs_cost_nothing_but_their_own_frames(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(soak, "SETTLE_S", 1.5)
+    arguments = ["--chaos", "--minutes", "0.15", "--rate", "6", "--out", str(tmp_path)]
+    assert soak.main([*arguments, "--checkpoint", checkpoint]) == 0, capsys.readouterr().out
+    found = json.loads((tmp_path / "chaos.json").read_text())
+    assert all(found["counts"]["checks"].values()), found["counts"]
+    assert min(found["answered_after"].values()) > 0
+    assert len(found["faults"]) > 10
+    assert sum(found["counts"]["failed"].values()) > 0
+
+
 def test_a_leak_is_called_one():
     samples = [(float(second), 400 + second / 20) for second in range(0, 300, 5)]
     found = soak._memory(samples)
