@@ -9,13 +9,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from segrgbx_core.base.config import Config, from_mapping, option, read_yaml
-from segrgbx_core.base.errors import DataError
+from segrgbx_core.base.errors import DataError, shortened
 from segrgbx_core.base.tables import UNDEFINED, markdown_table, number, percent
 from segrgbx_core.bench.compare import PAPER_MS
 from training.eval.report import FORMAT, JOINT_FORMAT
 
 _TABLES = Path(__file__).with_name("paper_tables.yaml")
+_MOST_MS = 1e9
+"""No frame takes eleven days."""
 _METHODS = {
     "segrgbx": "SegRGB-X",
     "segrgbx_paper_style": "SegRGB-X",
@@ -106,6 +110,13 @@ class Result(Config):
     readings: dict[str, str] = option(doc="readings of mIoU in words")
     figures: dict[str, dict[str, float | None]] = option(doc="mIoU by reading and rule")
 
+    @model_validator(mode="after")
+    def _readings_have_figures(self) -> Result:
+        for key in (self.primary, *self.readings):
+            if not {"skip", "zero"} <= set(self.figures.get(key, ())):
+                raise ValueError(f"figures has no 'skip' and 'zero' of the reading '{key}'")
+        return self
+
     @property
     def role(self) -> Role:
         """What the checkpoint was trained for."""
@@ -156,10 +167,13 @@ def read_results(paths: Sequence[Path | str]) -> list[Result]:
         kind = data.get("format")
         if kind not in (FORMAT, JOINT_FORMAT):
             raise DataError(
-                f"{path}: holds no scores ('format' is {kind!r}); expected a report.json of "
-                "training.evaluate"
+                f"{path}: holds no scores ('format' is {shortened(repr(kind))}); expected a "
+                "report.json of training.evaluate"
             )
-        for entry in data["reports"] if kind == JOINT_FORMAT else [data]:
+        entries = data.get("reports") if kind == JOINT_FORMAT else [data]
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+            raise DataError(f"{path}: 'reports' is no list of reports; evaluate the run anew")
+        for entry in entries:
             known = {name: entry[name] for name in Result.model_fields if name in entry}
             results.append(from_mapping(Result, known, str(path)))
     return results
@@ -172,11 +186,23 @@ def read_bench(path: Path) -> dict[str, Any]:
         DataError: when the file is missing or something else.
     """
     data = _read_json(path)
-    if not {"setting", "models"} <= set(data):
+    setting, models = data.get("setting"), data.get("models")
+    is_complete = (
+        isinstance(setting, dict)
+        and isinstance(models, dict)
+        and {"device", "input", "preset"} <= set(setting)
+        and all(isinstance(model, dict) and "title" in model for model in models.values())
+        and all(_is_time(model.get("median_ms")) for model in models.values())
+    )
+    if not is_complete:
         raise DataError(
             f"{path}: holds no times of models; write it with segrgbx-bench --compare --json"
         )
     return data
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < _MOST_MS
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -189,7 +215,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error})") from None
     if not isinstance(data, dict):
         raise DataError(f"{path}: holds {type(data).__name__}; expected names with values")

@@ -29,7 +29,9 @@ from training.stage2.config import SegmentationRun, read_run
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = CommandParser(
+        prog="python -m training.figures", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
     jobs = parser.add_subparsers(dest="job", required=True)
     embeddings = jobs.add_parser("embeddings", help="t-SNE of MA-CLIP's embeddings (Fig. 5)")
     embeddings.add_argument("checkpoint", type=path_text)

@@ -1,6 +1,7 @@
 """Our results beside published ones: what stands in which table, and what may not."""
 
 import json
+import random
 
 import pytest
 
@@ -188,6 +189,42 @@ def test_other_files_are_refused(tmp_path, capsys, text, message):
     assert message in error
     assert error.count("\n") == 1
     assert main(["--bench", str(path)]) == 2
+
+
+def _mutated(value, rng):
+    """Plain values with something in them taken out or replaced."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(list(value))
+        if rng.random() < 0.3:
+            return {name: one for name, one in value.items() if name != key}
+        return {**value, key: _mutated(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        place = rng.randrange(len(value))
+        return [*value[:place], _mutated(value[place], rng), *value[place + 1 :]]
+    return rng.choice([None, -1, 1e400, float("nan"), "x" * 300, [], {}, True, "|\n", 10**400])
+
+
+def test_mutated_files_give_a_page_or_one_sentence(tmp_path, capsys):
+    path = tmp_path / "x.json"
+    whole = JointReport(tuple(scored(name) for name in NAMES[:2])).to_dict()
+    bench = {
+        "setting": {"device": "cpu", "input": "512x512", "preset": "b2"},
+        "models": {"fast": {"title": "fast", "median_ms": 12.3}},
+    }
+    refused = 0
+    for seed in range(300):
+        rng = random.Random(seed)
+        flags, data = ([], whole) if seed % 3 else (["--bench"], bench)
+        path.write_text(json.dumps(_mutated(data, rng)))
+        status = main([*flags, str(path)])
+        captured = capsys.readouterr()
+        assert (status, captured.err.count("\n")) in ((0, 0), (2, 1)), captured.err
+        refused += status == 2
+    assert 30 < refused < 300
+    for text in ("[" * 200_000, "1" * 5000, '{"format": ' * 5000):
+        path.write_text(text)
+        assert main([str(path)]) == 2
+        assert str(path) in capsys.readouterr().err
 
 
 def test_roles(page):
