@@ -5,12 +5,14 @@ same order, `x_topic:=/thermal/image,/depth/image`, or once for all, `rgb_topic:
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
+    LogInfo,
     OpaqueFunction,
     SetEnvironmentVariable,
 )
@@ -59,6 +61,7 @@ INPUTS = {
     "x/camera_info": "x_camera_info_topic",
 }
 VIEWS = {"thermal": "segrgbx.rviz", "depth": "depth_cloud.rviz"}
+NO_RVIZ = "rviz:=true, but the package 'rviz2' is not installed"
 FLAGS = {"true": True, "false": False}
 
 
@@ -100,9 +103,15 @@ def _actions(context):
             output="screen",
         )
     ]
+    # A program that is missing ends launch at once, while the node that was started goes on.
     if value["rviz"].lower() == "true":
-        actions.append(_rviz(value, pairs[0], dict(remappings)))
+        if _has_rviz():
+            actions.append(_rviz(value, pairs[0], dict(remappings)))
+        else:
+            actions.insert(0, LogInfo(msg=f"{NO_RVIZ}; going on without it"))
     if value["bag"]:
+        if shutil.which("ros2") is None:
+            raise RuntimeError("bag: 'ros2' is not found, which plays it; source the workspace")
         play = ["ros2", "bag", "play", value["bag"], "--clock"]
         actions.append(ExecuteProcess(cmd=play, output="screen"))
     if value["fastdds_profile"] and _uses_fastdds() and not os.environ.get(PROFILE_VARIABLE):
@@ -138,6 +147,16 @@ def _rviz(value, pair, remapped):
         remappings=list(remappings.items()),
         output="screen",
     )
+
+
+def _has_rviz():
+    try:
+        from ament_index_python.packages import get_package_prefix
+
+        get_package_prefix("rviz2")
+    except (ImportError, LookupError):  # PackageNotFoundError is a LookupError
+        return False
+    return True
 
 
 def _uses_fastdds():

@@ -108,7 +108,7 @@ def read_parameter_file(path: Path | str) -> ParameterFile:
     return ParameterFile(str(path), tuple(_Parser(text, str(path)).sections()))
 
 
-def check_parameter_files(arguments: Sequence[str]) -> None:
+def check_parameter_files(arguments: Sequence[str]) -> list[ParameterFile]:
     """Reads the files that a ROS command line names with `--params-file`, before rcl does.
 
     Raises:
@@ -123,8 +123,18 @@ def check_parameter_files(arguments: Sequence[str]) -> None:
             is_ros = False
         elif word == "--params-file" and is_ros:
             found.append(next(words, ""))
-    for path in filter(None, found):
-        read_parameter_file(path)
+    return [read_parameter_file(path) for path in filter(None, found)]
+
+
+def misfit(file: ParameterFile, namespace: str, node: str) -> str:
+    """Says so where nothing in a file is for a node of this name, else empty."""
+    if file.values(namespace, node) is not None:
+        return ""
+    names = ", ".join(shortened("/" + "/".join(one.parts)) for one in file.sections[:3])
+    return (
+        f"{shortened(file.path)}: nothing in it is for '{namespace}/{node}'; it holds options of "
+        f"{names or 'no node'}"
+    )
 
 
 def _namespaces(parts: Sequence[str], node: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ import gc
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from segrgbx_core.base.errors import ConfigError, SegrgbxError
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig
+from segrgbx_ros.config.parameter_files import ParameterFile, misfit
 from segrgbx_ros.node import parameters as params
 from segrgbx_ros.node.health.reasons import training_note
 from segrgbx_ros.node.health.streams import PATIENT, Patience, Throttle
@@ -163,6 +164,14 @@ class SegmentationNode(LifecycleNode):
             self.destroy_service(service)
         self._made_services = []
         return self._drop_runtime()
+
+    def check_files(self, files: Iterable[ParameterFile]) -> None:
+        """Warns about parameter files of which nothing fits this node."""
+        namespace = self.get_namespace().rstrip("/")
+        for file in files:
+            if text := misfit(file, namespace, self.get_name()):
+                self.warnings.append(text)
+                self.get_logger().warning(text)
 
     def on_callback_error(self, error: Exception) -> None:
         """Takes note of an error that left a callback; the executor goes on."""

@@ -170,10 +170,11 @@ def _run(arguments: Sequence[str], ending: Ending) -> int:
     node = None
     try:
         try:
-            check_parameter_files(arguments)
+            files = check_parameter_files(arguments)
             parser.parse_args(remove_ros_args(list(arguments))[1:])
             rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
             node = node_module.SegmentationNode()
+            node.check_files(files)
         except (rclpy_implementation.RCLError, ValueError) as error:
             # ROS itself refuses an argument, or a parameter file cannot be read.
             sys.stderr.write(f"segrgbx-node: {error}\n")

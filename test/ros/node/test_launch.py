@@ -20,6 +20,20 @@ def record(kind):
     return lambda *args, **kwargs: SimpleNamespace(kind=kind, args=args, **kwargs)
 
 
+def install(monkeypatch, packages):
+    """Makes these ROS packages the installed ones."""
+
+    def prefix(name):
+        if name not in packages:
+            raise KeyError(f"package '{name}' not found")
+        return "/opt/ros"
+
+    index = ModuleType("ament_index_python.packages")
+    index.get_package_prefix = prefix
+    monkeypatch.setitem(sys.modules, "ament_index_python", ModuleType("ament_index_python"))
+    monkeypatch.setitem(sys.modules, "ament_index_python.packages", index)
+
+
 @pytest.fixture
 def stand_ins(monkeypatch):
     for variable in ("RMW_IMPLEMENTATION", "FASTDDS_DEFAULT_PROFILES_FILE"):
@@ -30,6 +44,7 @@ def stand_ins(monkeypatch):
             "DeclareLaunchArgument",
             "ExecuteProcess",
             "IncludeLaunchDescription",
+            "LogInfo",
             "OpaqueFunction",
             "SetEnvironmentVariable",
         ],
@@ -43,6 +58,8 @@ def stand_ins(monkeypatch):
         for kind in kinds:
             setattr(module, kind, record(kind))
         monkeypatch.setitem(sys.modules, name, module)
+    install(monkeypatch, {"rviz2"})
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     sys.modules["launch.substitutions"].LaunchConfiguration = lambda name: SimpleNamespace(
         perform=lambda context: context[name]
     )
@@ -125,6 +142,25 @@ def test_rviz_is_remapped_to_the_pair(stand_ins):
     assert Path(rviz.arguments[1]).name == "segrgbx.rviz"
     assert Path(rviz.arguments[1]).is_file()
     assert "-f" not in rviz.arguments
+
+
+def test_without_rviz_the_rest_starts_and_says_so(stand_ins, monkeypatch):
+    install(monkeypatch, set())
+    found = actions(rviz="true", bag="/data/drive")
+    kinds = [action.kind for action in found]
+    assert kinds == ["SetEnvironmentVariable", "LogInfo", "Node", "ExecuteProcess"]
+    assert "'rviz2' is not installed; going on without it" in only(found, "LogInfo").msg
+
+
+def test_without_an_index_of_packages_there_is_no_rviz(stand_ins, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ament_index_python.packages", None)
+    assert "LogInfo" in [action.kind for action in actions(rviz="true")]
+
+
+def test_nothing_starts_where_a_recording_cannot_be_played(stand_ins, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(RuntimeError, match="'ros2' is not found, which plays it"):
+        actions(bag="/data/drive")
 
 
 def test_rviz_shows_the_cloud_of_a_depth_pair_in_the_frame_asked_for(stand_ins):

@@ -225,3 +225,11 @@ def test_images_of_full_size_at_20_hz_arrive_complete(run, checkpoint):
     else:
         pytest.fail(f"incomplete: {counts}")
     assert counts["masks"] > 0, "newest wins, so not every pair has its mask"
+
+
+def test_a_file_of_which_nothing_fits_is_named(run, tmp_path):
+    file = tmp_path / "other.yaml"
+    file.write_text("segrgbx_node:\n  ros__parameters: {sync: {max_dt_ms: 77.0}}\n")
+    process = run(*node("--params-file", str(file), "-p", "autostart:=false"))
+    process.wait_for("nothing in it is for '/segrgbx'; it holds options of /segrgbx_node")
+    assert process.end(signal.SIGINT) == 0
