@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segrgbx_core.base.errors import SegrgbxError
+from segrgbx_core.base.errors import DataError, SegrgbxError
 from segrgbx_core.base.files import write_text
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.overrides import FLAG
@@ -168,10 +168,11 @@ def run_stages(plan: Sequence[Stage], out: Path) -> dict[str, float]:
     """Runs what has not been run; returns the seconds of every stage.
 
     Raises:
-        SegrgbxError: when a command fails; its message stands above.
+        SegrgbxError: when a command fails, its message stands above; or when the list of stages
+            that are done is damaged.
     """
     path = out / "stages.json"
-    done: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    done = _seconds_by_command(path)
     for position, stage in enumerate(plan, start=1):
         if stage.command in done:
             continue
@@ -183,6 +184,17 @@ def run_stages(plan: Sequence[Stage], out: Path) -> dict[str, float]:
         done[stage.command] = time.monotonic() - began
         write_text(path, json.dumps(done, indent=1))
     return done
+
+
+def _seconds_by_command(path: Path) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): float(value) for name, value in json.loads(path.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: is damaged ({error}); remove it to run all stages anew"
+        ) from None
 
 
 def _main_of(name: str) -> Callable[[Sequence[str]], int]:

@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from segrgbx_core.base.arrays import read_arrays
 from segrgbx_core.base.config import from_mapping, to_plain
-from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.files import replacing, write_text
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.metrics import iou_of
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from segrgbx_core.runtime.segmenter import InferenceConfig
@@ -273,14 +275,24 @@ class SceneScores:
 
     @classmethod
     def load(cls, path: Path) -> SceneScores:
-        """Reads what `save` wrote."""
-        with np.load(path) as archive:
-            groups = {
-                name.removeprefix("group "): archive[name]
-                for name in archive.files
-                if name.startswith("group ")
-            }
-            return cls(archive["scenes"], groups)
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: when the file is damaged or holds something else.
+        """
+        arrays = read_arrays(path)
+        scenes = arrays.pop("scenes", np.empty(0))
+        groups = {name.removeprefix("group "): one for name, one in arrays.items()}
+        is_whole = scenes.ndim == 3 and scenes.shape[2] == scenes.shape[1] + 1
+        if not is_whole or not all(_picks(one, len(scenes)) for one in groups.values()):
+            raise DataError(f"{path}: holds no scores by scene; remove it to score anew")
+        return cls(scenes, groups)
+
+
+def _picks(indices: Array, count: int) -> bool:
+    """Whether an array names some of `count` scenes."""
+    is_whole = indices.ndim == 1 and indices.dtype.kind == "i" and indices.size > 0
+    return is_whole and indices.min() >= 0 and indices.max() < count
 
 
 class _ByScene:

@@ -8,7 +8,7 @@ import import_graph
 import pytest
 import source_facts
 
-from segrgbx_core.base.errors import SegrgbxError
+from segrgbx_core.base.errors import DataError, SegrgbxError
 from training.experiments import end_to_end
 from training.experiments.end_to_end import DATA_SETS, OUT, Stage, run_stages, stages
 from training.stage2.config import read_run
@@ -46,3 +46,6 @@ def test_a_failed_stage_ends_the_run_and_is_run_again(tmp_path, monkeypatch):
     status["bad"] = 0
     assert set(run_stages(plan, tmp_path)) == {stage.command for stage in plan}
     assert calls == [["good"], ["bad"], ["bad"]]
+    (tmp_path / "stages.json").write_text("[1")
+    with pytest.raises(DataError, match="is damaged"):
+        run_stages(plan, tmp_path)

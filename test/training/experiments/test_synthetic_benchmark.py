@@ -210,6 +210,18 @@ def test_score_survives_its_file(tmp_path):
     assert back.group_miou("normal") == saved.group_miou("normal")
     assert back.group_miou("normal") != back.group_miou("night")
     assert np.isnan(back.group_miou("motion_blur"))
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"a\.npz: is no \.npz file"):
+        SceneScores.load(tmp_path / "a.npz")
+    for arrays in (
+        {},
+        {"scenes": np.zeros((2, 3, 3), int)},
+        {"scenes": saved.scenes, "group x": [99]},
+    ):
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(DataError, match=r"a\.npz: holds no scores by scene"):
+            SceneScores.load(tmp_path / "a.npz")
 
 
 def test_page_holds_every_table_and_says_what_it_cannot(tmp_path):
