@@ -8,6 +8,7 @@ resized into the same rectangle of the model's input. `decode` does the inverse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -26,6 +27,8 @@ from segrgbx_core.sensors import EncodingConfig, resamples_linearly
 
 RGB_BORDER = (124, 116, 104)
 """Fill around a letterboxed RGB image: ImageNet's mean, hence near zero after normalisation."""
+_ROUNDING = 1e-5
+"""Edges of windows that are nearer to a pixel's edge than this lie on it."""
 
 
 class ResizeMode(str, Enum):
@@ -191,8 +194,8 @@ def make_batch(
         rows = slice(spot.top, spot.top + spot.height)
         columns = slice(spot.left, spot.left + spot.width)
         linear = resamples_linearly(modality, encoding)
-        rgb[index, rows, columns] = resize_image(rgb_images[index], spot.height, spot.width)
-        x[index, rows, columns] = resize_image(x_images[index], spot.height, spot.width, linear)
+        rgb[index, rows, columns] = fit_to_model(rgb_images[index], spot.height, spot.width)
+        x[index, rows, columns] = fit_to_model(x_images[index], spot.height, spot.width, linear)
         index_array[index] = modality.index
     rgb_pixels, x_pixels, modality_index = buffers.to_device(rgb, x, index_array)
     return Batch(rgb_pixels, x_pixels, modality_index, placements)
@@ -209,18 +212,118 @@ def place(rgb_height: int, rgb_width: int, config: InputConfig) -> Placement:
     return Placement(top, left, height, width, rgb_height, rgb_width)
 
 
-def resize_image(image: Array, height: int, width: int, linear: bool = True) -> Array:
-    """Resizes (h, w, 3): area average when shrinking, bilinear when growing, or nearest.
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of an image in its pixels, fractions allowed; it may reach past the border.
+
+    Attributes:
+        top: first row, at least 0.
+        left: first column, at least 0.
+        height: rows.
+        width: columns.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+    def scaled(self, rows: float, columns: float) -> Window:
+        """The same part of an image that has so many times the rows and columns."""
+        return Window(
+            self.top * rows, self.left * columns, self.height * rows, self.width * columns
+        )
+
+
+def fit_to_model(
+    image: Array,
+    height: int,
+    width: int,
+    linear: bool = True,
+    window: Window | None = None,
+    fill: Sequence[float] = (0.0,),
+) -> Array:
+    """Draws an image, or a window of it, onto the model's grid in one resampling.
+
+    The way of every RGB and X image to the model, in training and at run time: area average along
+    an axis that shrinks, bilinear along one that grows, or the nearest pixel.
 
     Args:
-        image: uint8 or float32.
+        image: (h, w, C), uint8 or float32, at its own resolution.
         height: rows of the result.
         width: columns of the result.
         linear: False takes the nearest pixel, for images whose values must not be averaged.
+        window: the part to draw; None draws all of it.
+        fill: values beyond the image's border, one per channel or one for all.
     """
+    if window is not None:
+        spans = _span(window.top, window.height), _span(window.left, window.width)
+        edges = window.top, window.top + window.height, window.left, window.left + window.width
+        pixels = (spans[0].start, spans[0].stop, spans[1].start, spans[1].stop)
+        if any(abs(edge - pixel) > _ROUNDING for edge, pixel in zip(edges, pixels, strict=True)):
+            return _between_pixels(image, (height, width), window, linear, fill)
+        image = _cut(image, *spans, fill)
     if image.shape[:2] == (height, width):
         return image
     shrinks = height < image.shape[0] or width < image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     method = method if linear else cv2.INTER_NEAREST_EXACT
-    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+    fitted = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+    return fitted.reshape(height, width, image.shape[2])  # OpenCV drops a single channel
+
+
+def _span(start: float, length: float) -> range:
+    """Whole pixels that hold an interval; what is left of rounding is no fraction."""
+    end = start + length
+    return range(math.floor(start + _ROUNDING), math.ceil(end - _ROUNDING))
+
+
+def _cut(image: Array, rows: range, columns: range, fill: Sequence[float]) -> Array:
+    piece = image[rows.start : rows.stop, columns.start : columns.stop]
+    if piece.shape[:2] == (len(rows), len(columns)):
+        return piece
+    whole = np.empty((len(rows), len(columns), image.shape[2]), image.dtype)
+    whole[:] = fill
+    whole[: piece.shape[0], : piece.shape[1]] = piece
+    return whole
+
+
+def _between_pixels(
+    image: Array, size: tuple[int, int], window: Window, linear: bool, fill: Sequence[float]
+) -> Array:
+    """A window whose edges lie within pixels, which OpenCV cannot resize: one product per axis."""
+    starts, extent = (window.top, window.left), (window.height, window.width)
+    spans = [  # with the neighbours that bilinear weights reach
+        range(max(0, span.start - 1), span.stop + (span.stop < pixels))
+        for span, pixels in zip(map(_span, starts, extent), image.shape, strict=False)
+    ]
+    image = _cut(image, spans[0], spans[1], fill)
+    offset = [start - span.start for start, span in zip(starts, spans, strict=True)]
+    if not linear:
+        rows, columns = (
+            np.minimum((start + (np.arange(count) + 0.5) * length / count).astype(int), pixels - 1)
+            for start, length, count, pixels in zip(
+                offset, extent, size, image.shape[:2], strict=True
+            )
+        )
+        return np.ascontiguousarray(image[rows[:, None], columns])
+    values = image.astype(np.float32)
+    for axis in (0, 1):
+        weights = _weights(image.shape[axis], offset[axis], extent[axis], size[axis])
+        values = np.moveaxis(np.tensordot(weights, values, (1, axis)), 0, axis)
+    if image.dtype == np.uint8:
+        values = values.round()
+    return np.ascontiguousarray(values.clip(image.min(), image.max()).astype(image.dtype))
+
+
+def _weights(pixels: int, start: float, length: float, count: int) -> NDArray[np.float32]:
+    """What each pixel of an axis gives to each of `count` results, (count, pixels)."""
+    step, places = length / count, np.arange(count)[:, None]
+    if step > 1:  # the overlap of each result's interval with each pixel
+        edges = np.arange(pixels)
+        low = np.maximum(start + places * step, edges)
+        high = np.minimum(start + (places + 1) * step, edges + 1)
+        overlap = np.maximum(high - low, 0.0)
+        return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+    centres = np.clip(start + (places + 0.5) * step - 0.5, 0, pixels - 1)
+    return np.maximum(0.0, 1.0 - np.abs(centres - np.arange(pixels))).astype(np.float32)

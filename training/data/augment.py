@@ -7,18 +7,19 @@ be made again from its number. Tensors are (3, H, W) in [0, 1] and int64 (H, W) 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.runtime.batch import Window, fit_to_model
 from segrgbx_core.sensors import EncodingConfig, flip_horizontally, resamples_linearly
 
 _DARKEST = 0.006
@@ -82,11 +83,11 @@ def at_progress(config: AugmentConfig, progress: float) -> AugmentConfig:
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """RGB, X and labels on one grid.
+    """RGB, X and labels of one field of view; on one grid after the crop.
 
     Attributes:
         rgb: (3, H, W), uint8 as read from disk, float32 in [0, 1] after the crop.
-        x: float32 (3, H, W) in [0, 1], the encoder's X image.
+        x: float32 (3, h, w) in [0, 1], the encoder's X image, at its own resolution before.
         labels: int64 (H, W), `VOID` where unlabelled.
         modality: of X.
     """
@@ -143,23 +144,6 @@ def without(views: Views, variant: Variant) -> Views:
     return views
 
 
-@dataclass(frozen=True)
-class Window:
-    """A rectangle of the source image; it may reach past the border, which is then padded.
-
-    Attributes:
-        top: first row.
-        left: first column.
-        height: rows.
-        width: columns.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
 def _draw_window(
     height: int, width: int, config: AugmentConfig, rng: np.random.Generator
 ) -> Window:
@@ -181,50 +165,48 @@ def crop_resized(
     encoding: EncodingConfig,
     flipped: bool = False,
 ) -> Views:
-    """Cuts a window and brings it to a size, mirrored where asked.
+    """Draws a window of RGB's grid, and the same part of X, at a size, mirrored where asked.
 
-    RGB and most X are resized linearly, labels, events and polarization angles by the nearest
-    pixel. What lies beyond the image is 0 in RGB and X and void in the labels.
+    Each image is resampled once, as the model's input is at run time (`fit_to_model`): labels,
+    events and polarization angles by the nearest pixel. What lies beyond the image is 0 in RGB and
+    X and void in the labels.
     """
-    beyond_x = torch.zeros(3, 1, 1)
+    beyond = torch.zeros(3, 1, 1)
     if flipped:
-        beyond_x = _mirrored(beyond_x, views.modality, encoding)  # mirrored again, it is 0
-    rgb, x, labels = (
-        _unit(_cut(views.rgb, window, torch.zeros(1))),
-        _cut(views.x, window, beyond_x),
-        _cut(views.labels[None], window, torch.tensor(VOID)),
+        beyond = _mirrored(beyond, views.modality, encoding)  # mirrored again, it is 0
+    rows, columns = (
+        x / rgb for x, rgb in zip(views.x.shape[1:], views.rgb.shape[1:], strict=True)
     )
-    if (window.height, window.width) != size:
-        rgb = _resize(rgb, size, linear=True)
-        x = _resize(x, size, linear=resamples_linearly(views.modality, encoding))
-        labels = _resize(labels, size, linear=False)
-    views = replace(views, rgb=rgb, x=x, labels=labels[0])
+    linear = resamples_linearly(views.modality, encoding)
+    views = replace(
+        views,
+        rgb=fitted(views.rgb, size, window=window),
+        x=fitted(views.x, size, linear, window.scaled(rows, columns), beyond.flatten().tolist()),
+        labels=fitted(views.labels[None], size, False, window, (VOID,), is_picture=False)[0],
+    )
     return mirror(views, encoding) if flipped else views
 
 
-def _unit(image: Tensor) -> Tensor:
-    return image.float() / 255.0 if image.dtype == torch.uint8 else image
+def fitted(
+    image: Tensor,
+    size: tuple[int, int],
+    linear: bool = True,
+    window: Window | None = None,
+    fill: Sequence[float] = (0.0,),
+    is_picture: bool = True,
+) -> Tensor:
+    """An image (C, h, w), or a window of it, on the model's grid, (C, H, W).
 
-
-def _cut(image: Tensor, window: Window, fill: Tensor) -> Tensor:
-    piece = image[
-        :, window.top : window.top + window.height, window.left : window.left + window.width
-    ]
-    rows, columns = piece.shape[1:]
-    if (rows, columns) == (window.height, window.width):
-        return piece
-    shape = (len(image), window.height, window.width)
-    whole = fill.to(image.dtype).expand(shape).clone()
-    whole[:, :rows, :columns] = piece
-    return whole
-
-
-def _resize(image: Tensor, size: tuple[int, int], linear: bool) -> Tensor:
-    if not linear:
-        # "nearest-exact" samples pixel centres; ids survive in any integer type.
-        resized = F.interpolate(image[None].float(), size, mode="nearest-exact")[0]
-        return resized.to(image.dtype)
-    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0.0, 1.0)
+    Arguments as in `fit_to_model`. Pictures of uint8 become float32 in [0, 1], as for the model.
+    """
+    channels = len(image)
+    is_grey = channels == len(fill) == 3 and image.stride(0) == 0 and len(set(fill)) == 1
+    pixels = (image[:1] if is_grey else image).permute(1, 2, 0).numpy()  # a grey X is kept once
+    drawn = fit_to_model(pixels, *size, linear, window, fill[:1] if is_grey else fill)
+    tensor = torch.from_numpy(np.ascontiguousarray(drawn)).permute(2, 0, 1)
+    if is_picture and image.dtype == torch.uint8:
+        tensor = tensor.float() / 255.0
+    return tensor.expand(channels, -1, -1)
 
 
 def mirror(views: Views, encoding: EncodingConfig) -> Views:

@@ -25,9 +25,9 @@ from segrgbx_core.base.errors import CheckpointError
 from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import SUFFIX, read_tensors, write_tensors
-from segrgbx_core.runtime.batch import InputConfig, resize_image
+from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.sensors import SensorConfig, resamples_linearly
-from training.data.augment import Variant, Views, mirror, without
+from training.data.augment import Variant, Views, fitted, mirror, without
 from training.data.datasets import Reader, sensor_of
 from training.data.preparation import Preparation, prepare, read_ahead
 
@@ -96,13 +96,6 @@ def embed_frames(
             rows.append(pair.reshape(-1, len(frames.variants), *pair.shape[1:]).cpu())
             bar.update(len(item["rgb"]))
     return torch.cat(rows)
-
-
-def fitted(image: Tensor, size: tuple[int, int], linear: bool) -> Tensor:
-    """A whole image (3, h, w) on the model's grid, float32 (3, H, W) in [0, 1]."""
-    resized = resize_image(image.permute(1, 2, 0).numpy(), *size, linear)
-    tensor = torch.from_numpy(resized).permute(2, 0, 1)
-    return tensor.float() / 255.0 if image.dtype == torch.uint8 else tensor
 
 
 def embeddings_path(folder: Path | str, reader: Reader, split: str) -> Path:

@@ -1,4 +1,4 @@
-"""Whole frames as training sees them: RGB, the X image and unified labels on one grid."""
+"""Whole frames as training takes them up: RGB, the X image and unified labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 
 from segrgbx_core.base.errors import DataError, EncodingError, SegrgbxError
 from segrgbx_core.labels.label_space import LabelSpace
-from segrgbx_core.runtime.batch import resize_image
-from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode, resamples_linearly
+from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode
 from training.data.augment import AugmentConfig, Views
 from training.data.datasets import Labelled, Reader, sensor_of
 
@@ -39,7 +38,7 @@ class Preparation:
 
 
 def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
-    """A whole frame: RGB, encoded X on RGB's grid, unified labels.
+    """A whole frame: RGB, the encoded X at its own resolution, unified labels.
 
     Raises:
         DataError: naming the file or sample that is missing, broken or outside its table.
@@ -52,9 +51,6 @@ def prepare(reader: Reader, index: int, preparation: Preparation) -> Views:
         x_image = encode(sample, preparation.encoding, sensor)
     except EncodingError as error:
         raise EncodingError(f"{reader.native} sample '{item.name}': {error}") from None
-    height, width = sample.rgb.shape[:2]
-    linear = resamples_linearly(sample.modality, preparation.encoding)
-    x_image = resize_image(x_image, height, width, linear)
     labels = unified_labels(item, reader, preparation.label_space)
     x = torch.from_numpy(np.ascontiguousarray(x_image.transpose(2, 0, 1)))
     if torch.equal(x[0], x[1]) and torch.equal(x[0], x[2]):

@@ -32,8 +32,8 @@ from segrgbx_core.runtime.batch import (
     HostBuffers,
     InputConfig,
     Placement,
+    fit_to_model,
     make_batch,
-    resize_image,
 )
 from segrgbx_core.runtime.decode import rgb_interpolation
 from segrgbx_core.runtime.devices import flushed_denormals
@@ -373,8 +373,8 @@ def _resized(pair: EncodedPair, rows: int, columns: int, encoding: EncodingConfi
     linear = resamples_linearly(pair.modality, encoding)
     return replace(
         pair,
-        rgb=np.asarray(resize_image(pair.rgb, rows, columns), np.uint8),
-        x_image=np.asarray(resize_image(pair.x_image, rows, columns, linear), np.float32),
+        rgb=np.asarray(fit_to_model(pair.rgb, rows, columns), np.uint8),
+        x_image=np.asarray(fit_to_model(pair.x_image, rows, columns, linear), np.float32),
     )
 
 

@@ -17,9 +17,8 @@ from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.model.ma_clip import prepare_images
 from segrgbx_core.sensors import resamples_linearly
-from training.data.augment import AugmentConfig, Views, mirror, photometry
+from training.data.augment import AugmentConfig, Views, fitted, mirror, photometry
 from training.data.datasets import Reader
-from training.data.embeddings import fitted
 from training.data.mixing import DrawPlan, Sampling, plan_draws, shares
 from training.data.preparation import Preparation, prepare
 from training.stage1.captions import Caption, caption_id, sample_ids

@@ -9,9 +9,10 @@ from segrgbx_core.runtime.batch import (
     HostBuffers,
     InputConfig,
     ResizeMode,
+    Window,
+    fit_to_model,
     make_batch,
     place,
-    resize_image,
 )
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 
@@ -88,7 +89,7 @@ def test_polarization_angles_are_never_mixed():
 
 def test_nearest_takes_pixel_centres():
     x = np.arange(4, dtype=np.float32)[None, :, None].repeat(4, 0).repeat(3, 2)
-    assert resize_image(x, 4, 8, linear=False)[0, :, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert fit_to_model(x, 4, 8, linear=False)[0, :, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_an_image_of_the_right_size_is_untouched():
@@ -154,3 +155,68 @@ def test_on_a_cpu_batches_have_their_own_memory():
         for value in range(3)
     ]
     assert [int(batch.rgb_pixels[0, 0, 0, 0]) for batch in made] == [0, 1, 2]
+
+
+def smooth(height, width):
+    """Rises evenly to the right and down, so that every value tells its place."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    rows, columns = (rows + 0.5) / height, (columns + 0.5) / width
+    return np.dstack([rows, columns, np.zeros_like(rows)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(30, 40), (60, 80), (15, 20), (30, 20)])
+def test_a_window_of_everything_is_the_whole_image(rng, size):
+    for image in (
+        rng.random((30, 40, 3), np.float32),
+        rng.integers(0, 255, (30, 40, 3), np.uint8),
+    ):
+        for linear in (True, False):
+            whole = fit_to_model(image, *size, linear)
+            np.testing.assert_array_equal(
+                fit_to_model(image, *size, linear, Window(0, 0, 30, 40)), whole
+            )
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.5, 1.0, 1.7, 3.0])
+def test_a_window_shows_the_same_places_at_any_resolution_of_the_image(scale):
+    """Training draws a window of RGB's grid out of an X that has more, or fewer, pixels."""
+    window, size = Window(10, 21, 40, 50), (32, 48)
+    drawn = fit_to_model(smooth(120, 160), *size, True, window)
+    height, width = round(120 * scale), round(160 * scale)
+    scaled = window.scaled(height / 120, width / 160)
+    other = fit_to_model(smooth(height, width), *size, True, scaled)
+    np.testing.assert_allclose(other, drawn, atol=2e-3)
+    nearest = fit_to_model(smooth(height, width), *size, False, scaled)
+    np.testing.assert_allclose(nearest, drawn, atol=0.75 / min(height, width) + 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "count"), [(0, 8, 8), (0, 8, 4), (0.5, 6, 4), (1.25, 5.5, 11)]
+)
+def test_windows_between_pixels_by_hand(start, length, count):
+    image = np.arange(8, dtype=np.float32)[None, :, None] / 8
+    found = fit_to_model(image, 1, count, True, Window(0, start, 1, length))[0, :, 0]
+    step = length / count
+    fine = np.repeat(np.arange(8) / 8, 1000)  # each pixel in a thousand parts
+    for number, value in enumerate(found):
+        low, high = start + number * step, start + (number + 1) * step
+        if step >= 1:
+            expected = fine[round(low * 1000) : round(high * 1000)].mean()
+        else:
+            expected = np.clip(((low + high) / 2 - 0.5) / 8, 0, 7 / 8)
+        assert value == pytest.approx(expected, abs=1e-3)
+
+
+def test_nothing_is_mixed_between_pixels_where_values_must_not_be(rng):
+    image = rng.integers(0, 255, (24, 32, 1), np.uint8)
+    found = fit_to_model(image, 40, 40, False, Window(1.3, 2.6, 20.2, 25.1))
+    assert set(np.unique(found)) <= set(np.unique(image))
+
+
+def test_beyond_the_border_is_the_fill(rng):
+    image = rng.random((20, 20, 3), np.float32)
+    found = fit_to_model(image, 40, 50, True, Window(0, 0, 40, 50), (0.0, 0.5, 0.25))
+    np.testing.assert_array_equal(found[:20, :20], image)
+    assert (found[20:] == np.float32([0.0, 0.5, 0.25])).all()
+    between = fit_to_model(image, 40, 50, True, Window(0.5, 0, 40, 50), (0.0, 0.5, 0.25))
+    assert (between[22:] == np.float32([0.0, 0.5, 0.25])).all()

@@ -8,12 +8,12 @@ import torch
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.runtime.batch import HostBuffers, InputConfig, Window, fit_to_model, make_batch
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 from training.data.augment import (
     AugmentConfig,
     Variant,
     Views,
-    Window,
     at_progress,
     augment,
     crop_resized,
@@ -104,6 +104,35 @@ def test_a_window_at_scale_one_is_a_plain_cut():
     assert torch.equal(views.labels, source.labels[5:25, 6:30])
     assert torch.equal(views.rgb * 255, source.rgb[:, 5:25, 6:30].float())
     assert torch.equal(views.x, source.x[:, 5:25, 6:30])
+
+
+def test_x_of_another_resolution_is_resampled_once():
+    """An edge of X stays as sharp as its own pixels, and where RGB shows it."""
+    source = frame()
+    half = source.x[:, ::2, ::2].contiguous()  # edges lie at even rows and columns but one
+    window, size = Window(10, 20, 16, 24), (32, 48)
+    fine = crop_resized(source, window, size, ENCODING).x
+    coarse = crop_resized(replace(source, x=half), window, size, ENCODING).x
+    assert (coarse - fine).abs().mean() < 0.03
+    whole = fit_to_model(half.permute(1, 2, 0).numpy(), 40, 60)  # as a reader once did, then cut
+    twice = torch.from_numpy(whole).permute(2, 0, 1)
+    again = crop_resized(replace(source, x=twice), window, size, ENCODING).x
+    assert not torch.allclose(coarse, again, atol=0.02)
+
+
+def test_the_whole_frame_is_what_inference_sees():
+    """Bit by bit, RGB and X, at the same size."""
+    source = replace(frame(), x=frame(20, 31).x.contiguous())
+    views = crop_resized(source, Window(0, 0, 40, 60), (64, 96), ENCODING)
+    batch = make_batch(
+        [source.rgb.permute(1, 2, 0).numpy()],
+        [source.x.permute(1, 2, 0).numpy()],
+        [Modality.THERMAL],
+        InputConfig(height=64, width=96),
+        HostBuffers(torch.device("cpu")),
+    )
+    assert torch.equal(batch.rgb[0], views.rgb)
+    assert torch.equal(batch.x[0], views.x)
 
 
 def test_outside_is_black_and_void():

@@ -10,9 +10,9 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample, XForm
 from segrgbx_core.labels.label_space import VOID, synthetic_label_space
-from segrgbx_core.runtime.batch import InputConfig
+from segrgbx_core.runtime.batch import InputConfig, Window
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding, SensorConfig
-from training.data.augment import AugmentConfig, Variant
+from training.data.augment import AugmentConfig, Variant, crop_resized
 from training.data.datasets.labelled_sample import Labelled
 from training.data.embeddings import WholeFrames
 from training.data.mixing import (
@@ -113,9 +113,10 @@ def preparation(**changes):
     )
 
 
-def test_a_frame_has_encoded_x_on_the_grid_of_rgb_and_unified_labels():
+def test_a_frame_has_encoded_x_at_its_own_resolution_and_unified_labels():
     views = prepare(thermal(), 2, preparation())
-    assert views.rgb.shape == views.x.shape == (3, 48, 64)
+    assert views.rgb.shape == (3, 48, 64)
+    assert views.x.shape == (3, 24, 32)
     assert views.rgb.dtype is torch.uint8
     unified = synthetic_label_space().native("synthetic_street").to_unified[2]
     assert set(views.labels.unique().tolist()) == {unified, VOID}
@@ -131,9 +132,13 @@ def test_polarization_angles_are_not_mixed_on_the_way_to_the_model():
     angles = replace(preparation(), encoding=drawn)
     size = InputConfig(height=32, width=32)
     embedded = WholeFrames(reader, angles, size, (Variant.PLAIN,), (0,))[0]["x"]
-    for x in (prepare(reader, 0, angles).x, embedded):
+    whole = Window(0, 0, 48, 64)
+    drawn = crop_resized(prepare(reader, 0, angles), whole, (48, 64), angles.encoding).x
+    for x in (drawn, embedded):
         assert set(x.unique().tolist()) <= {0.0, 1.0}
-    assert len(prepare(reader, 0, preparation()).x.unique()) == 1  # the mean of both
+    plain = preparation()
+    mixed = crop_resized(prepare(reader, 0, plain), whole, (48, 64), plain.encoding).x
+    assert len(mixed.unique()) == 1  # the mean of both
 
 
 def test_items_of_different_modalities_collate_into_one_batch():

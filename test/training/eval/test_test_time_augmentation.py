@@ -9,7 +9,7 @@ from segrgbx_core.base.errors import ConfigError, EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import VOID
-from segrgbx_core.runtime.batch import InputConfig, resize_image
+from segrgbx_core.runtime.batch import InputConfig, fit_to_model
 from segrgbx_core.runtime.checkpoint import random_checkpoint
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import PolarizationSensor, SensorConfig
@@ -135,7 +135,7 @@ def test_windows_of_scaled_frames_come_back_to_the_frame(segmenter):
     source = ClassProbabilities(segmenter)
     pair = source.encode(given)
     small = EncodedPair(
-        resize_image(pair.rgb, 32, 48), resize_image(pair.x_image, 32, 48), pair.modality
+        fit_to_model(pair.rgb, 32, 48), fit_to_model(pair.x_image, 32, 48), pair.modality
     )
     [answer] = source.probabilities([small], source.encode_scene([pair]), (32, 64))  # 48 up to 64
     expected = F.interpolate(answer[None], (HEIGHT, WIDTH), mode="bilinear")[0]
