@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.errors import ConfigError, EncodingError
+from segrgbx_core.base.images import MAX_FILE_PIXELS, size_fault
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.labels.label_space import UNIFIED, LabelSpace, PublishedLabels
@@ -203,15 +204,18 @@ class Segmenter:
             one answer per sample, in their order.
 
         Raises:
-            EncodingError: when an X sample does not fit its modality.
+            EncodingError: when an X sample does not fit its modality, or an image is too large.
             CheckpointError: when a modality was not trained.
             ConfigError: when a modality other than the merged one, or a label space that the
                 checkpoint does not know, is asked for.
+            ModelOutputError: when a sample has not one finite logit.
         """
         if not samples:
             return []
         for sample in samples:
             self.require(sample.modality)
+            if fault := size_fault(*sample.rgb.shape[:2], MAX_FILE_PIXELS):
+                raise EncodingError(f"rgb: {fault}")
         start = time.perf_counter()
         x_images = [encode(sample, self.contract.encoding, self.sensors) for sample in samples]
         encode_ms = (time.perf_counter() - start) * 1e3

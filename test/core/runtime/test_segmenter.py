@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from segrgbx_core.base.errors import CheckpointError, ConfigError, EncodingError
+from segrgbx_core.base.errors import (
+    CheckpointError,
+    ConfigError,
+    EncodingError,
+    ModelOutputError,
+)
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Events, RgbxSample, XForm
 from segrgbx_core.labels.label_space import VOID
@@ -223,6 +228,36 @@ def test_bad_x_is_refused_and_the_segmenter_goes_on(segmenter):
     with pytest.raises(EncodingError):
         segmenter.predict([given, broken])
     assert np.array_equal(segmenter.predict([given])[0].labels, before.labels)
+
+
+def test_images_of_a_million_columns_are_refused(segmenter):
+    given = sample()
+    wide = np.zeros((1, 1 << 20, 3), np.uint8)
+    with pytest.raises(EncodingError, match=r"rgb: size 1048576x1 px; taken are sides of 1 to"):
+        segmenter.predict([RgbxSample(wide, given.x, Modality.THERMAL)])
+
+
+def test_a_frame_without_finite_logits_is_an_error_and_the_next_one_is_answered(checkpoint):
+    segmenter = Segmenter.from_checkpoint(checkpoint, CPU)
+    before = segmenter.predict([sample()])[0]
+    head = segmenter.checkpoint.model.head
+    handle = head.register_forward_hook(lambda _module, _inputs, logits: logits * torch.inf)
+    with pytest.raises(ModelOutputError, match="the frame has no finite logit"):
+        segmenter.predict([sample()])
+    handle.remove()
+    assert np.array_equal(segmenter.predict([sample()])[0].labels, before.labels)
+
+
+def test_what_to_say_when_a_model_is_loaded(segmenter):
+    assert segmenter.warning == "its weights are random; its answers mean nothing"
+    trained = {"provenance": {}, "native_spaces": ("mfnet",)}
+    rendered = {"provenance": {}, "native_spaces": ("synthetic_street",)}
+    assert default_contract("tiny", **trained).warning == ""
+    assert default_contract("tiny", **rendered).warning.startswith(
+        "trained on rendered streets only"
+    )
+    both = {"provenance": {}, "native_spaces": ("synthetic_street", "mfnet")}
+    assert default_contract("tiny", **both).warning == ""
 
 
 def test_a_failing_forward_leaves_it_usable(checkpoint):
