@@ -8,6 +8,7 @@ JSON in the safetensors header under the key "segrgbx"; node, replay, export and
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from segrgbx_core.base.config import Config, from_mapping, option, to_plain
 from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean, shortened
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import VOID, LabelSpace, unified_label_space
-from segrgbx_core.labels.tables import SYNTHETIC_STREET
 from segrgbx_core.model import (
     ALL_PRESETS,
     BASELINE_PRESETS,
@@ -105,9 +105,14 @@ class Contract(Config):
     def warning(self) -> str:
         """Why answers on real images are worth little, for the log; empty as a rule."""
         if self.is_random:
-            return "its weights are random; its answers mean nothing"
-        if set(self.native_spaces) == {SYNTHETIC_STREET.name}:
-            return "trained on rendered streets only; expect less of real images"
+            return "untrained weights: labels mean nothing"
+        run = self.provenance.get("run")
+        data = run.get("data") if isinstance(run, Mapping) else None
+        parts = data if isinstance(data, Sequence) else ()
+        readers = [str(part.get("reader", "")) for part in parts if isinstance(part, Mapping)]
+        if readers and all(name.startswith("synthetic") for name in readers):
+            places = "streets" if all("street" in name for name in readers) else "scenes"
+            return f"trained on rendered {places} only"
         return ""
 
     def require(self, modality: Modality, where: str) -> None:

@@ -214,7 +214,8 @@ class Segmenter:
             return []
         for sample in samples:
             self.require(sample.modality)
-            if fault := size_fault(*sample.rgb.shape[:2], MAX_FILE_PIXELS):
+            height, width = sample.rgb.shape[:2]
+            if fault := size_fault(height, width, MAX_FILE_PIXELS):
                 raise EncodingError(f"rgb: {fault}")
         start = time.perf_counter()
         x_images = [encode(sample, self.contract.encoding, self.sensors) for sample in samples]

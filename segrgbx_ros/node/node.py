@@ -24,7 +24,6 @@ from segrgbx_core.base.errors import ConfigError, SegrgbxError
 from segrgbx_ros.config.node import NODE_NAME, NodeConfig
 from segrgbx_ros.config.parameter_files import ParameterFile, misfit
 from segrgbx_ros.node import parameters as params
-from segrgbx_ros.node.health.reasons import training_note
 from segrgbx_ros.node.health.streams import PATIENT, Patience, Throttle
 from segrgbx_ros.node.inputs import check_message_types
 from segrgbx_ros.node.outputs import has_label_info
@@ -256,8 +255,8 @@ def loaded_segmenter(node: LifecycleNode, config: NodeConfig) -> Segmenter:
         f"({segmenter.classes.space}), {segmenter.device_name}, {segmenter.precision}, "
         f"ready after {time.monotonic() - start:.1f} s"
     )
-    if note := training_note(segmenter.contract.provenance):
-        node.get_logger().warning(f"checkpoint {segmenter.checkpoint.name}: {note}")
+    if segmenter.warning:
+        node.get_logger().warning(f"checkpoint {segmenter.checkpoint.name}: {segmenter.warning}")
     return segmenter
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from segrgbx_core.base.errors import SegrgbxError
+from segrgbx_core.base.errors import ModelOutputError, SegrgbxError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_ros.config.node import BatchConfig
 from segrgbx_ros.node.health.streams import PATIENT, Patience
@@ -336,6 +336,8 @@ class Worker:
             return step(*arguments), None
         except EmptyXError as error:
             return None, _Failure(X_EMPTY, str(error))
+        except ModelOutputError as error:
+            return None, _Failure("not_finite", str(error))
         except SegrgbxError as error:
             return None, _Failure("message", str(error))
         except Exception as error:  # the outermost frame: the node outlives any failure of a pass

@@ -274,7 +274,10 @@ def _ground_truth(
 def _load(config: NodeConfig) -> Segmenter:
     from segrgbx_ros.load_model import load_segmenter  # noqa: PLC0415 - torch takes seconds to import
 
-    return load_segmenter(config)
+    segmenter = load_segmenter(config)
+    if segmenter.warning:
+        print(f"checkpoint {segmenter.checkpoint.name}: {segmenter.warning}", file=sys.stderr)
+    return segmenter
 
 
 def _folder(path: str) -> Path:

@@ -44,7 +44,9 @@ class NoModel:
     """Stands in for a segmenter: answers at once, always the same."""
 
     def __init__(self) -> None:
-        self.contract = SimpleNamespace(encoding=EncodingConfig(), is_random=True, modalities=())
+        self.contract = SimpleNamespace(
+            encoding=EncodingConfig(), is_random=True, warning="", modalities=()
+        )
         self.checkpoint = SimpleNamespace(name="none", hash="none")
         self.classes = PublishedLabels(("thing",), ((255, 0, 0),), space="none", hash="none")
         self.device = SimpleNamespace(type="cpu")

@@ -379,23 +379,10 @@ def model_status(segmenter: Any, labels: Mapping[str, Any]) -> Status:
     for pair, classes in labels.items():
         values[f"{pair}_label_space"] = classes.space
         values[f"{pair}_classes"] = len(classes.names)
+    warning = segmenter.contract.warning
     if segmenter.contract.is_random:
-        return Status(WARN, "model", "untrained weights: labels mean nothing", values)
-    origin = segmenter.contract.provenance
-    return Status(
-        OK, "model", f"loaded; {text}" if (text := training_note(origin)) else "loaded", values
-    )
-
-
-def training_note(provenance: Mapping[str, Any]) -> str:
-    """What a user should know of how the weights were trained; empty for nothing."""
-    run = provenance.get("run")
-    data = run.get("data") if isinstance(run, Mapping) else None
-    readers = [str(one.get("reader", "")) for one in data or () if isinstance(one, Mapping)]
-    if readers and all(name.startswith("synthetic") for name in readers):
-        places = "streets" if all("street" in name for name in readers) else "scenes"
-        return f"trained on rendered {places} only"
-    return ""
+        return Status(WARN, "model", warning, values)
+    return Status(OK, "model", f"loaded; {warning}" if warning else "loaded", values)
 
 
 def device_status(segmenter: Any, memory: MemoryFacts, exhausted: int) -> Status:

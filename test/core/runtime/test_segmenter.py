@@ -248,16 +248,24 @@ def test_a_frame_without_finite_logits_is_an_error_and_the_next_one_is_answered(
     assert np.array_equal(segmenter.predict([sample()])[0].labels, before.labels)
 
 
-def test_what_to_say_when_a_model_is_loaded(segmenter):
-    assert segmenter.warning == "its weights are random; its answers mean nothing"
-    trained = {"provenance": {}, "native_spaces": ("mfnet",)}
-    rendered = {"provenance": {}, "native_spaces": ("synthetic_street",)}
-    assert default_contract("tiny", **trained).warning == ""
-    assert default_contract("tiny", **rendered).warning.startswith(
-        "trained on rendered streets only"
-    )
-    both = {"provenance": {}, "native_spaces": ("synthetic_street", "mfnet")}
-    assert default_contract("tiny", **both).warning == ""
+@pytest.mark.parametrize(
+    ("readers", "warning"),
+    [
+        (["synthetic_street"] * 2, "trained on rendered streets only"),
+        (["synthetic_street", "synthetic_room"], "trained on rendered scenes only"),
+        (["synthetic_street", "mfnet"], ""),
+        ([], ""),
+    ],
+)
+def test_weights_from_rendered_images_say_so(readers, warning):
+    run = {"data": [{"reader": name} for name in readers]}
+    assert default_contract("tiny", provenance={"run": run}).warning == warning
+
+
+@pytest.mark.parametrize("run", [None, 1, [], {"data": 1}, {"data": [1]}, {"data": "text"}])
+def test_any_provenance_is_taken(run, segmenter):
+    assert default_contract("tiny", provenance={"run": run}).warning == ""
+    assert segmenter.warning == "untrained weights: labels mean nothing"
 
 
 def test_a_failing_forward_leaves_it_usable(checkpoint):
