@@ -31,8 +31,8 @@ _FULL_WELL, _READ_NOISE = 4000.0, 3.5
 class AugmentConfig(Config):
     """The paper's augmentation (IV-A): scale, flip, crop, colour jitter and blur."""
 
-    crop_height: int = option(512, doc="height of a training image", unit="px", low=32)
-    crop_width: int = option(512, doc="width of a training image", unit="px", low=32)
+    crop_height: int = option(512, doc="height of a training image", unit="px", low=32, high=8192)
+    crop_width: int = option(512, doc="width of a training image", unit="px", low=32, high=8192)
     min_scale: float = option(0.5, doc="smallest enlargement before the crop", low=0.1, high=8)
     max_scale: float = option(2.0, doc="largest enlargement before the crop", low=0.1, high=8)
     small_share: float = option(

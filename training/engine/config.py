@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from segrgbx_core.base.config import (
     Config,
@@ -22,7 +22,7 @@ from segrgbx_core.base.config import (
     read_mapping,
     to_plain,
 )
-from segrgbx_core.base.errors import ConfigError, did_you_mean
+from segrgbx_core.base.errors import ConfigError, did_you_mean, shortened
 from segrgbx_core.base.overrides import apply_overrides
 from segrgbx_core.runtime.batch import InputConfig, ResizeMode
 from segrgbx_core.runtime.options import InferenceConfig
@@ -32,20 +32,23 @@ from training.engine.batch_norm import BatchNormMode
 
 DEVICES = ("auto", "cpu")
 PRECISIONS = ("no", "bf16", "fp16")
+MAX_DRAWS = 100_000_000
+"""Most samples that a run draws; their order is planned ahead, in 40 bytes each."""
 
 
 class RunConfig(Config):
     """Length, place and bookkeeping of a run."""
 
     out: PathText = option(doc="folder for checkpoints, state and logs", affects_result=False)
-    steps: int = option(1000, doc="optimizer steps", low=1)
+    steps: int = option(1000, doc="optimizer steps", low=1, high=MAX_DRAWS)
     epochs: float = option(
         0.0,
         doc="length in place of steps: as many draws as all data sets together have samples, "
         "times this; 0 goes by steps",
         low=0,
+        high=1e6,
     )
-    batch_size: int = option(8, doc="samples per step over all devices", low=1)
+    batch_size: int = option(8, doc="samples per step over all devices", low=1, high=65536)
     accumulate: int = option(
         1,
         doc="parts into which a device takes its share of a step, one after the other: the same "
@@ -57,7 +60,7 @@ class RunConfig(Config):
         doc="whose statistics BatchNorm takes: own (of the samples that a device has at once), "
         "shared (of all devices) or frozen (of the checkpoint that the run starts from)",
     )
-    seed: int = option(0, doc="source of all chance", low=0)
+    seed: int = option(0, doc="random seed of everything", low=0, high=2**31 - 1)
     sampling: Sampling = option(
         Sampling.PROPORTIONAL, doc="how often each data set is drawn: proportional or equal"
     )
@@ -78,9 +81,12 @@ class RunConfig(Config):
         0,
         doc="threads of one operation on a CPU; 0 leaves torch's choice",
         low=0,
+        high=4096,
         affects_result=False,
     )
-    workers: int = option(0, doc="processes that load and augment", low=0, affects_result=False)
+    workers: int = option(
+        0, doc="processes that load and augment", low=0, high=1024, affects_result=False
+    )
     log_every: int = option(
         20, doc="steps between log lines", unit="steps", low=1, affects_result=False
     )
@@ -113,6 +119,11 @@ class RunConfig(Config):
         affects_result=False,
     )
 
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> RunConfig:
+        require_draws(self.steps, self.batch_size)
+        return self
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -139,7 +150,21 @@ def in_steps(run: RunConfig, samples: int) -> RunConfig:
     if not run.epochs:
         return run
     steps = max(1, math.ceil(run.epochs * samples / run.batch_size))
+    require_draws(steps, run.batch_size)
     return run.model_copy(update={"steps": steps})
+
+
+def require_draws(steps: int, batch_size: int) -> None:
+    """Refuses a run whose order cannot be planned.
+
+    Raises:
+        ConfigError: for more than `MAX_DRAWS` samples.
+    """
+    if steps * batch_size > MAX_DRAWS:
+        raise ConfigError(
+            f"run.steps: {steps} steps of {batch_size} samples are above {MAX_DRAWS} draws; "
+            "lower run.steps, run.epochs or run.batch_size"
+        )
 
 
 def scoring_options(run: RunConfig) -> InferenceConfig:
@@ -183,16 +208,34 @@ def read_tree(
     Raises:
         ConfigError: when the file or an override is wrong.
     """
+    where = str(path)
     data = apply_overrides(read_mapping(path), overrides)
     complete(data)
     for key, (section, known) in presets.items():
         name = data.pop(key, None)
         if name is None:
             continue
-        if name not in known:
-            raise ConfigError(f"{path}: {key} '{name}' is not known{did_you_mean(name, known)}")
-        data[section] = merged(to_plain(known[name]), dict(data.get(section) or {}))
-    return from_mapping(kind, data, where=str(path))
+        if not isinstance(name, str) or name not in known:
+            text = shortened(str(name))
+            raise ConfigError(f"{where}: {key} '{text}' is not known{did_you_mean(text, known)}")
+        data[section] = merged(to_plain(known[name]), options_of(data, section, where))
+    return from_mapping(kind, data, where)
+
+
+def options_of(data: Mapping[str, Any], section: str, where: str) -> dict[str, Any]:
+    """The plain options of a section of a run file, which may be absent or empty.
+
+    Raises:
+        ConfigError: when it holds something else.
+    """
+    options = data.get(section)
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ConfigError(
+            f"{where}: {section}: holds {type(options).__name__}; expected names with values"
+        )
+    return dict(options)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

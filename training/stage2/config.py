@@ -9,6 +9,7 @@ from typing import Any
 
 from segrgbx_core.base.config import Config, PathText, option, to_plain
 from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.files import expand_home
 from segrgbx_core.model import ALL_PRESETS, AnyModelConfig, ModelConfig
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, MaClipConfig
 from segrgbx_core.runtime.batch import InputConfig
@@ -17,7 +18,7 @@ from segrgbx_core.sensors import EncodingConfig, SensorConfig
 from training.data.augment import AugmentConfig
 from training.data.config import DataConfig, fill_modalities
 from training.data.embeddings import ReuseConfig
-from training.engine.config import RunConfig, merged, read_tree
+from training.engine.config import RunConfig, merged, options_of, read_tree
 from training.engine.schedule import OptimizerConfig
 from training.stage2.losses import LossConfig
 
@@ -126,7 +127,9 @@ def _take_from_init(data: dict[str, Any], path: Path | str) -> None:
         raise ConfigError(f"{path}: preset: init needs a checkpoint in init")
     if "tower" in data:
         raise ConfigError(f"{path}: tower has no effect with preset: init; leave it out")
-    contract = to_plain(read_contract(data["init"]))
+    if not isinstance(data["init"], str):
+        raise ConfigError(f"{path}: init: holds {type(data['init']).__name__}; expected a path")
+    contract = to_plain(read_contract(expand_home(data["init"])))
     del data["preset"]
     for section in ("model", "ma_clip", "encoding", "input"):
-        data[section] = merged(contract[section], data.get(section) or {})
+        data[section] = merged(contract[section], options_of(data, section, str(path)))

@@ -8,7 +8,7 @@ import torch
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.labels.label_space import VOID
-from segrgbx_core.runtime.batch import HostBuffers, InputConfig, Window, fit_to_model, make_batch
+from segrgbx_core.runtime.batch import InputConfig, Window, fit_to_model, make_batch
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 from training.data.augment import (
     AugmentConfig,
@@ -129,7 +129,6 @@ def test_the_whole_frame_is_what_inference_sees():
         [source.x.permute(1, 2, 0).numpy()],
         [Modality.THERMAL],
         InputConfig(height=64, width=96),
-        HostBuffers(torch.device("cpu")),
     )
     assert torch.equal(batch.rgb[0], views.rgb)
     assert torch.equal(batch.x[0], views.x)
