@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+import numpy as np
+from pydantic import field_validator
+
 from segrgbx_core.base.config import Config, option
 
 TRAIN_SEEDS = range(0, 10_000)
@@ -41,6 +44,44 @@ class Corruption(str, Enum):
     UNDER_EXPOSURE = "under_exposure"
     MOTION_BLUR = "motion_blur"
     EVENT_LOW_RESOLUTION = "event_low_resolution"
+
+
+class Variation(str, Enum):
+    """What is drawn per scene as widely as it varies between real streets and real cameras.
+
+    Each kind draws from its own stream, so that one changes nothing that another one draws. The
+    distributions are in `docs/data.md`.
+    """
+
+    REAL = "real"
+    """All of the others."""
+    LAYOUT = "layout"
+    """Width, lanes, markings and kerbs of streets; how near and high houses stand; greenery, rows
+    of parked cars, crowds. See `scenes.street_layout`."""
+    CLUTTER = "clutter"
+    """Fences, walls, bollards, wires and things of any shape, all without a class (void)."""
+    SURFACES = "surfaces"
+    """Colours as real cars, clothes and walls have them, some at random; textures of any scale,
+    also in temperature; emissivities. See `surfaces.variation`."""
+    SKY = "sky"
+    """Clouds with structure, haze. See `surfaces.climate`."""
+    CAMERA = "camera"
+    """Height, pitch, heading, place in the lane and field of view."""
+    RESPONSE = "response"
+    """RGB: metering, white balance, colours, tone curve, veiling glare. See `sensors.rgb`."""
+    READOUT = "readout"
+    """RGB: lens blur, vignette, noise, rolling bands, sharpening, resolution, JPEG."""
+    THERMAL = "thermal"
+    """Gain control to 8 bits, polarity, detail enhancement, noise. See `sensors.thermal`."""
+    DEPTH = "depth"
+    """Base, noise, range and shadows of the stereo pair. See `sensors.depth`."""
+    EVENT = "event"
+    """Thresholds, noise and speed of the event camera. See `sensors.event`."""
+
+
+def variation_rng(seed: int, kind: Variation) -> np.random.Generator:
+    """The stream of one kind of variation of a scene."""
+    return np.random.default_rng([seed, 61, list(Variation).index(kind)])
 
 
 class WorldConfig(Config):
@@ -86,3 +127,20 @@ class WorldConfig(Config):
     light_field_base_m: float = option(
         0.08, doc="distance of neighbouring views", unit="m", low=0.001, high=0.5
     )
+    variation: tuple[Variation, ...] = option(
+        (), doc="what is drawn as widely as in reality, a list of kinds; real stands for all"
+    )
+
+    @field_validator("variation", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Takes `real` and `camera,response` for lists."""
+        names = value.split(",") if isinstance(value, str) and value else value or ()
+        if not isinstance(names, (list, tuple)):
+            return value
+        known = {kind.value: kind for kind in Variation}
+        return tuple(known.get(name, name) for name in names)
+
+    def varies(self, kind: Variation) -> bool:
+        """Whether this kind is among `variation`."""
+        return kind in self.variation or Variation.REAL in self.variation

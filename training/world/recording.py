@@ -241,6 +241,8 @@ def x_image(record: Record, modality: Modality) -> tuple[str, bytes]:
     if modality is Modality.EVENT and record.events is not None:
         return "rgb8", _png(preview(encode(record_sample(record, modality)))[..., ::-1])
     if modality is Modality.THERMAL and record.thermal is not None:
+        if record.thermal.dtype == np.uint8:
+            return "mono8", _png(record.thermal)
         return "mono16", _png(record.thermal // THERMAL_STEP * THERMAL_STEP)
     if modality is Modality.DEPTH and record.depth is not None:
         return "16UC1", _png(depth_counts(record.depth))

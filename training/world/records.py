@@ -48,7 +48,8 @@ class Record:
         label_space: name of the native label space.
         meta: time of day, exposure and the like, plain values.
         x_stamp_ns: time of the X exposure.
-        thermal: uint16 (h, w), hundredths of a kelvin, or None when not asked for.
+        thermal: uint16 (h, w), hundredths of a kelvin, or uint8 behind the camera's own gain
+            control; None when not asked for.
         depth: float32 (h, w), metres along the optical axis as a stereo camera measures it; 0
             invalid.
         depth_truth: float32 (h, w), the exact depth; inf for the sky.
@@ -64,7 +65,7 @@ class Record:
     label_space: str = "synthetic_street"
     meta: Mapping[str, Any] = field(default_factory=dict)
     x_stamp_ns: int = 0
-    thermal: NDArray[np.uint16] | None = None
+    thermal: NDArray[np.uint16] | NDArray[np.uint8] | None = None
     depth: NDArray[np.float32] | None = None
     depth_truth: NDArray[np.float32] | None = None
     events: Events | None = None

@@ -153,7 +153,8 @@ def claim_folder(
     facts = {**to_plain(config), "sensors": sensors, "interval_s": interval_s}
     path = folder / "world.json"
     if path.exists() and any(folder.glob("*.npz")):
-        old = json.loads(path.read_text(encoding="utf-8"))
+        # Options that came later had their defaults then.
+        old = to_plain(WorldConfig()) | json.loads(path.read_text(encoding="utf-8"))
         other = sorted(name for name in {*old, *facts} if old.get(name) != facts.get(name))
         if other:
             raise DataError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Events
-from training.world.config import Corruption, Family, WorldConfig
+from training.world.config import Corruption, Family, Variation, WorldConfig, variation_rng
 from training.world.rays.cameras import Camera
 from training.world.rays.vectors import Floats
 from training.world.records import Record
@@ -20,11 +20,21 @@ from training.world.scenes.room import room_scene
 from training.world.scenes.scene import Scene
 from training.world.scenes.street import street_scene
 from training.world.sensors import depth, event, polarization, thermal
-from training.world.sensors.rgb import Exposure, meter, photograph
+from training.world.sensors.rgb import (
+    PLAIN_READOUT,
+    PLAIN_RESPONSE,
+    Exposure,
+    draw_readout,
+    draw_response,
+    meter,
+    photograph,
+)
 from training.world.shading.shader import FULL, QUICK, Quality, Shader
 from training.world.shading.stage import Stage
 from training.world.shading.view import View, see_through, view_through
+from training.world.surfaces.variation import draw_textures, vary_parts
 
+Drawn = TypeVar("Drawn")
 _OVER, _UNDER, _BLUR_MS, _BLUR_STEPS = (4.0, 9.0), (0.04, 0.12), 45.0, 5
 _STREAMS = {
     "rgb": 0,
@@ -45,9 +55,16 @@ class World:
         self.seed = seed
         make = room_scene if self.config.family is Family.INDOOR else street_scene
         self.scene: Scene = make(seed, self.config)
+        if self.config.varies(Variation.SURFACES):
+            self._vary_surfaces()
         self.stage = Stage(self.scene)
         self.shader = Shader(self.stage)
         self.corruption = self._draw_corruption()
+        self._response = self._varied(Variation.RESPONSE, draw_response, PLAIN_RESPONSE)
+        self._readout = self._varied(Variation.READOUT, draw_readout, PLAIN_READOUT)
+        self._gain = self._varied(Variation.THERMAL, thermal.draw_gain_control, None)
+        self._rig = self._varied(Variation.DEPTH, depth.draw_rig, depth.RIG)
+        self._event_camera = self._varied(Variation.EVENT, event.draw_camera, event.CAMERA)
 
     def record(
         self,
@@ -67,7 +84,7 @@ class World:
         exposure = self._exposure(view)
         stamp_ns = round(time_s * 1e9)
         picture = self._exposed(view, self.scene.camera)
-        rgb = photograph(picture, exposure, self._rng(stamp_ns, "rgb"))
+        rgb = self._photograph(picture, exposure, self._rng(stamp_ns, "rgb"))
         delay_s = self.config.x_delay_ms * 1e-3 if x_delay_s is None else x_delay_s
         x_time = time_s + delay_s
         x_arrays = self._x(x_time, view, exposure, wanted)
@@ -104,6 +121,20 @@ class World:
             camera = camera.shifted(config.x_shift_m)
         return camera.resized(config.x_scale) if config.x_scale != 1 else camera
 
+    def _vary_surfaces(self) -> None:
+        scene = self.scene
+        rng = variation_rng(self.seed, Variation.SURFACES)
+        vary_parts(scene.parts, rng)
+        still = {part for _, part in scene.statics if isinstance(part, int)}
+        scene.texture = draw_textures(len(scene.parts.parts), still, rng)
+
+    def _varied(
+        self, kind: Variation, draw: Callable[[np.random.Generator], Drawn], usual: Drawn
+    ) -> Drawn:
+        """What a kind of variation draws for this scene, or what is usual without it."""
+        rng = variation_rng(self.seed, kind)
+        return draw(rng) if self.config.varies(kind) else usual
+
     def _draw_corruption(self) -> Corruption:
         if self.config.corruption is not Corruption.ANY:
             return self.config.corruption
@@ -122,6 +153,11 @@ class World:
         elif self.corruption is Corruption.UNDER_EXPOSURE:
             factor *= under
         return Exposure(metered.gain, factor)
+
+    def _photograph(
+        self, radiance: Floats, exposure: Exposure, rng: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        return photograph(radiance, exposure, rng, self._response, self._readout)
 
     def _exposed(self, view: View, camera_at: Callable[[float], Camera]) -> Floats:
         """Radiance of a view; with motion blur, of a long exposure about it on a shaking mount.
@@ -182,9 +218,9 @@ class World:
     ) -> tuple[Floats, Floats]:
         if self.scene.is_indoor:
             return depth.measure_room(view, rng)
-        return depth.measure(view, exposure, rng)
+        return depth.measure(view, exposure, rng, self._rig)
 
-    def _thermal(self, time_s: float, camera: Camera, view: View | None) -> NDArray[np.uint16]:
+    def _thermal(self, time_s: float, camera: Camera, view: View | None) -> NDArray[Any]:
         self.stage.set_time(time_s)
         if view is None:
             seen = see_through(self.shader, camera, panes=True)
@@ -197,7 +233,7 @@ class World:
         stamp_ns = round(time_s * 1e9)
         image = kelvin.reshape(camera.height, camera.width)
         return thermal.thermograph(
-            image, self._rng(stamp_ns, "thermal"), self._rng(0, "thermal_columns")
+            image, self._rng(stamp_ns, "thermal"), self._rng(0, "thermal_columns"), self._gain
         )
 
     def _light_field(self, time_s: float, exposure: Exposure) -> NDArray[np.uint8]:
@@ -210,7 +246,7 @@ class World:
                 camera_at = partial(self._corner, float(column) * base, float(row) * base)
                 radiance = self._exposed(self.view(time_s, camera_at(time_s)), camera_at)
                 rng = self._rng(round(time_s * 1e9) + len(views), "light_field")
-                views.append(photograph(radiance, exposure, rng))
+                views.append(self._photograph(radiance, exposure, rng))
         return np.stack(views)
 
     def _corner(self, right_m: float, down_m: float, time_s: float) -> Camera:
@@ -230,7 +266,7 @@ class World:
             pictures.append(view.radiance.mean(axis=2))
         stamps_ns = np.round(moments * 1e9).astype(np.int64)
         rngs = self._rng(int(stamps_ns[-1]), "event"), self._rng(0, "event")
-        return event.from_radiance(np.stack(pictures), stamps_ns, *rngs)
+        return event.from_radiance(np.stack(pictures), stamps_ns, *rngs, self._event_camera)
 
 
 @lru_cache(maxsize=1)

@@ -230,7 +230,7 @@ def test_rooms_have_their_own_classes_sensors_and_warmth():
 
 
 def test_a_gallery_shows_every_sensor():
-    shot = gallery.Shot("tiny", 3, 0.0, {})
-    picture = gallery.sheet([shot], (64, 48))
+    shot = gallery.Shot("tiny", 3, 0.0, SMALL)
+    picture = gallery.sheet([shot])
     assert picture.dtype == np.uint8
     assert picture.shape[1] >= 7 * 64

@@ -10,7 +10,7 @@ from training.world.rays.vectors import Floats
 from training.world.shapes.objects import Pieces
 from training.world.surfaces.climate import Climate
 from training.world.surfaces.materials import PartTable, Pattern
-from training.world.surfaces.surface import Painter
+from training.world.surfaces.surface import Painter, Surface
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,7 @@ class Scene:
         lamps: lights that stand.
         moving_lamps: lights that move.
         bend: sideways shift of what stands by its x, metres; None for none.
+        texture: painted over all patterns; None for nothing.
         meta: plain facts for the record.
         is_indoor: a room.
     """
@@ -69,5 +70,6 @@ class Scene:
     lamps: list[Lamp] = field(default_factory=list)
     moving_lamps: list[Callable[[float], list[Lamp]]] = field(default_factory=list)
     bend: Callable[[Floats], Floats] | None = None
+    texture: Callable[[Surface], None] | None = None
     meta: dict[str, float | int | str] = field(default_factory=dict)
     is_indoor: bool = False

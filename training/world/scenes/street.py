@@ -8,15 +8,19 @@ from itertools import pairwise
 import numpy as np
 
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
-from training.world.config import Light, WorldConfig
+from training.world.config import Light, Variation, WorldConfig, variation_rng
 from training.world.rays.cameras import Camera, camera_axes
+from training.world.scenes.clutter import Clutter
 from training.world.scenes.scene import Lamp, Scene
 from training.world.scenes.street_houses import Houses
+from training.world.scenes.street_layout import Mount, StreetLayout, draw_layout, draw_mount
 from training.world.scenes.street_traffic import KERB, Traffic
 from training.world.shapes.geometry import block, sheet
 from training.world.shapes.objects import (
     Pieces,
+    bare_tree,
     bin_box,
+    bush,
     placed,
     shelter,
     street_lamp,
@@ -25,10 +29,10 @@ from training.world.shapes.objects import (
     tree,
 )
 from training.world.shapes.vehicles import bicycle
-from training.world.surfaces.climate import Climate, TimeOfDay, draw_climate
+from training.world.surfaces.climate import Climate, TimeOfDay, draw_climate, vary_sky
 from training.world.surfaces.materials import Colour, PartTable, Pattern, street_id
 from training.world.surfaces.street_patterns import street_painters
-from training.world.surfaces.street_plan import StreetPlan, draw_plan
+from training.world.surfaces.street_plan import StreetPlan, draw_plan, vary_plan
 
 END = 112.0
 
@@ -45,20 +49,36 @@ def street_scene(seed: int, config: WorldConfig) -> Scene:
     )
     if config.speed_mps >= 0:
         speed = config.speed_mps
-    maker = _StreetMaker(seed, rng, plan, climate, config, speed)
+    layout, mount = StreetLayout(), None
+    if config.varies(Variation.SKY):
+        climate = vary_sky(climate, variation_rng(seed, Variation.SKY))
+    if config.varies(Variation.LAYOUT):
+        varied = variation_rng(seed, Variation.LAYOUT)
+        plan, layout = vary_plan(plan, varied), draw_layout(varied)
+    if config.varies(Variation.CAMERA):
+        mount = draw_mount(variation_rng(seed, Variation.CAMERA))
+    camera = _camera(rng, plan, config, speed, mount)
+    maker = _StreetMaker(seed, rng, plan, layout, climate, camera, speed)
     maker.ground()
-    Houses(maker.scene, plan, rng).rows()
+    Houses(maker.scene, plan, layout, rng).rows()
     maker.greenery()
     maker.furniture()
-    traffic = Traffic(maker.scene, plan, rng, speed)
+    if config.varies(Variation.CLUTTER):
+        Clutter(maker.scene, plan, variation_rng(seed, Variation.CLUTTER)).add()
+    traffic = Traffic(maker.scene, plan, layout, rng, speed)
     traffic.parked()
+    traffic.car_park()
     traffic.moving()
     traffic.people()
     return maker.scene
 
 
 def _camera(
-    rng: np.random.Generator, plan: StreetPlan, config: WorldConfig, speed: float
+    rng: np.random.Generator,
+    plan: StreetPlan,
+    config: WorldConfig,
+    speed: float,
+    mount: Mount | None,
 ) -> Callable[[float], Camera]:
     on_walk = rng.uniform() < 0.22
     side = (
@@ -70,8 +90,12 @@ def _camera(
     start, tilt = rng.uniform(-3, 3), rng.uniform(-0.01, 0.07)
     turn = rng.uniform(0.0, 0.22) if on_walk else rng.normal(0, 0.06)
     sway = rng.uniform(0.2, 1.0, 3) * [0.006, 0.008, 0.008]
-    phase = rng.uniform(0, 6, 3)
-    focal = config.width / 2 / np.tan(np.radians(config.field_of_view_deg) / 2)
+    phase, roll, view_deg = rng.uniform(0, 6, 3), 0.0, config.field_of_view_deg
+    if mount is not None:
+        side = side if on_walk else -plan.lane_width * mount.offset
+        height, tilt, turn = mount.height, mount.tilt, turn * 0.5 + mount.turn
+        roll, view_deg = mount.roll, mount.field_of_view_deg
+    focal = config.width / 2 / np.tan(np.radians(view_deg) / 2)
 
     def camera(time_s: float) -> Camera:
         x = start + speed * time_s
@@ -79,7 +103,8 @@ def _camera(
             sway * np.sin(np.array([1.9, 2.7, 1.4]) * time_s + phase) * min(1.0, speed / 3 + 0.15)
         )
         position = np.array([x, side + plan.shift(x), height + 2 * shake[0]], np.float32)
-        axes = camera_axes(plan.heading(x + 8) + turn + shake[1], tilt + shake[0], shake[2])
+        heading = plan.heading(x + 8) + turn + shake[1]
+        axes = camera_axes(heading, tilt + shake[0], roll + shake[2])
         return Camera(config.width, config.height, float(focal), position, axes)
 
     return camera
@@ -98,17 +123,18 @@ class _StreetMaker:
         seed: int,
         rng: np.random.Generator,
         plan: StreetPlan,
+        layout: StreetLayout,
         climate: Climate,
-        config: WorldConfig,
+        camera: Callable[[float], Camera],
         speed: float,
     ) -> None:
-        self.rng, self.plan, self.climate, self.speed = rng, plan, climate, speed
-        self.camera = _camera(rng, plan, config, speed)
+        self.rng, self.plan, self.layout, self.climate = rng, plan, layout, climate
+        self.camera = camera
         self.scene = Scene(
             seed=seed,
             climate=climate,
             parts=PartTable(climate.air_kelvin),
-            painters=street_painters(plan, climate),
+            painters=street_painters(plan, climate, layout.shop_signs),
             sky_label=street_id("sky"),
             pane_label=street_id("glass"),
             label_space=SYNTHETIC_STREET.name,
@@ -201,29 +227,50 @@ class _StreetMaker:
 
     def greenery(self) -> None:
         """Street trees on verges or in gardens, bushes, and woods behind everything."""
-        rng, plan = self.rng, self.plan
-        near = [
-            tree(self.scene.parts, rng, self.climate, rng.uniform(0.85, 1.3)) for _ in range(4)
-        ]
-        far = [
-            tree(self.scene.parts, rng, self.climate, rng.uniform(1, 1.5), 36) for _ in range(3)
-        ]
+        rng, plan, layout = self.rng, self.plan, self.layout
+        low, high = layout.tree_size
+        near = [self._tree(rng.uniform(low, high), layout.leaf_patches) for _ in range(4)]
+        far = [self._tree(rng.uniform(1, max(high, 1.5)), 36) for _ in range(3)]
         for side in (-1, 1):
-            if rng.uniform() < 0.25:
+            if rng.uniform() < 1 - layout.row_share:
                 continue
-            spacing = rng.uniform(8, 16)
+            spacing = rng.uniform(*layout.tree_spacing)
             line = plan.road_half + 0.7 if plan.verge else plan.walk_outer - 0.35
             for x in np.arange(rng.uniform(2, 10), END - 10, spacing):
                 if plan.is_free(float(x)):
                     model = (near if x < 60 else far)[int(rng.integers(3))]
                     place = (x + rng.uniform(-1, 1), side * line)
                     self.put(model, *place, KERB, rng.uniform(0, 6))
-        for _ in range(22):
-            x, y = rng.uniform(0, 190), rng.uniform(plan.walk_outer + 6, 30) * rng.choice([-1, 1])
+        nearest = plan.walk_outer + layout.green_from
+        for _ in range(layout.bushes):
+            x, y = rng.uniform(0, 190), rng.uniform(nearest, 30) * rng.choice([-1, 1])
             self.put(far[int(rng.integers(3))], x, y, 0.0, rng.uniform(0, 6))
         for y in range(-44, 45, 8):
             x = 205 + rng.uniform(0, 20)
             self.put(far[int(rng.integers(3))], x, y, 0.0, rng.uniform(0, 6))
+        for side, is_open in zip((-1, 1), layout.open_sides, strict=True):
+            if is_open:
+                self._woods(side, far)
+
+    def _tree(self, size: float, patches: int) -> Pieces:
+        bare = self.layout.bare_share > 0 and self.rng.uniform() < self.layout.bare_share
+        if bare:
+            return bare_tree(self.scene.parts, self.rng, self.climate, size)
+        return tree(self.scene.parts, self.rng, self.climate, size, patches)
+
+    def _woods(self, side: int, trees: list[Pieces]) -> None:
+        """Trees and bushes in place of a row of houses."""
+        rng, parts = self.rng, self.scene.parts
+        bushes = [bush(parts, rng, self.climate) for _ in range(4)]
+        edge = self.plan.walk_outer + (24.0 if self.layout.has_car_park else 1.0)
+        for x in np.arange(-5, 130, rng.uniform(3, 8)):
+            model = bushes[int(rng.integers(4))] if rng.uniform() < 0.6 else trees[0]
+            y = side * (edge + rng.uniform(0, 6))
+            if self.plan.is_free(float(x)):
+                self.put(model, x, y, 0.0, rng.uniform(0, 6))
+        for x in np.arange(-5, 160, rng.uniform(5, 9)):
+            y = side * (edge + rng.uniform(8, 30))
+            self.put(trees[int(rng.integers(3))], x, y, 0.0, rng.uniform(0, 6))
 
     def furniture(self) -> None:
         """Lamps, signs, lights, bins, shelters and parked bicycles."""
@@ -245,7 +292,7 @@ class _StreetMaker:
             if self.climate.lamps_on and rng.uniform() < 0.92:
                 down = np.array([0, 0, -1], np.float32)
                 self.scene.lamps.append(Lamp(bulb, colour * np.float32(1.5), down, 0.05, 19.0))
-        for x in np.cumsum(rng.uniform(5, 15, 12)) + 2:
+        for x in np.cumsum(rng.uniform(5, 15, self.layout.signs)) + 2:
             side = int(rng.choice([-1, -1, 1]))
             if plan.is_free(float(x), 0.6):
                 y = side * (plan.road_half + rng.uniform(0.3, 0.6))
@@ -269,7 +316,7 @@ class _StreetMaker:
 
     def _small_things(self) -> None:
         rng, plan, parts = self.rng, self.plan, self.scene.parts
-        for x in rng.uniform(4, 60, 6):
+        for x in rng.uniform(4, 60, self.layout.small_things):
             side = int(rng.choice([-1, 1]))
             if plan.is_free(float(x), 0.5):
                 self.put(

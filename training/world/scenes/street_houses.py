@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.world.scenes.scene import Scene
+from training.world.scenes.street_layout import StreetLayout
 from training.world.shapes.geometry import block, flat, join, quad
 from training.world.shapes.objects import hedge, placed
 from training.world.surfaces.materials import Colour, Pattern, street_id
@@ -48,15 +49,20 @@ class _Front:
 class Houses:
     """Adds houses to a scene."""
 
-    def __init__(self, scene: Scene, plan: StreetPlan, rng: np.random.Generator) -> None:
-        self.scene, self.plan, self.rng = scene, plan, rng
+    def __init__(
+        self, scene: Scene, plan: StreetPlan, layout: StreetLayout, rng: np.random.Generator
+    ) -> None:
+        self.scene, self.plan, self.layout, self.rng = scene, plan, layout, rng
         self.air = scene.climate.air_kelvin
 
     def rows(self) -> None:
         """Two rows with gaps and garden hedges, and a closing row far away."""
         rng, plan = self.rng, self.plan
-        for side in (-1, 1):
-            setback = plan.walk_outer + float(rng.choice([0.05, 2.5, 5.0], p=[0.5, 0.3, 0.2]))
+        for side, is_open in zip((-1, 1), self.layout.open_sides, strict=True):
+            if is_open:
+                continue
+            gap = float(rng.choice([0.05, 2.5, 5.0], p=self.layout.setbacks))
+            setback = plan.walk_outer + gap
             x = NEAR + rng.uniform(-8, 0)
             while x < END + 40:
                 width = rng.uniform(8, 17)
@@ -83,7 +89,7 @@ class Houses:
         style = int(rng.choice([PLASTER, BRICK, CONCRETE], p=[0.45, 0.35, 0.2]))
         tones = WALLS[style]
         tone = np.array(tones[int(rng.integers(len(tones)))]) * rng.uniform(0.75, 1.15)
-        storey, levels = float(rng.uniform(2.8, 3.3)), int(rng.integers(2, 5))
+        storey, levels = float(rng.uniform(2.8, 3.3)), int(rng.integers(*self.layout.storeys))
         depth, high = rng.uniform(8, 11), storey * levels + rng.uniform(0.2, 0.6)
         bay = width / max(2, round(width / rng.uniform(2.4, 3.4)))
         window = (min(bay * 0.62, rng.uniform(0.95, 1.7)), rng.uniform(1.25, 1.7))

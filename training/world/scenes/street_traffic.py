@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.world.scenes.scene import Lamp, Scene
+from training.world.scenes.street_layout import StreetLayout
 from training.world.shapes.objects import Pieces, placed
 from training.world.shapes.people import Crowd, Figure, draw_figure
 from training.world.shapes.vehicles import bicycle, car
@@ -66,14 +67,20 @@ class Traffic:
     Args:
         scene: with its camera.
         plan: of the street.
+        layout: how much there is.
         rng: draws what there is.
         speed: of the camera, m/s.
     """
 
     def __init__(
-        self, scene: Scene, plan: StreetPlan, rng: np.random.Generator, speed: float
+        self,
+        scene: Scene,
+        plan: StreetPlan,
+        layout: StreetLayout,
+        rng: np.random.Generator,
+        speed: float,
     ) -> None:
-        self.scene, self.plan, self.rng, self.speed = scene, plan, rng, speed
+        self.scene, self.plan, self.layout, self.rng, self.speed = scene, plan, layout, rng, speed
         self.climate, self.parts = scene.climate, scene.parts
         eye = scene.camera(0.0).position
         self._walkers: list[_Walker] = []
@@ -83,27 +90,43 @@ class Traffic:
     def parked(self) -> None:
         """Rows of parked cars, where there are parking strips."""
         rng, plan = self.rng, self.plan
-        if plan.road_half <= plan.lane_width + 1:
+        if plan.road_half <= plan.lanes * plan.lane_width + 1:
             return
         for side in (-1, 1):
             x = rng.uniform(4, 12)
             while x < PARKED_END:
-                if plan.is_free(x, 4.0) and rng.uniform() < 0.68:
-                    pieces = car(self.parts, rng, self.climate, False, self.parts.next_instance())
+                if plan.is_free(x, 4.0) and rng.uniform() < self.layout.parked_share:
+                    pieces = self._car(running=False)
                     heading = (np.pi if side > 0 else 0.0) + rng.normal(0, 0.02)
                     place = (x, side * (plan.road_half - 1.0), 0.0)
                     self.scene.statics += placed(pieces, place, heading)
-                x += rng.uniform(5.2, 8.5)
+                x += rng.uniform(*self.layout.parked_gap)
+
+    def car_park(self) -> None:
+        """Rows of parked cars beside the street, where no houses stand."""
+        rng, plan = self.rng, self.plan
+        for side, is_open in zip((-1, 1), self.layout.open_sides, strict=True):
+            if not (is_open and self.layout.has_car_park):
+                continue
+            start, rows = plan.walk_outer + rng.uniform(2, 5), int(rng.integers(1, 4))
+            for row in range(rows):
+                y, heading = side * (start + 2.5 + 9 * row), rng.choice([-1, 1]) * np.pi / 2
+                for x in np.arange(rng.uniform(3, 8), rng.uniform(20, 60), 2.7):
+                    if plan.is_free(float(x), 2.0) and rng.uniform() < self.layout.parked_share:
+                        pieces = placed(self._car(running=False), (x, y, KERB), heading)
+                        self.scene.statics += pieces
 
     def moving(self) -> None:
         """Oncoming cars, often one ahead, and cyclists."""
         rng, plan = self.rng, self.plan
         pace = rng.uniform(3, 9)
         for start in rng.uniform([9, 26, 48, 70], [20, 42, 64, 100])[: int(rng.integers(1, 5))]:
-            self._drive(start, plan.lane_width / 2, pace, -1)
+            self._drive(start, self._lane(), pace, -1)
         if rng.uniform() < 0.7:
             ahead = self.speed + rng.uniform(-0.3, 1.0)
             self._drive(rng.uniform(10, 26), -plan.lane_width / 2, ahead, 1)
+            if plan.lanes > 1:
+                self._drive(rng.uniform(4, 40), -1.5 * plan.lane_width, ahead, 1)
         for _ in range(int(rng.integers(0, 3))):
             motor = bool(rng.uniform() < 0.4)
             side = int(rng.choice([-1, 1]))
@@ -113,7 +136,7 @@ class Traffic:
     def people(self) -> None:
         """Walkers on sidewalks and crossings, some close, and a few mannequins."""
         rng, plan = self.rng, self.plan
-        for i in range(int(rng.integers(7, 15))):
+        for i in range(int(rng.integers(*self.layout.walkers))):
             x = rng.uniform(3.5, 16) if i < 4 else rng.uniform(8, 55)
             side, sign = int(rng.choice([-1, 1])), int(rng.choice([-1, 1]))
             y = side * (plan.walk_inner + rng.uniform(0.3, plan.walk_width - 0.4))
@@ -153,8 +176,18 @@ class Traffic:
         instance = self.parts.next_instance()
         return draw_figure(self.parts, self.rng, self.climate, instance, alive)
 
+    def _lane(self) -> float:
+        """Middle of an oncoming lane."""
+        lane = self.rng.integers(self.plan.lanes) if self.plan.lanes > 1 else 0
+        return float((lane + 0.5) * self.plan.lane_width)
+
+    def _car(self, running: bool) -> Pieces:
+        is_van = self.layout.vans > 0 and bool(self.rng.uniform() < self.layout.vans)
+        instance = self.parts.next_instance()
+        return car(self.parts, self.rng, self.climate, running, instance, is_van)
+
     def _drive(self, start: float, y: float, speed: float, sign: int) -> None:
-        pieces = car(self.parts, self.rng, self.climate, True, self.parts.next_instance())
+        pieces = self._car(running=True)
         path = along(self.plan, start, y, speed, sign)
 
         def mover(time_s: float) -> Pieces:

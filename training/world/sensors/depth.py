@@ -30,6 +30,10 @@ class StereoRig:
         high_m: farthest distance.
         contrast: smallest local contrast of the exposed picture that can be matched.
         pane_share: share of pixels on clean glass that measure what is behind it.
+        is_left: the second eye is on the left; near things cast their shadow on that side.
+        grow_px: how far holes eat into what surrounds them.
+        is_filled: holes hold the farther measurement of their row beside them.
+        is_exact: no noise and no holes, as of a laser or a renderer.
     """
 
     base_m: float = 0.25
@@ -39,9 +43,30 @@ class StereoRig:
     high_m: float = 80.0
     contrast: float = 0.004
     pane_share: float = 0.7
+    is_left: bool = False
+    grow_px: int = 0
+    is_filled: bool = False
+    is_exact: bool = False
 
 
 RIG = StereoRig()
+
+
+def draw_rig(rng: np.random.Generator) -> StereoRig:
+    """A depth camera as widely as they differ; see `docs/data.md`."""
+    return StereoRig(
+        base_m=float(np.exp(rng.uniform(np.log(0.1), np.log(0.6)))),
+        noise_px=float(np.exp(rng.uniform(np.log(0.03), np.log(0.2)))),
+        step_px=float(rng.choice([1 / 32, 1 / 16, 1 / 8, 1 / 4])),
+        low_m=float(rng.uniform(0.3, 1.5)),
+        high_m=float(rng.uniform(25, 120)),
+        contrast=float(np.exp(rng.uniform(np.log(0.0005), np.log(0.008)))),
+        pane_share=float(rng.uniform(0.2, 0.95)),
+        is_left=bool(rng.uniform() < 0.5),
+        grow_px=int(rng.integers(0, 3)),
+        is_filled=bool(rng.uniform() < 0.25),
+        is_exact=bool(rng.uniform() < 0.25),
+    )
 
 
 def true_depth(view: View) -> Floats:
@@ -56,6 +81,8 @@ def measure(
 ) -> tuple[Floats, Floats]:
     """What a stereo camera measures and the exact depth, float32 (H, W) in metres each."""
     truth = true_depth(view)
+    if rig.is_exact:
+        return np.where(truth < rig.high_m, truth, 0).astype(np.float32), truth
     picture = view.radiance.mean(axis=2) * np.float32(exposure.gain)
     plain = _is_plain(picture, rig)
     depth = stereo(truth, view.camera.focal, rng, rig)
@@ -63,7 +90,10 @@ def measure(
     if len(view.panes.rays):
         lost = view.panes.rays[rng.uniform(size=len(view.panes.rays)) > rig.pane_share]
         depth.ravel()[lost] = 0
-    return depth, truth
+    if rig.grow_px:
+        reach = np.ones((2 * rig.grow_px + 1, 2 * rig.grow_px + 1), np.uint8)
+        depth[cv2.dilate((depth == 0).astype(np.uint8), reach) > 0] = 0
+    return (_filled(depth) if rig.is_filled else depth), truth
 
 
 def measure_room(view: View, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -86,7 +116,8 @@ def stereo(truth: Floats, focal: float, rng: np.random.Generator, rig: StereoRig
     noisy = exact + rng.normal(0, rig.noise_px, exact.shape).astype(np.float32)
     noisy = np.round(noisy / rig.step_px) * np.float32(rig.step_px)
     depth = np.where(noisy > rig.step_px, scale / np.maximum(noisy, rig.step_px), 0)
-    bad = _half_occluded(exact) | (truth < rig.low_m) | (truth > rig.high_m)
+    hidden = _half_occluded(exact[:, ::-1])[:, ::-1] if rig.is_left else _half_occluded(exact)
+    bad = hidden | (truth < rig.low_m) | (truth > rig.high_m)
     depth[bad | (depth > rig.high_m * 1.2)] = 0
     return depth.astype(np.float32)
 
@@ -120,6 +151,17 @@ def _half_occluded(disparity: Floats) -> Mask:
     hidden = ~inside
     hidden[inside] = disparity[inside] < best[row[inside], column[inside]] - 1.0
     return hidden
+
+
+def _filled(depth: Floats) -> Floats:
+    """Holes filled with the farther of the measurements beside them in their row."""
+    column = np.arange(depth.shape[1])
+    known = depth > 0
+    left = np.maximum.accumulate(np.where(known, column, -1), axis=1)
+    right = np.minimum.accumulate(np.where(known, column, len(column))[:, ::-1], axis=1)[:, ::-1]
+    padded = np.pad(depth, ((0, 0), (1, 1)))
+    sides = [np.take_along_axis(padded, side + 1, axis=1) for side in (left, right)]
+    return np.where(known, depth, np.maximum(*sides)).astype(np.float32)
 
 
 def _is_plain(picture: Floats, rig: StereoRig) -> Mask:

@@ -47,6 +47,22 @@ IDEAL = EventCamera(
 )
 """Nothing but the rule itself."""
 _MOST_PER_STEP = 12
+
+
+def draw_camera(rng: np.random.Generator) -> EventCamera:
+    """An event camera as widely as they differ; see `docs/data.md`."""
+    threshold = float(np.exp(rng.uniform(np.log(0.1), np.log(0.4))))
+    return EventCamera(
+        threshold=threshold,
+        threshold_spread=threshold * float(rng.uniform(0.08, 0.25)),
+        floor=float(np.exp(rng.uniform(np.log(0.001), np.log(0.02)))),
+        refractory_s=float(rng.uniform(0.0002, 0.003)),
+        background_hz=float(np.exp(rng.uniform(np.log(0.1), np.log(5)))),
+        corner_hz=float(rng.uniform(60, 400)),
+        optical_blur_px=float(rng.uniform(0.4, 1.0)),
+    )
+
+
 Columns = tuple[Indices, Indices, NDArray[np.uint8]]
 """Pixel, time in ns and polarity of some events."""
 

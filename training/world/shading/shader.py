@@ -181,6 +181,8 @@ class Shader:
         places = {"position": position, "local": local, "normal": normal, "footprint": footprint}
         surface = bare(columns, part, places)
         paint(surface, columns["pattern"][part], scene.painters)
+        if scene.texture is not None:
+            scene.texture(surface)
         cosine = np.clip(-dot(incoming, surface.normal), 0.0, 1).astype(np.float32)
         return Seen(origins, directions, hits.distance, rays, surface, cosine, width)
 
@@ -292,9 +294,21 @@ class Shader:
 
     def sky(self, directions: Floats) -> Floats:
         """Sky radiance along unit directions."""
+        return self.climate.sky(directions, self._clouds(directions))
+
+    def sky_temperature(self, directions: Floats) -> Floats:
+        """Apparent temperature of the sky along unit directions."""
+        clouds = self._clouds(directions) if self.climate.cloud_octaves > 1 else None
+        return self.climate.sky_temperature(directions, clouds)
+
+    def _clouds(self, directions: Floats) -> Floats:
         height = np.maximum(directions[:, 2], 0.06)
-        clouds = smooth_noise(directions[:, 0] / height + 40, directions[:, 1] / height, 1.3)
-        return self.climate.sky(directions, clouds)
+        shift = np.float32(self.climate.cloud_shift)
+        x, y = directions[:, 0] / height + shift, directions[:, 1] / height
+        clouds = smooth_noise(x, y, 1.3)
+        for octave in range(1, self.climate.cloud_octaves):
+            clouds = clouds + 0.7**octave * smooth_noise(x + octave, y, 1.3 / 2.3**octave)
+        return clouds.astype(np.float32)
 
     def _reflection(self, origins: Floats, directions: Floats) -> Reflection:
         seen = self.see(origins, directions, 120.0)

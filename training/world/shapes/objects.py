@@ -24,6 +24,7 @@ from training.world.shapes.geometry import (
 )
 from training.world.surfaces.climate import Climate
 from training.world.surfaces.materials import Part, PartTable, Pattern, street_id
+from training.world.surfaces.variation import any_colour
 
 Pieces = list[tuple[Mesh, "int | NDArray[np.int32]"]]
 """Meshes with the part that each is made of, or one part per triangle."""
@@ -82,6 +83,66 @@ def tree(
         (join(leaves), parts.add(leaf)),
         (join(cores), parts.add(core)),
     ]
+
+
+def bare_tree(
+    parts: PartTable, rng: np.random.Generator, climate: Climate, size: float = 1.0
+) -> Pieces:
+    """A broad-leaved tree in winter: trunk, limbs and twigs."""
+    air = climate.air_kelvin
+    tone = np.array([0.10, 0.08, 0.065]) * rng.uniform(0.5, 1.3)
+    bark = Part(VEGETATION, tuple(tone), Pattern.BARK, kelvin=air + 0.8)
+    twig = Part(VEGETATION, tuple(tone * 0.8), kelvin=air)
+    top, radius = rng.uniform(1.8, 3.0) * size, rng.uniform(0.1, 0.2) * size
+    wood, twigs = [tube((0, 0, 0), (0, 0, top), radius, 8, radius * 0.7)], []
+    for turn in np.arange(int(rng.integers(5, 9))) * 2.4:
+        start = vector(0, 0, top * rng.uniform(0.7, 1.0))
+        reach, rise = rng.uniform(0.8, 1.8) * size, rng.uniform(0.8, 2.6) * size
+        end = start + vector(reach * np.cos(turn), reach * np.sin(turn), rise)
+        wood.append(tube(start, end, radius * 0.4, 5, radius * 0.15))
+        for _ in range(int(rng.integers(4, 8))):
+            foot = start + (end - start) * rng.uniform(0.3, 1.0)
+            tip = foot + rng.normal(0, [0.5, 0.5, 0.3]) * size + vector(0, 0, 0.5 * size)
+            twigs.append(tube(foot, tip, radius * 0.13, 4, radius * 0.05))
+    return [(join(wood), parts.add(bark)), (join(twigs), parts.add(twig))]
+
+
+def bush(parts: PartTable, rng: np.random.Generator, climate: Climate) -> Pieces:
+    """A bush on the ground."""
+    green = np.array([0.05, 0.085, 0.025]) * rng.uniform(0.6, 1.6) * rng.uniform(0.8, 1.3, 3)
+    leaf = Part(
+        VEGETATION, tuple(green), Pattern.LEAVES, kelvin=climate.air_kelvin - 0.3, sun_kelvin=1.5
+    )
+    radii = rng.uniform([0.8, 0.8, 0.5], [2.2, 2.2, 1.6])
+    centre = vector(0, 0, 0.7 * radii[2])
+    patches = _leaf_patches(_LeafDraws.of(rng, 60), centre, radii, 0.45)
+    return [(join([ellipsoid(centre, radii * 0.85, 5, 7), patches]), parts.add(leaf))]
+
+
+def oddment(parts: PartTable, rng: np.random.Generator, climate: Climate, label: int) -> Pieces:
+    """A thing of any shape and colour on the ground, up to 2 m high."""
+    pieces: Pieces = []
+    base = 0.0
+    for _ in range(int(rng.integers(1, 4))):
+        size = np.exp(rng.uniform(np.log(0.08), np.log(0.9), 3))
+        part = Part(
+            label, any_colour(rng), ior=float(rng.choice([1.0, 1.0, 1.5])),
+            kelvin=climate.air_kelvin + float(rng.normal(0, 3)),
+            emissivity=float(rng.uniform(0.6, 0.97)),
+        )  # fmt: skip
+        middle = vector(rng.normal(0, 0.1), rng.normal(0, 0.1), base + size[2])
+        shape = int(rng.integers(3))
+        if shape == 0:
+            mesh = box(middle, 2 * size)
+        elif shape == 1:
+            mesh = ellipsoid(middle, size)
+        else:
+            mesh = tube(middle - vector(0, 0, size[2]), middle + vector(0, 0, size[2]), size[0], 9)
+        pieces.append((mesh.turned(yaw(rng.uniform(0, 3))), parts.add(part)))
+        base += 2 * float(size[2])
+        if base > 1.6:
+            break
+    return pieces
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from training.world.rays.vectors import Floats, Indices
 from training.world.shapes.geometry import Mesh, capsules, ellipsoids, join, tube, vector, yaw
 from training.world.shapes.objects import Pieces
 from training.world.surfaces.climate import Climate
-from training.world.surfaces.materials import Part, PartTable, Pattern, street_id
+from training.world.surfaces.materials import SKINS, Part, PartTable, Pattern, street_id
 
-SKINS = ((0.52, 0.33, 0.24), (0.40, 0.24, 0.16), (0.22, 0.12, 0.07), (0.11, 0.06, 0.04))
 CLOTHS = (
     (0.03, 0.03, 0.04), (0.04, 0.06, 0.15), (0.30, 0.04, 0.04), (0.42, 0.40, 0.36),
     (0.10, 0.14, 0.06), (0.55, 0.42, 0.07), (0.14, 0.14, 0.15), (0.10, 0.22, 0.36),

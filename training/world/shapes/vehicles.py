@@ -24,10 +24,15 @@ PAINTS = (
 
 
 def car(
-    parts: PartTable, rng: np.random.Generator, climate: Climate, running: bool, instance: int
+    parts: PartTable,
+    rng: np.random.Generator,
+    climate: Climate,
+    running: bool,
+    instance: int,
+    is_van: bool = False,
 ) -> Pieces:
-    """A passenger car that faces along x, wheels on z = 0."""
-    return _CarMaker(parts, rng, climate, running, instance).pieces
+    """A passenger car, or a van, that faces along x, wheels on z = 0."""
+    return _CarMaker(parts, rng, climate, running, instance, is_van).pieces
 
 
 class _CarMaker:
@@ -40,12 +45,15 @@ class _CarMaker:
         climate: Climate,
         running: bool,
         instance: int,
+        is_van: bool,
     ) -> None:
         self.parts, self.climate, self.running, self.instance = parts, climate, running, instance
         self.pieces: Pieces = []
         self.length, width = rng.uniform(3.9, 4.8), rng.uniform(1.72, 1.88)
         self.tall = rng.choice([1.44, 1.5, 1.68, 1.95], p=[0.4, 0.3, 0.2, 0.1])
         paint = np.array(PAINTS[int(rng.integers(len(PAINTS)))]) * rng.uniform(0.8, 1.15)
+        if is_van:
+            self.length, width, self.tall = rng.uniform([4.8, 1.9, 2.0], [6.2, 2.1, 2.7])
         self.front, self.rear = self.length / 2, -self.length / 2
         self.half, self.shoulder = width / 2, 0.62 * self.tall
         self.air = climate.air_kelvin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -53,6 +53,9 @@ class Climate:
         ground_kelvin: how much warmer than air the road is in the shade.
         sun_factor: how much of `Part.sun_kelvin` a sun-lit surface has stored, 0 to 1.
         wetness: 0 dry; above it puddles stand and asphalt is damp.
+        cloud_octaves: finer and finer layers of clouds, each half as strong.
+        cloud_shading: how much brighter and darker clouds are than their mean.
+        cloud_shift: metres, so that skies differ.
     """
 
     zenith: Floats
@@ -69,6 +72,9 @@ class Climate:
     ground_kelvin: float = 0.0
     sun_factor: float = 0.0
     wetness: float = 0.0
+    cloud_octaves: int = 1
+    cloud_shading: float = 0.0
+    cloud_shift: float = 40.0
 
     def sky(self, directions: Floats, cloud_noise: Floats) -> Floats:
         """Sky radiance (N, 3) along unit directions; `cloud_noise` (N,) is about zero-mean."""
@@ -78,6 +84,8 @@ class Climate:
         base = base + self.glow * (0.35 * near**4 + 0.65 * near**48)
         cover = np.clip(self.clouds + 0.9 * cloud_noise, 0, 1)[:, None]
         white = (self.zenith + self.horizon).mean() * np.float32(0.62)
+        if self.cloud_shading > 0:
+            white = white * (1 - self.cloud_shading * cloud_noise[:, None] * 2)
         return (base + (white - base) * cover * np.float32(0.7)).astype(np.float32)
 
     def ambient(self, normals: Floats) -> Floats:
@@ -87,16 +95,23 @@ class Climate:
         bounce = 0.22 * dome + 0.12 * self.sun * max(float(self.to_sun[2]), 0.0)
         return (dome * lift + bounce * (1 - lift)).astype(np.float32)
 
-    def sky_temperature(self, directions: Floats) -> Floats:
+    def sky_temperature(self, directions: Floats, cloud_noise: Floats | None = None) -> Floats:
         """Apparent temperature of the sky along directions: cold overhead, near air far below.
 
         Without a sky it is the air's.
+
+        Args:
+            directions: unit, (N, 3).
+            cloud_noise: about zero-mean, (N,); clouds are warmer than the sky between them.
         """
         if self.sky_kelvin is None:
             return np.full(len(directions), self.air_kelvin, np.float32)
         share = np.exp(-2.2 * np.clip(unit(directions)[:, 2], 0, 1))
         low = self.air_kelvin - 6.0
-        return (self.sky_kelvin + (low - self.sky_kelvin) * share).astype(np.float32)
+        kelvin = self.sky_kelvin + (low - self.sky_kelvin) * share
+        if cloud_noise is not None:
+            kelvin += (low - kelvin) * np.clip(self.clouds + 0.9 * cloud_noise, 0, 1) * 0.6
+        return kelvin.astype(np.float32)
 
 
 def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None) -> Climate:
@@ -136,6 +151,30 @@ def draw_climate(rng: np.random.Generator, time_of_day: TimeOfDay | None = None)
         ground_kelvin=float(rng.uniform(1.0, 3.0) if is_dark else rng.uniform(1.0, 4.0)),
         sun_factor=float(1.0 if kind is TimeOfDay.DAY else 0.0),
         wetness=float(rng.uniform(0.3, 1.0) if wet else 0.0),
+    )
+
+
+def vary_sky(climate: Climate, rng: np.random.Generator) -> Climate:
+    """The same climate under a sky as they differ: clouds with structure, haze, brightness."""
+    kind, noon = climate.time_of_day, climate.time_of_day is TimeOfDay.DAY
+    cover = {TimeOfDay.DAY: (-0.3, 0.8), TimeOfDay.OVERCAST: (0.75, 1.4)}.get(kind, (-0.2, 1.1))
+    grey = float(rng.uniform(0, 0.8))
+    zenith = climate.zenith + grey * (climate.zenith.mean() * np.float32(1.3) - climate.zenith)
+    hazy = rng.uniform() < 0.3
+    fog = float(np.exp(rng.uniform(np.log(0.002), np.log(0.015))))
+    return replace(
+        climate,
+        zenith=(zenith * np.float32(rng.uniform(0.7, 1.6))).astype(np.float32),
+        horizon=(climate.horizon * np.float32(rng.uniform(0.8, 1.8))).astype(np.float32),
+        sun=(climate.sun * np.float32(rng.uniform(0.6, 1.3))).astype(np.float32),
+        clouds=float(rng.uniform(*cover)),
+        fog=fog if hazy else min(climate.fog, 0.003),
+        sky_kelvin=climate.air_kelvin - float(rng.uniform(8, 55)),
+        sun_factor=climate.sun_factor if noon else float(rng.uniform(0, 0.3)),
+        ground_kelvin=climate.ground_kelvin + float(rng.uniform(-2, 4)),
+        cloud_octaves=int(rng.integers(3, 6)),
+        cloud_shading=float(rng.uniform(0.1, 0.6)),
+        cloud_shift=float(rng.uniform(0, 500)),
     )
 
 

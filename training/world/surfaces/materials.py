@@ -17,6 +17,11 @@ Columns = dict[str, NDArray[Any]]
 """Parts as arrays by field name."""
 
 
+SKINS: tuple[Colour, ...] = (
+    (0.52, 0.33, 0.24), (0.40, 0.24, 0.16), (0.22, 0.12, 0.07), (0.11, 0.06, 0.04),
+)  # fmt: skip
+
+
 def street_id(name: str) -> int:
     """Native id of a class of the street label space."""
     return SYNTHETIC_STREET.names.index(name)

@@ -32,7 +32,9 @@ def _pyramid(exponent: float) -> tuple[Floats, Indices]:
     return np.concatenate(levels).astype(np.float32), offsets
 
 
-def noise(u: Floats, v: Floats, texel: float, footprint: Floats, exponent: float = 1.0) -> Floats:
+def noise(
+    u: Floats, v: Floats, texel: Floats | float, footprint: Floats, exponent: float = 1.0
+) -> Floats:
     """Smooth random values in [-1, 1].
 
     Args:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.world.rays.vectors import Floats, Indices, unit
+from training.world.rays.vectors import Indices, unit
 from training.world.surfaces.materials import Pattern
 from training.world.surfaces.noise import hashed, noise, smooth_noise, stripes
-from training.world.surfaces.surface import Painter, Surface, wall_coordinates
-
-
-def _face_coordinates(surface: Surface, rows: Indices) -> tuple[Floats, Floats]:
-    """Coordinates on any axis-aligned face; level ones use x and y."""
-    level = np.abs(surface.normal[rows, 2]) > 0.7
-    u, v = wall_coordinates(surface, rows)
-    x, y = surface.local[rows, 0], surface.local[rows, 1]
-    return np.where(level, x, u), np.where(level, y, v)
+from training.world.surfaces.surface import Painter, Surface, face_coordinates, wall_coordinates
 
 
 def _wood(surface: Surface, rows: Indices) -> None:
     """Planks of the width in params; width 0 is one solid piece."""
-    u, v = _face_coordinates(surface, rows)
+    u, v = face_coordinates(surface, rows)
     footprint, width = surface.footprint[rows], surface.params[rows, 0]
     board = np.maximum(width, 0.02)
     row = np.floor(v / board).astype(np.int64)
@@ -33,7 +25,7 @@ def _wood(surface: Surface, rows: Indices) -> None:
 
 
 def _carpet(surface: Surface, rows: Indices) -> None:
-    u, v = _face_coordinates(surface, rows)
+    u, v = face_coordinates(surface, rows)
     footprint = surface.footprint[rows]
     figure = np.sign(np.sin(u * 9) * np.sin(v * 9)) * surface.params[rows, 0]
     pile = noise(u, v, 0.01, footprint, 0.2)
@@ -45,7 +37,7 @@ def _cloth(surface: Surface, rows: Indices) -> None:
     folded = surface.params[rows, 0] > 0
     if not folded.any():
         return
-    u, v = _face_coordinates(surface, rows)
+    u, v = face_coordinates(surface, rows)
     fold = smooth_noise(u * 3, v * 0.6, 0.5) * folded
     surface.albedo[rows] *= (1 + 0.3 * fold)[:, None]
 

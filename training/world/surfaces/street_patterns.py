@@ -25,9 +25,17 @@ WARM_LIGHT = np.array([0.34, 0.24, 0.12], np.float32)
 COOL_LIGHT = np.array([0.22, 0.26, 0.30], np.float32)
 
 
-def street_painters(plan: StreetPlan, climate: Climate) -> dict[Pattern, Painter]:
-    """Painters of a street's patterns, which follow its plan and its weather."""
-    painter = _StreetPainter(plan, climate)
+def street_painters(
+    plan: StreetPlan, climate: Climate, shop_signs: bool = False
+) -> dict[Pattern, Painter]:
+    """Painters of a street's patterns, which follow its plan and its weather.
+
+    Args:
+        plan: what paint on the road follows.
+        climate: what is wet, warm or lit.
+        shop_signs: shops have a coloured band above their window.
+    """
+    painter = _StreetPainter(plan, climate, shop_signs)
     return {
         **ROOM_PAINTERS,
         Pattern.ROAD: painter.road,
@@ -82,8 +90,8 @@ class _FacadeGrid:
 class _StreetPainter:
     """Patterns that depend on the ground plan or the weather."""
 
-    def __init__(self, plan: StreetPlan, climate: Climate) -> None:
-        self.plan, self.climate = plan, climate
+    def __init__(self, plan: StreetPlan, climate: Climate, shop_signs: bool) -> None:
+        self.plan, self.climate, self.shop_signs = plan, climate, shop_signs
 
     def road(self, surface: Surface, rows: Indices) -> None:
         """Asphalt with tracks, repairs, cracks and paint."""
@@ -202,6 +210,10 @@ class _StreetPainter:
         trim = np.maximum(ledge, 0.6 * lintel * upright)
         surface.mix(rows, WINDOW_WHITE * np.float32(0.8), trim)
         surface.kelvin[rows] += 0.8 * trim * (~ground)
+        if self.shop_signs:
+            band = inside(y, panes_high + 0.1, panes_high + 0.6, footprint) * shop * upright
+            tone = np.stack([hashed(column // 2, seed, 20 + k) for k in range(3)], axis=1)
+            surface.mix(rows, (0.5 * tone * tone + 0.02).astype(np.float32), band)
         grid = _FacadeGrid(x, y, panes_wide, panes_high, opening, shop, door, column, row, seed)
         within = np.flatnonzero(opening)
         self._openings(surface, rows[within], grid.of(within))
@@ -254,6 +266,7 @@ def _markings(x: Floats, y: Floats, footprint: Floats, plan: StreetPlan) -> Floa
     along = np.minimum(footprint * 2.0, 2.0)
     is_lined = plan.beyond_crossings(x)
     dash = stripes(x + plan.dash_phase, 6.0, 3.0, along) if plan.dashed else np.float32(1)
+    dash = dash * np.float32(plan.has_centre_line)
     centre = inside(y, -wide / 2, wide / 2, footprint) * dash * is_lined
     edge = inside(np.abs(y), plan.edge_line - wide, plan.edge_line, footprint) * is_lined
     cover = np.maximum(centre, edge if plan.has_edge_lines else 0)
@@ -265,7 +278,24 @@ def _markings(x: Floats, y: Floats, footprint: Floats, plan: StreetPlan) -> Floa
         stop = inside(u, start - 1.6, start - 1.15, ahead)
         stop = stop * inside(v, -plan.road_half, -wide, across)
         cover[near] = np.maximum(cover[near], stop)
+    for stroke in plan.strokes:
+        left, right = sorted((stroke[0], stroke[2]))
+        near = np.flatnonzero((x > left - 1) & (x < right + 1) & (is_lined > 0))
+        covered = _stroke(x[near], y[near], footprint[near], stroke)
+        cover[near] = np.maximum(cover[near], covered)
     return np.asarray(cover, np.float32)
+
+
+def _stroke(
+    x: Floats, y: Floats, footprint: Floats, stroke: tuple[float, float, float, float, float]
+) -> Floats:
+    """Coverage by a straight stroke of paint."""
+    x0, y0, x1, y1, wide = stroke
+    length = float(np.hypot(x1 - x0, y1 - y0))
+    u, v = (x1 - x0) / length, (y1 - y0) / length
+    along, across = (x - x0) * u + (y - y0) * v, (y - y0) * u - (x - x0) * v
+    ends = inside(along, 0, length, footprint * 2)
+    return ends * inside(across, -wide / 2, wide / 2, footprint)
 
 
 def _bark(surface: Surface, rows: Indices) -> None:

@@ -104,3 +104,11 @@ def wall_coordinates(surface: Surface, rows: Indices) -> tuple[Floats, Floats]:
     along_x = np.abs(surface.normal[rows, 1]) > np.abs(surface.normal[rows, 0])
     u = np.where(along_x, surface.local[rows, 0], surface.local[rows, 1])
     return u.astype(np.float32), surface.local[rows, 2]
+
+
+def face_coordinates(surface: Surface, rows: Indices) -> tuple[Floats, Floats]:
+    """Coordinates on any axis-aligned face; level ones use x and y."""
+    level = np.abs(surface.normal[rows, 2]) > 0.7
+    u, v = wall_coordinates(surface, rows)
+    x, y = surface.local[rows, 0], surface.local[rows, 1]
+    return np.where(level, x, u), np.where(level, y, v)
