@@ -36,20 +36,18 @@ def _parser() -> CommandParser:
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    chosen = apply_overrides({}, options.set)
-    readers, problems = open_splits(
-        options.data_set, options.root, options.split, options.modality, chosen
-    )
-    audits = [audit(reader, options.samples, progress=True) for reader in readers]
+    args = _parser().parse_args(arguments)
+    options = apply_overrides({}, args.set)
+    readers, problems = open_splits(args.data_set, args.root, args.split, args.modality, options)
+    audits = [audit(reader, args.samples, progress=True) for reader in readers]
     problems += shared_ids(audits)
     texts = [found.to_text() for found in audits]
     texts.append("".join(f"problem: {text}\n" for text in problems))
     report = "\n".join(text for text in texts if text)
     print(report, end="")
-    if options.out:
-        name = audits[0].reader.native if audits else options.data_set
-        write_audits(options.out, name, audits, report)
+    if args.out:
+        name = audits[0].reader.native if audits else args.data_set
+        write_audits(args.out, name, audits, report)
     return 1 if problems or any(found.problems for found in audits) else 0
 
 

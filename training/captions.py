@@ -48,16 +48,16 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user."""
-    chosen = _arguments(arguments)
-    run = read_ma_clip_run(chosen.config, chosen.set)
-    if chosen.report_only:
+    """Command line; 2 for a user error."""
+    args = _arguments(arguments)
+    run = read_ma_clip_run(args.config, args.set)
+    if args.report_only:
         captions = read_captions(run.captions)
     else:
-        options = {name: getattr(chosen, name) for name in CaptionerConfig.model_fields}
+        options = {name: getattr(args, name) for name in CaptionerConfig.model_fields}
         config = from_mapping(CaptionerConfig, options, "captioner")
-        captions = caption_run(run, config, chosen.limit)
-    reports = examine(captions.values(), WordList(chosen.words).__contains__)
+        captions = caption_run(run, config, args.limit)
+    reports = examine(captions.values(), WordList(args.words).__contains__)
     print(f"{len(captions)} captions in {run.captions}")
     for report in reports:
         print("\n".join(report.lines()))

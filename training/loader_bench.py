@@ -34,25 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--crop", type=int, default=512, help="size of a training view")
     parser.add_argument("--profile", type=int, default=0, help="name this many functions too")
     parser.add_argument("--made", type=int, default=0, help="make this many samples of each")
-    options = parser.parse_args(arguments)
-    if not options.made and not options.data_set:
+    args = parser.parse_args(arguments)
+    if not args.made and not args.data_set:
         parser.error("name a data set and its root, or --made")
     with tempfile.TemporaryDirectory() as folder:
         jobs: list[tuple[str, Path, dict[str, Any]]]
-        jobs = [(options.data_set, options.root, {})]
-        if options.made:
-            sets = make_all(Path(folder), options.made)
-            jobs = [(name, Path(folder) / name, chosen) for name, chosen in sets.items()]
+        jobs = [(args.data_set, args.root, {})]
+        if args.made:
+            sets = make_all(Path(folder), args.made)
+            jobs = [(name, Path(folder) / name, options) for name, options in sets.items()]
             jobs.append(("zju_rgbp", Path(folder) / "zju_rgbp", {"half_resolution": True}))
         print(HEADER)
-        for name, root, chosen in jobs:
-            readers, problems = open_splits(name, root, (options.split,), "", chosen)
+        for name, root, options in jobs:
+            readers, problems = open_splits(name, root, (args.split,), "", options)
             if problems:
                 print(problems[0], file=sys.stderr)
                 return 1
-            print(measure(readers[0], options.samples, options.crop).row(), flush=True)
-            if options.profile:
-                sizes = options.samples, options.crop, options.profile
+            print(measure(readers[0], args.samples, args.crop).row(), flush=True)
+            if args.profile:
+                sizes = args.samples, args.crop, args.profile
                 for place, spent in profile(readers[0], *sizes):
                     print(f"    {spent:7.1f} ms  {place}", flush=True)
     return 0

@@ -23,7 +23,7 @@ from training.stage1.task import train
 
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user."""
+    """Command line; 2 for a user error."""
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument(
         "config", type=path_text, help="run file, such as config/train/ma_clip.yaml"
@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precompute", action="store_true", help="embed all frames for stage 2 at the end"
     )
-    chosen = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     log_to_terminal()
-    train(read_ma_clip_run(chosen.config, chosen.set), chosen.precompute)
+    train(read_ma_clip_run(args.config, args.set), args.precompute)
     leave_processes()
     return 0
 

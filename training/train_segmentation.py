@@ -21,15 +21,15 @@ from training.stage2.task import train
 
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user."""
+    """Command line; 2 for a user error."""
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument(
         "config", type=path_text, help="run file, such as config/train/demo_thermal.yaml"
     )
     add_set_option(parser, "changes one option")
-    chosen = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     log_to_terminal()
-    train(read_run(chosen.config, chosen.set))
+    train(read_run(args.config, args.set))
     leave_processes()
     return 0
 

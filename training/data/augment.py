@@ -116,7 +116,7 @@ def augment(
         views: a whole frame.
         config: probabilities and ranges.
         encoding: what X's channels mean, for mirroring.
-        rng: source of chance.
+        rng: random generator.
 
     Returns:
         the view, `crop_height` x `crop_width`, and which whole-frame variant it belongs to.
@@ -226,7 +226,7 @@ def photometry(rgb: Tensor, config: AugmentConfig, rng: np.random.Generator) -> 
     Args:
         rgb: (3, H, W) in [0, 1].
         config: probabilities and strengths.
-        rng: source of chance.
+        rng: random generator.
     """
     if rng.random() < config.jitter:
         low, high = 1.0 - config.jitter_strength, 1.0 + config.jitter_strength
@@ -255,7 +255,7 @@ def under_exposed(rgb: Tensor, factor: float, rng: np.random.Generator) -> Tenso
     Args:
         rgb: (3, H, W) in [0, 1], well exposed.
         factor: share of the light, above 0.
-        rng: source of chance.
+        rng: random generator.
     """
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     electrons = linear * (factor * _FULL_WELL)

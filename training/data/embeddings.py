@@ -213,7 +213,7 @@ def embedding_of(
         sequences: see `sequences_of`.
         view: number of the frame, and the variant that the training view shows.
         reuse: how often, how far, how noisy.
-        rng: source of chance; nothing is drawn where nothing can be reuse.
+        rng: random generator; not advanced where the probability is 0.
     """
     index, variant = view
     if reuse.probability <= 0 or rng.random() >= reuse.probability:

@@ -106,7 +106,7 @@ def plan_draws(sizes: Sequence[int], weights: Sequence[float], total: int, seed:
         sizes: samples per data set.
         weights: share per data set, summing to 1.
         total: number of draws.
-        seed: source of the order.
+        seed: random seed of the order.
     """
     rng = np.random.default_rng((seed, 0))
     counts = [int(np.ceil(total * weight)) + 1 for weight in weights]

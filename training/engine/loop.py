@@ -340,7 +340,7 @@ class Loop:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Lets the objective hold the weights that are scored and saved."""
+        """The objective holds the weights that are scored and saved while the block runs."""
         if self.ema is None:
             yield
             return
@@ -442,7 +442,7 @@ class AveragedWeights:
 
     @contextmanager
     def swapped_in(self, module: nn.Module) -> Iterator[None]:
-        """Lets the module hold the average for a while."""
+        """The module holds the average while the block runs."""
         own = {name: value.detach().clone() for name, value in _trained(module)}
         _load(module, self.values)
         try:

@@ -69,7 +69,7 @@ class CaptionerConfig(Config):
     batch_size: int = option(4, doc="pictures per call", low=1, high=256)
     download: bool = option(False, doc="allow a hub name to be fetched from the network")
     device: str = option("auto", doc="auto or cpu")
-    seed: int = option(0, doc="source of chance, for models that have any", low=0)
+    seed: int = option(0, doc="random seed, for models that sample", low=0)
 
 
 class LabelCaptioner:

@@ -48,7 +48,7 @@ class Caption:
         prompt: what the model was asked, empty for nothing.
         decoding: how the text was drawn from the model.
         tokens: length for CLIP's tokenizer, begin and end marks included, before any cut.
-        seed: source of chance.
+        seed: random seed.
     """
 
     sample: str

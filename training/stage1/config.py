@@ -101,8 +101,8 @@ class MaClipRun(Config):
         False, doc="compute the tower's blocks twice instead of keeping them in memory"
     )
     views: ViewConfig = option(ViewConfig(), doc="training pairs")
-    loss: ContrastiveConfig = option(ContrastiveConfig(), doc="what is lowered")
-    optimizer: AdapterOptimizer = option(AdapterOptimizer(), doc="how it is lowered")
+    loss: ContrastiveConfig = option(ContrastiveConfig(), doc="the loss")
+    optimizer: AdapterOptimizer = option(AdapterOptimizer(), doc="optimizer and learning rate")
     encoding: EncodingConfig = option(EncodingConfig(), doc="how X images are made")
     sensor: SensorConfig = option(SensorConfig(), doc="facts about the data sets' sensors")
     input: InputConfig = option(

@@ -32,7 +32,7 @@ class Contrast(str, Enum):
 
 
 class ContrastiveConfig(Config):
-    """What the adapters are trained to lower."""
+    """Loss of the adapters."""
 
     contrast: Contrast = option(Contrast.SOFTMAX, doc="softmax (CLIP) or sigmoid (SigLIP)")
     scale: float = option(

@@ -204,7 +204,7 @@ def pair_view(
         config: probabilities and ranges.
         side: S.
         preparation: what X's channels mean, for mirroring.
-        rng: source of chance.
+        rng: random generator.
     """
     height, width = frame.rgb.shape[-2:]
     scale = rng.uniform(config.smallest_crop, 1.0)

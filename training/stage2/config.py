@@ -90,8 +90,8 @@ class SegmentationRun(Config):
     sensor: SensorConfig = option(SensorConfig(), doc="facts about the data sets' sensors")
     input: InputConfig = option(InputConfig(), doc="size and fit of whole frames when scoring")
     augment: AugmentConfig = option(AugmentConfig(), doc="training views")
-    loss: LossConfig = option(LossConfig(), doc="what is lowered")
-    optimizer: OptimizerConfig = option(OptimizerConfig(), doc="how it is lowered")
+    loss: LossConfig = option(LossConfig(), doc="the loss")
+    optimizer: OptimizerConfig = option(OptimizerConfig(), doc="optimizer and learning rate")
 
 
 def read_run(path: Path | str, overrides: Sequence[str] = ()) -> SegmentationRun:

@@ -32,7 +32,7 @@ class ClassWeights(str, Enum):
 
 
 class LossConfig(Config):
-    """What the segmentation model is trained to lower."""
+    """Loss of the segmentation model."""
 
     unified_weight: float = option(1.0, doc="weight of the unified cross-entropy", low=0)
     native_weight: float = option(1.0, doc="weight of the data set's own cross-entropy", low=0)
@@ -318,7 +318,7 @@ def sample_points(
         logits: (B, C, h, w), at any resolution.
         labels: int64 (B, H, W), full resolution.
         points: pixels per image.
-        generator: source of chance, on the CPU.
+        generator: random generator, on the CPU; None for the default one.
 
     Returns:
         logits (B, C, P) and labels (B, P) of the same random pixels.

@@ -242,7 +242,7 @@ class FileReader(ABC):
 
     @abstractmethod
     def _images(self, files: SampleFiles) -> tuple[NDArray[np.uint8], Array | Events, XForm]:
-        """RGB, X and the door of X's encoder."""
+        """RGB, X and the entry point of X's encoder."""
 
     def _stamp_ns(self, files: SampleFiles) -> int:  # noqa: ARG002
         """When RGB was taken, in ns, for windows of events; 0 where nobody knows."""

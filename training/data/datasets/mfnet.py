@@ -63,7 +63,7 @@ _LABEL_FOLDERS = ("labels", "Label", "Labels", "label")
 class MfnetReader(FileReader):
     """One split of MFNet; groups are day and night.
 
-    Thermal goes through the raw door as 8-bit values, so that data set and camera are greyed by
+    Thermal enters the encoder raw, as 8-bit values, so that data set and camera are greyed by
     the same `encoding.thermal`.
 
     Args:
