@@ -294,7 +294,7 @@ def balance(load: ChaosLoad) -> dict[str, Any]:
         checks[f"{pair}: sent >= received"] = load.sent[pair] >= received
         checks[f"{pair}: received = taken"] = received == taken
         checks[f"{pair}: taken = paired + dropped"] = taken == paired + sum(dropped.values())
-    failed = found.prefixed("inference", "failed_")
+    failed = found.frame_failures()
     for key in ("answered_total", "replaced_total", "cleared_total"):
         totals[key] = found.count("inference", key)
     checks["paired = answered + replaced + failed + limited + cleared"] = pairs == sum(

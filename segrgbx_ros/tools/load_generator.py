@@ -18,6 +18,10 @@ from segrgbx_ros.tools.node_process import Listener
 PAIR = "thermal"
 NUMBER = 8
 """Different frames; they repeat."""
+SIDE_OUTPUTS = (
+    "confidence", "mask_small", "camera_info", "points", "mask_color", "overlay", "x/preview",
+)  # fmt: skip
+"""What is published beside the mask."""
 _QOS = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
@@ -76,6 +80,11 @@ class Received:
             for key, value in values.items()
             if key.startswith(prefix) and value.isdigit()
         }
+
+    def frame_failures(self) -> dict[str, int]:
+        """Failures by cause that cost a frame its mask; an overlay that fails costs none."""
+        failed = self.prefixed("inference", "failed_")
+        return {cause: count for cause, count in failed.items() if cause not in SIDE_OUTPUTS}
 
 
 class LoadGenerator:

@@ -118,6 +118,7 @@ class BagPlayer:
         rate: float = 1.0,
         on_publish: Callable[[Recorded, float], None] | None = None,
         check: Callable[[], None] | None = None,
+        keep_ns: int = 0,
     ) -> Played:
         """Publishes everything once.
 
@@ -125,13 +126,17 @@ class BagPlayer:
             rate: speed; 0.5 takes twice the recorded time, 0 does not wait at all.
             on_publish: called right before each message with it and `time.monotonic()`.
             check: called before each message; may raise to end it.
+            keep_ns: messages this near to the first of their group keep their recorded distance
+                at any speed, as RGB and X of one moment should.
         """
         counts = dict.fromkeys(self.topics.values(), 0)
-        began, first, late = time.monotonic(), None, 0.0
+        began, first, late, group = time.monotonic(), None, 0.0, 0
         for message in self._bag.messages(set(self._publishers)):
             first = message.receive_ns if first is None else first
             if rate > 0:
-                due = began + (message.receive_ns - first) / 1e9 / rate
+                if message.receive_ns - group > keep_ns:
+                    group = message.receive_ns
+                due = began + ((group - first) / rate + message.receive_ns - group) / 1e9
                 self._sleep(due, message.receive_ns, rate)
                 late = max(late, time.monotonic() - due)
             if check:

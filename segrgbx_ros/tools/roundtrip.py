@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ START_S = 180.0
 """Longest time that the node may take to load torch and the checkpoint."""
 PATIENCE_S = 5.0
 """Longest silence after the last message was sent."""
+GROUP_NS = 60_000_000
+"""RGB and X of one moment lie this near to each other; slower playing does not part them."""
 SETTLE_S = 1.0
 """Time for publishers and subscribers of both processes to find each other."""
 
@@ -49,6 +52,8 @@ class Answers:
         frame_ids: frame of each mask.
         masks: label ids.
         latency_ms: RGB published to mask received.
+        x_sent_s: when each X message was published, by its own stamp.
+        received_s: when each mask was received.
         overlays: RGB tinted by labels.
         previews: X as the model saw it.
         losses: RGB images without an answer by cause, as the node reports them.
@@ -60,6 +65,8 @@ class Answers:
     frame_ids: dict[int, str] = field(default_factory=dict)
     masks: dict[int, Pixels] = field(default_factory=dict)
     latency_ms: dict[int, float] = field(default_factory=dict)
+    x_sent_s: dict[int, float] = field(default_factory=dict)
+    received_s: dict[int, float] = field(default_factory=dict)
     overlays: dict[int, Pixels] = field(default_factory=dict)
     previews: dict[int, Pixels] = field(default_factory=dict)
     losses: Counter[str] = field(default_factory=Counter)
@@ -73,6 +80,7 @@ class Answers:
             now_s, stamp = time.monotonic(), messages.stamp_ns(message)
             self.masks[stamp] = messages.image_array(message).copy()
             self.frame_ids[stamp] = message.header.frame_id
+            self.received_s[stamp] = now_s
             if stamp in self.sent_s:
                 self.latency_ms[stamp] = (now_s - self.sent_s[stamp]) * 1e3
 
@@ -91,6 +99,20 @@ class Answers:
         listener.subscribe(Image, f"{base}/overlay", keep(self.overlays))
         listener.subscribe(Image, f"{base}/x/preview", keep(self.previews))
         listener.subscribe(String, f"{base}/label_map", labels, latched=True)
+
+    def pair_latency_ms(self) -> list[float]:
+        """Of each mask: the later one of RGB and its nearest X published to mask received."""
+        stamps = sorted(self.x_sent_s)
+        found = []
+        for stamp, received_s in self.received_s.items():
+            place = bisect(stamps, stamp)
+            near = min(
+                stamps[max(0, place - 1) : place + 1], key=lambda x: abs(x - stamp), default=0
+            )
+            if near and stamp in self.sent_s:
+                complete_s = max(self.sent_s[stamp], self.x_sent_s[near])
+                found.append((received_s - complete_s) * 1e3)
+        return found
 
     def _diagnosed(self, message: Any) -> None:
         for status in message.status:
@@ -128,6 +150,7 @@ def play_through_node(
     """
     answers, domain = Answers(), own_domain()
     rgb = routes.topic(pair, Stream.RGB)
+    calibrations = [routes.topic(pair, stream) for stream in (Stream.RGB_INFO, Stream.X_INFO)]
     inputs = [name for name, uses in routes.inputs.items() if pair in dict(uses)]
     remaps = {name: name.removeprefix(routes.namespace) for name in inputs}
     with (
@@ -149,9 +172,11 @@ def play_through_node(
             if message.topic == rgb:
                 answers.sent_s[messages.stamp_ns(message.raw)] = now_s
                 bar.update()
+            elif message.topic not in calibrations:
+                answers.x_sent_s[messages.stamp_ns(message.raw)] = now_s
 
         with bar:
-            player.play(rate, on_publish=sent, check=process.check)
+            player.play(rate, on_publish=sent, check=process.check, keep_ns=GROUP_NS)
         _wait_for_masks(answers, process)
     return answers
 

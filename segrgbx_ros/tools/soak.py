@@ -199,6 +199,10 @@ def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
         "first_mb": round(float(megabytes[0]), 1),
         "last_mb": round(float(megabytes[-1]), 1),
         "max_mb": round(float(megabytes.max()), 1),
+        "each_minute_mb": [
+            round(float(megabytes[seconds >= start][0]), 1)
+            for start in np.arange(0, seconds[-1], 60)
+        ],
         "slope_mb_per_min": round(slope, 3),
         # Over a short run the slope is all noise.
         "leaks": bool(slope > MAX_SLOPE_MB and seconds[-1] >= 120),
@@ -214,7 +218,7 @@ def _counts(load: LoadGenerator) -> dict[str, Any]:
     dropped = found.prefixed(sync, "dropped_")
     answered = found.count("inference", "answered_total")
     replaced = found.count("inference", "replaced_total")
-    failed = found.prefixed("inference", "failed_")
+    failed = found.frame_failures()
     limited = found.count(sync, "rate_limited")
     cleared = found.count("inference", "cleared_total")
     adds_up = {

@@ -82,6 +82,7 @@ def test_demo_scores_what_the_live_node_answers(files, capsys, no_profile):
     assert 0 <= metrics["miou"] <= 1
     assert "person" in metrics["per_class_iou"]
     assert 0 < metrics["latency_ms_p50"] <= metrics["latency_ms_p95"]
+    assert 0 < metrics["pair_latency_ms_p50"] <= metrics["latency_ms_p50"]
     assert metrics["checkpoint"] == "tiny.safetensors"
     assert metrics["label_space"] == "unified"
     assert metrics["synthetic"] is False  # not the shipped recording

@@ -104,6 +104,18 @@ def test_bytes_arrive_unchanged_at_the_recorded_rate(recording, context, listene
     assert sent[-1][1] - sent[0][1] >= 5 * STEP / 1e9 - 0.001
 
 
+def test_messages_of_one_moment_stay_together_at_any_speed(recording, context, monkeypatch):
+    sleeps = []
+    monkeypatch.setattr(BagPlayer, "_sleep", lambda self, due, *_: sleeps.append(due))
+    node = rclpy.create_node("player", context=context)
+    with Bag(recording) as bag:
+        player = BagPlayer(node, bag, topics=["/cam/image", "/cam/c"])
+        player.play(rate=0.25, keep_ns=1_000_000)
+    gaps = np.diff(sleeps)
+    np.testing.assert_allclose(gaps[::2], 2e-6, atol=1e-7)  # 1000 and 3000 ns after the stamp
+    np.testing.assert_allclose(gaps[1::2], STEP / 1e9 / 0.25 - 2e-6, atol=1e-5)
+
+
 def test_clock_runs_along(recording, context, listener):
     from rosgraph_msgs.msg import Clock
 
