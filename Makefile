@@ -17,7 +17,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints demo soak fuzz bench twins reproduce-small test quick coverage check fix docs clean
+.PHONY: help setup constraints demo soak chaos fuzz bench twins reproduce-small test quick coverage check fix docs clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ demo: $(READY)  ## play a recording (MODALITY, or all) through the live node; re
 
 soak: $(READY)  ## run the live node for MINUTES (20): memory, ages, every frame accounted for
 	$(BIN)/python -m segrgbx_ros.tools.soak --minutes $(MINUTES)
+
+chaos: $(READY)  ## mix every fault of two pairs over real topics for MINUTES (20); counts must add up
+	$(BIN)/python -m segrgbx_ros.tools.soak --chaos --rate 8 --minutes $(MINUTES) --out chaos_out
 
 fuzz: $(READY)  ## show every reader CASES (100000) broken messages or files; others with another SEED
 	SEGRGBX_FUZZ_CASES=$(CASES) SEGRGBX_FUZZ_SEED=$(SEED) \
@@ -90,4 +93,4 @@ docs: $(READY)  ## write the generated pages and pictures in docs/
 	$(BIN)/python -m training.world.gallery --out docs/images/world.jpg
 
 clean:  ## remove what was built, keep the virtual environment
-	rm -rf build install log dist demo_out bench_out coverage_out .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build install log dist demo_out chaos_out bench_out coverage_out .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

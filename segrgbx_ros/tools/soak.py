@@ -5,6 +5,10 @@ process of its own, sends it synthetic frames over DDS and writes `soak.json`: m
 with its slope, ages of the masks, whether each answers the newest frame there was, and what became
 of every frame. The counts must add up exactly. The rate is halved until the node answers half of
 the frames, so that a slow machine can run it too.
+
+With `--chaos` (`make chaos`) two pairs get frames of random sizes and every fault mixed in, and
+`chaos.json` is written: the counts must add up, memory must stay, and whole frames must be
+answered afterwards.
 """
 
 from __future__ import annotations
