@@ -97,6 +97,7 @@ setup(
             "segrgbx-label-legend = segrgbx_ros.tools.label_legend:main",
             "segrgbx-bench = segrgbx_core.bench.bench:main",
             "segrgbx-export = segrgbx_core.export.export:main",
+            "segrgbx-import = segrgbx_core.export.import_weights:main",
         ],
     },
 )

@@ -6,6 +6,7 @@ and `scp` do, ends the process with SIGBUS; here it is an error like any other d
 
 from __future__ import annotations
 
+import _codecs
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -44,6 +46,18 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "segmenter")
+"""Keys under which training scripts put a state dict."""
+_NUMBERS: list[Any] = [
+    _codecs.encode,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+]
+"""What scores beside weights consist of: numbers of NumPy, whose pickles call nothing else."""
 
 
 def write_tensors(
@@ -322,9 +336,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     with StableFile(path) as stable:
         content = _unpickled(path)
         stable.check()
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    content = _unwrapped(content)
     named = isinstance(content, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
@@ -340,7 +352,8 @@ def _unpickled(path: Path) -> Any:
                 damaged = archive.testzip()  # torch compares no checksums
             if damaged:
                 raise ValueError(f"checksum of '{shortened(damaged)}' differs")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); check the path"
@@ -350,6 +363,17 @@ def _unpickled(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: is not a file of plain weights ({shortened(reason, 200)})"
         ) from None
+
+
+def _unwrapped(content: Any) -> Any:
+    """The state dict inside what training scripts put around it."""
+    while isinstance(content, Mapping):
+        found = (content[one] for one in _WRAPPERS if isinstance(content.get(one), Mapping))
+        inner = next(found, None)
+        if inner is None:
+            break
+        content = inner
+    return content
 
 
 def check_weights(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:

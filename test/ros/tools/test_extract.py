@@ -107,18 +107,24 @@ def test_near_duplicates_are_left_out(tmp_path, capsys):
     assert len(stems(tmp_path)) == 5  # one of the first round is among them
 
 
+def ramp(first, dtype, channels=0):
+    """Values that rise from left to right."""
+    plane = np.broadcast_to(first + np.arange(SIZE[1]), SIZE)
+    return (np.stack([plane] * channels, axis=-1) if channels else plane).astype(dtype)
+
+
 @pytest.mark.parametrize(
     ("pair", "make", "suffix", "options"),
     [
-        ("depth", lambda i: (np.full(SIZE, 1000 + i, np.uint16), "16UC1"), ".png", {}),
-        ("depth", lambda i: (np.full(SIZE, 1.5 + i, np.float32), "32FC1"), ".tiff", {}),
+        ("depth", lambda i: (ramp(1000 + i, np.uint16), "16UC1"), ".png", {}),
+        ("depth", lambda i: (ramp(1.5 + i, np.float32), "32FC1"), ".tiff", {}),
         (
             "polarization",
-            lambda i: (np.full((*SIZE, 4), 9 + i, np.uint16), "16UC4"),
+            lambda i: (ramp(900 + i, np.uint16, 4), "16UC4"),
             ".npy",
             {"sensor": {"polarization": {"layout": "channels4", "full_scale": 4095}}},
         ),
-        ("light_field", lambda i: (np.full((*SIZE, 3), 9 + i, np.uint8), "rgb8"), ".png", {}),
+        ("light_field", lambda i: (ramp(9 + i, np.uint8, 3), "rgb8"), ".png", {}),
     ],
 )
 def test_every_kind_of_x_keeps_its_values(tmp_path, pair, make, suffix, options):
@@ -136,7 +142,10 @@ def test_every_kind_of_x_keeps_its_values(tmp_path, pair, make, suffix, options)
 
 def test_registered_x_is_a_picture(tmp_path):
     bag = record(tmp_path / "bag")
-    section = {"registration": "homography", "homography": [1.0, 0, 2, 0, 1, 0, 0, 0, 1]}
+    section = {
+        "registration": "homography",
+        "homography": [1.0, 0.0, 2.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+    }
     assert extracted(tmp_path, bag, thermal=section) == 0
     assert read_yaml(tmp_path)["x_form"] == "image"
 
