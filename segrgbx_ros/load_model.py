@@ -6,7 +6,6 @@ Imports torch, which takes seconds: import this module only when a model is want
 from __future__ import annotations
 
 import gc
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.process_memory import memory_mib
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, default_contract, random_weights
 from segrgbx_core.runtime.devices import is_out_of_memory, keep_freed_memory
 from segrgbx_core.runtime.exported import ExportedModel
@@ -121,8 +121,7 @@ def _limit_memory(device: torch.device, max_mb: int) -> None:
 
 def memory_facts(segmenter: Segmenter) -> MemoryFacts:
     """Memory of the process, of the model, and of the GPU where there is one."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    facts = {"rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / MB}
+    facts = {"rss_mb": memory_mib()}
     try:
         facts["memory_mb"] = segmenter.memory / MB
         if segmenter.device.type == "cuda":

@@ -1,7 +1,7 @@
 """`segrgbx-bench`: what a model costs and how long it takes, on this machine.
 
 `--count` needs no weights and no time: parameters and multiply-adds, Table IV of the paper beside
-them. `--latency` runs `Segmenter.predict` on made-up sensor data and times its stages; without a
+them. `--latency` runs `Segmenter.predict` on synthetic inputs and times its stages; without a
 checkpoint the weights are random, which changes labels but not times. `--compare` times SegRGB-X
 and the baselines in turns, see `segrgbx_core.bench.compare`.
 """
@@ -13,7 +13,6 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,14 @@ from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import RgbxSample
-from segrgbx_core.bench.compare import MODELS, CompareSetting, compare, table
+from segrgbx_core.base.tables import markdown_table
+from segrgbx_core.bench.compare import MODELS, CompareSetting, compare, draw_chart, table
 from segrgbx_core.bench.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures, total_cost
 from segrgbx_core.bench.harness import (
-    made_up_sample,
     measure,
     measure_batches,
     measure_in_turns,
+    synthetic_sample,
     variants,
     with_changes,
 )
@@ -59,7 +59,7 @@ def show(text: str) -> None:
 
 @command(OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; 0 when done, 2 after a mistake that the user can cure."""
+    """Runs the command line; 0 when done, 2 after a user error."""
     chosen = _parser().parse_args(arguments)
     _shown.clear()
     report: dict[str, Any] = {"preset": chosen.preset, "tower": _tower(chosen)}
@@ -126,7 +126,7 @@ def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
     merge_for = modalities[0] if len(set(modalities)) == 1 and not chosen.no_merge else None
     segmenter = Segmenter(_weights(chosen), config, merge_for=merge_for)
     height, width = chosen.rgb_size
-    samples = [made_up_sample(m, height, width, seed) for seed, m in enumerate(modalities)]
+    samples = [synthetic_sample(m, height, width, seed) for seed, m in enumerate(modalities)]
     setting = {
         "checkpoint": segmenter.checkpoint.name,
         "device": segmenter.device_name,
@@ -226,7 +226,7 @@ def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
     size = chosen.input_size or (512, 512)
     options = {"device": chosen.device, "precision": chosen.precision}
     setting = CompareSetting(
-        sample=made_up_sample(modalities[0], *size),
+        sample=synthetic_sample(modalities[0], *size),
         preset=chosen.preset,
         tower=_tower(chosen),
         size=size,
@@ -244,11 +244,7 @@ def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
     for name, ratio in report["ratios"].items():
         show(f"{name}: {ratio:.2f}, in CPU time {report['cpu_ratios'][name]:.2f}")
     if chosen.chart:
-        try:
-            chart = import_module("segrgbx_core.bench.compare_chart")
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"--chart: {error.name} is not installed") from None
-        chart.draw(report, chosen.chart)
+        draw_chart(report, chosen.chart)
     return report
 
 
@@ -318,13 +314,7 @@ def _tower(chosen: argparse.Namespace) -> str:
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, ["-" * width for width in widths], *rows):
-        cells = [
-            row[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-        ]
-        show("| " + " | ".join(cells) + " |")
+    show(markdown_table(header, rows, padded=True))
 
 
 def _cells(cost: Cost) -> list[str]:

@@ -1,8 +1,8 @@
 """Models side by side, in one run, on one machine: what `segrgbx-bench --compare` measures.
 
 Every model gets the same pair of images, already on the device in the model's input size, and ends
-with labels in host memory. The models take turns, so that whatever else the machine does falls on
-all of them alike. Weights are random, which changes labels but not times.
+with labels in host memory. The models take turns, so that the machine's other work affects all
+of them alike. Weights are random, which changes labels but not times.
 
 Two styles are compared. Plain is how the papers' code runs: the network as it is trained, in
 float32, MA-CLIP on every frame. Fast is how `Segmenter` runs a checkpoint: an engine with folded
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 
 from segrgbx_core.base.errors import ConfigError, did_you_mean
 from segrgbx_core.base.samples import RgbxSample
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.bench.cost import count_cost, total_cost
 from segrgbx_core.bench.harness import in_turn, timed
 from segrgbx_core.model import BASELINE_PRESETS, Scene
@@ -50,6 +52,8 @@ RATIOS = {
     "paper_style_vs_plain_cmx": ("segrgbx_paper_style", "cmx"),
 }
 """Quotients of median times; the paper's Table III gives the last one as 1.85."""
+
+_PLAIN, _FAST, _OURS = "#9aa5b1", "#5b7c99", "#d1603d"
 
 Run = Callable[[int], object]
 """Segments the pair once; the argument counts frames from 0."""
@@ -88,7 +92,7 @@ class Contender:
 
     Attributes:
         title: for tables.
-        frames: frames per turn, so that every turn holds as many looks at the scene.
+        frames: frames per turn, so that every turn encodes as many scenes.
         run: segments the pair once.
         parameters_m: parameters in millions, MA-CLIP included where it is used.
         gmacs: multiply-adds in 1e9 of a frame, MA-CLIP's shared among those that keep a scene.
@@ -171,6 +175,54 @@ def table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def draw_chart(report: dict[str, Any], path: Path | str) -> None:
+    """Draws median times as bars, with a mark at p95; needs matplotlib.
+
+    Args:
+        report: what `compare` returned.
+        path: image file; its ending chooses the format.
+
+    Raises:
+        ConfigError: when matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  an optional library
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--chart: {error.name} is not installed") from None
+    models, setting = report["models"], report["setting"]
+    titles = [model["title"] for model in models.values()]
+    medians = [model["median_ms"] for model in models.values()]
+    tails = [model["p95_ms"] for model in models.values()]
+    colours = [
+        _OURS if key.startswith("segrgbx_fast") else _FAST if key.endswith("_fast") else _PLAIN
+        for key in models
+    ]
+    figure = Figure(figsize=(8, 0.45 * len(models) + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    rows = range(len(models))
+    axes.barh(rows, medians, color=colours)
+    axes.plot(tails, rows, "k|", markersize=10, label="p95 of single frames")
+    for row, median in zip(rows, medians, strict=True):
+        axes.annotate(
+            f"{median:.1f}",
+            (0, row),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color="white",
+            fontweight="bold",
+        )
+    axes.set_yticks(list(rows), titles)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * max(*medians, *tails))
+    axes.set_xlabel("ms per frame, median")
+    place = f"{setting['input']}, {setting['device']}"
+    axes.set_title(f"{setting['preset']}, {place}, random weights", fontsize=10)
+    figure.legend(loc="outside lower right", frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
 def _contender(key: str, setting: CompareSetting, batch: Batch) -> Contender:
     is_ours = key.startswith("segrgbx")
     preset = setting.preset if is_ours else f"{key.removesuffix('_fast')}_{setting.preset}"
@@ -250,12 +302,12 @@ def _take_turns(
 def _statistics(frames: Sequence[tuple[float, float]], per_turn: int) -> dict[str, float]:
     times = np.array(frames)  # (frames, 2): wall, CPU
     turns = times.reshape(-1, per_turn, 2).mean(axis=1)
-    wall, cpu = np.median(turns, axis=0)
+    wall = Summary.of(list(turns[:, 0]))
     return {
-        "median_ms": float(wall),
-        "p95_ms": float(np.percentile(times[:, 0], 95)),
-        "min_ms": float(turns[:, 0].min()),
-        "cpu_median_ms": float(cpu),
+        "median_ms": wall.p50,
+        "p95_ms": Summary.of(list(times[:, 0])).p95,
+        "min_ms": wall.min,
+        "cpu_median_ms": Summary.of(list(turns[:, 1])).p50,
         "frames": len(times),
     }
 

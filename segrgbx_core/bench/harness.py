@@ -1,4 +1,4 @@
-"""Times of `Segmenter.predict` on made-up sensor data: what `segrgbx-bench --latency` measures.
+"""Times of `Segmenter.predict` on synthetic inputs: what `segrgbx-bench --latency` measures.
 
 Whatever is compared takes turns in one process, so that the machine's other work falls on all of
 it alike. Wall time is what a vehicle waits for; CPU time is what remains comparable on a machine
@@ -8,6 +8,7 @@ that others use, too.
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ import torch
 
 from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.process_memory import MIB, memory_mib, reset_peak
 from segrgbx_core.base.samples import Array, Events, RgbxSample
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.runtime.devices import choose_device
 from segrgbx_core.runtime.exported import AOT_FRAME
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
@@ -53,7 +56,7 @@ class Variant:
     is_stream: bool = False
 
 
-EXACT = Variant("every frame looks at the scene", {})
+EXACT = Variant("scene of every frame", {})
 
 
 def variants(config: InferenceConfig, exported: str = "", compiled: bool = False) -> list[Variant]:
@@ -66,7 +69,7 @@ def variants(config: InferenceConfig, exported: str = "", compiled: bool = False
     """
     kept = {every: {"scene.refresh_every": every, "scene.change": 1.0} for every in (5, 10)}
     chosen = [EXACT]
-    chosen += [Variant(f"a look every {n} frames", kept[n], is_stream=True) for n in kept]
+    chosen += [Variant(f"scene every {n} frames", kept[n], is_stream=True) for n in kept]
     layout = not config.channels_last
     chosen.append(Variant(f"channels_last: {str(layout).lower()}", {"channels_last": layout}))
     chosen += [
@@ -75,13 +78,13 @@ def variants(config: InferenceConfig, exported: str = "", compiled: bool = False
         if name != config.precision and not (name == "fp32" and config.precision == "auto")
     ]
     both = {**kept[10], "precision": "bf16"}
-    chosen.append(Variant("precision: bf16, a look every 10 frames", both, is_stream=True))
+    chosen.append(Variant("precision: bf16, scene every 10 frames", both, is_stream=True))
     if choose_device(config.device).type == "cuda":
         chosen.append(Variant("precision: fp16", {"precision": "fp16"}))
         graph = {"cuda_graph": True}
         chosen.append(Variant("cuda_graph: true", graph))
         chosen.append(
-            Variant("cuda_graph: true, a look every 10 frames", {**graph, **kept[10]}, True)
+            Variant("cuda_graph: true, scene every 10 frames", {**graph, **kept[10]}, True)
         )
     if compiled:
         chosen.append(Variant("compile: true", {"compile": True}))
@@ -96,7 +99,7 @@ def variants(config: InferenceConfig, exported: str = "", compiled: bool = False
         onnx = {"backend": "onnx", "precision": "auto"}
         chosen.append(Variant("backend: onnx", onnx))
         chosen.append(
-            Variant("backend: onnx, a look every 10 frames", {**onnx, **kept[10]}, is_stream=True)
+            Variant("backend: onnx, scene every 10 frames", {**onnx, **kept[10]}, is_stream=True)
         )
     return chosen
 
@@ -171,16 +174,16 @@ def measure_in_turns(
 def summary(laps: Sequence[Mapping[str, float]]) -> Times:
     """Statistics of every stage over calls; `cpu` becomes a column of `total`.
 
-    Means are there because a look at the scene falls on some frames only.
+    Means are there because some frames alone encode the scene.
     """
     times: Times = {}
     for stage in laps[0]:
-        durations = [lap[stage] for lap in laps]
+        durations = Summary.of([lap[stage] for lap in laps])
         times[stage] = {
-            "median_ms": float(np.median(durations)),
-            "p95_ms": float(np.percentile(durations, 95)),
-            "min_ms": float(min(durations)),
-            "mean_ms": float(np.mean(durations)),
+            "median_ms": durations.p50,
+            "p95_ms": durations.p95,
+            "min_ms": durations.min,
+            "mean_ms": durations.mean,
         }
     cpu = times.pop("cpu")
     times[TOTAL]["cpu_median_ms"] = cpu["median_ms"]
@@ -217,7 +220,7 @@ def measure_batches(
     """
     served = segmenter.contract.modalities
     batches = {
-        size: [made_up_sample(served[i % len(served)], *rgb_size, seed=i) for i in range(size)]
+        size: [synthetic_sample(served[i % len(served)], *rgb_size, seed=i) for i in range(size)]
         for size in sizes
     }
     runs = {str(size): (segmenter, samples, ()) for size, samples in batches.items()}
@@ -244,25 +247,20 @@ def working_memory(segmenter: Segmenter, samples: Sequence[RgbxSample]) -> int:
         torch.cuda.reset_peak_memory_stats(segmenter.device)
         segmenter.predict(samples)
         return torch.cuda.max_memory_allocated(segmenter.device) - before
+    if not math.isfinite(memory_mib()):
+        return 0
     try:
         # What earlier calls have left in the heap would hide what this one takes.
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-        before = _resident("VmRSS")
+        reset_peak()
+        before_mib = memory_mib()
         segmenter.predict(samples)
-        return max(0, _resident("VmHWM") - before)
+        return max(0, int((memory_mib(peak=True) - before_mib) * MIB))
     except (OSError, AttributeError):
         return 0
 
 
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def made_up_sample(modality: Modality, height: int, width: int, seed: int = 0) -> RgbxSample:
+def synthetic_sample(modality: Modality, height: int, width: int, seed: int = 0) -> RgbxSample:
     """Noise as a driver of this modality would deliver it, X at half of RGB's resolution."""
     rng = np.random.default_rng(seed)
     rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)

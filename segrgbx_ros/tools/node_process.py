@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from segrgbx_core.base.errors import SegrgbxError
+from segrgbx_core.base.process_memory import memory_mib
 from segrgbx_ros.config.node import NODE_NAME
 
 _POLL_S = 0.1
@@ -106,8 +107,7 @@ class NodeProcess:
         """Resident memory of the process; 0 when it has ended."""
         if self._process is None or self._process.poll() is not None:
             return 0.0
-        text = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii")
-        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return memory_mib(self._process.pid)
 
     def cpu_s(self) -> float:
         """Processor time that the process has used in s; 0 when it has ended."""

@@ -9,9 +9,15 @@ from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import MODALITIES
 from segrgbx_core.bench import bench
 from segrgbx_core.bench import harness as latency
-from segrgbx_core.bench.bench import made_up_sample, main, measure
+from segrgbx_core.bench.bench import main
 from segrgbx_core.bench.cost import Cost, count_cost, count_structures, total_cost
-from segrgbx_core.bench.harness import measure_in_turns, variants, with_changes
+from segrgbx_core.bench.harness import (
+    measure,
+    measure_in_turns,
+    synthetic_sample,
+    variants,
+    with_changes,
+)
 from segrgbx_core.model import PRESETS, build_model
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, ModalityAwareClip
 from segrgbx_core.model.refinement import Structure
@@ -139,7 +145,7 @@ def test_latency_of_a_checkpoint_with_one_modality_merges(tmp_path, capsys):
 def test_stages_add_up_to_no_more_than_the_total():
     contract = default_contract("tiny")
     segmenter = Segmenter(random_weights(contract), InferenceConfig(device="cpu"))
-    samples = [made_up_sample(MODALITIES[1], 64, 64)]
+    samples = [synthetic_sample(MODALITIES[1], 64, 64)]
     stages = measure(segmenter, samples, repeats=1, warm_up=0)
     parts = sum(times["median_ms"] for stage, times in stages.items() if stage != "total")
     assert parts <= stages["total"]["median_ms"]
@@ -155,11 +161,11 @@ def test_variants_take_turns_and_pairs_are_compared(tmp_path, capsys):
     assert main(arguments) == 0
     latency = json.loads(path.read_text())["latency"]
     names = list(latency["variants"])
-    assert names[0] == "every frame looks at the scene"
-    assert {"a look every 5 frames", "a look every 10 frames", "precision: bf16"} < set(names)
+    assert names[0] == "scene of every frame"
+    assert {"scene every 5 frames", "scene every 10 frames", "precision: bf16"} < set(names)
     for times in latency["variants"].values():
         assert times["total"]["cpu_mean_ms"] > 0
-    kept = latency["variants"]["a look every 10 frames"]
+    kept = latency["variants"]["scene every 10 frames"]
     assert kept["scene"]["median_ms"] < latency["variants"][names[0]]["scene"]["median_ms"]
     assert list(latency["pairs"]) == ["1", "2", "4"]
     assert latency["pairs"]["1"]["time"] == 1
@@ -234,8 +240,8 @@ def test_nobody_is_always_first():
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_made_up_samples_are_what_encoders_take(modality):
-    x_image = encode(made_up_sample(modality, 40, 60))
+def test_synthetic_samples_are_what_encoders_take(modality):
+    x_image = encode(synthetic_sample(modality, 40, 60))
     assert x_image.dtype == np.float32
     assert x_image.std() > 0
 

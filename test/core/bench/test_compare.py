@@ -8,14 +8,15 @@ import torch
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.bench import compare as module
-from segrgbx_core.bench.bench import made_up_sample, main
+from segrgbx_core.bench.bench import main
 from segrgbx_core.bench.compare import MODELS, RATIOS, CompareSetting, compare, table
 from segrgbx_core.bench.compare import _statistics as statistics
 from segrgbx_core.bench.compare import _take_turns as take_turns
+from segrgbx_core.bench.harness import synthetic_sample
 
 
 def setting(**changes):
-    sample = made_up_sample(Modality.THERMAL, 64, 64)
+    sample = synthetic_sample(Modality.THERMAL, 64, 64)
     small = {"preset": "tiny", "tower": "tiny", "size": (64, 64), "rounds": 1, "warm_up": 0}
     return CompareSetting(sample, **{**small, "refresh_every": 2, **changes})
 

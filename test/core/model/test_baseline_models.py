@@ -9,8 +9,8 @@ from torch.export import Dim
 from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import MODALITIES, Modality
-from segrgbx_core.bench.bench import made_up_sample
 from segrgbx_core.bench.cost import count_cost, total_cost
+from segrgbx_core.bench.harness import synthetic_sample
 from segrgbx_core.model import ALL_PRESETS, BASELINE_PRESETS, SegRGBX, build_model
 from segrgbx_core.model.backbone import BackboneConfig
 from segrgbx_core.model.baselines import (
@@ -292,6 +292,6 @@ def test_checkpoints_and_segmenter_take_a_baseline(name, tmp_path):
     loaded = load_checkpoint(path)
     assert not isinstance(loaded.model, SegRGBX)
     segmenter = Segmenter(loaded)
-    samples = [made_up_sample(m, 48, 64) for m in (Modality.THERMAL, Modality.EVENT)]
+    samples = [synthetic_sample(m, 48, 64) for m in (Modality.THERMAL, Modality.EVENT)]
     labels = [prediction.labels for prediction in segmenter.predict(samples)]
     assert [image.shape for image in labels] == [(48, 64)] * 2
