@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections import Counter
@@ -20,6 +21,7 @@ from segrgbx_ros.messages.images import NS_PER_S
 from segrgbx_ros.node.health.reporter import PairSnapshot, Reporter, Snapshot
 from segrgbx_ros.node.health.streams import Patience, StreamHealth, Throttle
 from segrgbx_ros.node.inputs import Inputs
+from segrgbx_ros.node.intake import MAX_WAITING, PairIntake, Received
 from segrgbx_ros.node.outputs import DebugOutputs, PairOutputs
 from segrgbx_ros.node.worker import Memory, Worker
 from segrgbx_ros.pairing.pipeline import X_EMPTY, Pair, Pipeline
@@ -42,9 +44,14 @@ class ArrivalClock:
 
     def __init__(self) -> None:
         self._newest_ns = 0
+        self._lock = threading.Lock()
 
     def at(self, received_ns: int) -> int:
-        """The time to pair by, in ns; for `received_ns` 0 it is now."""
+        """The time to pair by, in ns; for `received_ns` 0 it is now. From any thread."""
+        with self._lock:
+            return self._at(received_ns)
+
+    def _at(self, received_ns: int) -> int:
         now_ns = time.time_ns()
         if not now_ns - _LONGEST_QUEUE_NS < received_ns < now_ns:  # not set, or another clock
             received_ns = now_ns
@@ -75,9 +82,9 @@ class RateLimit:
 class NodeRuntime:
     """One configured node at work.
 
-    Messages come in by `on_message`, in the executor's thread like everything but `_deliver` and
-    `_refuse`, so messages, time-outs and reports never meet. Answers leave by `_deliver`, in the
-    worker's thread.
+    Messages come in by `on_message`, in the executor's thread like time-outs and reports. Pairs
+    with a stream of events are paired by `_pair` in a thread of their own (`PairIntake`), the
+    others in the executor's. Answers leave by `_deliver`, in the worker's thread.
 
     Args:
         node: owns publishers, subscriptions and timers.
@@ -126,6 +133,7 @@ class NodeRuntime:
         self._debug = DebugOutputs(node, config.output.publish_debug)
         self._limit = RateLimit()
         self._inputs: Inputs | None = None
+        self._intakes: dict[str, PairIntake] = {}
         self._outputs: dict[str, PairOutputs] = {}
         for pair in config.pairs:
             outputs = PairOutputs(node, pair, labels[pair].classes, config)
@@ -164,6 +172,18 @@ class NodeRuntime:
         self._worker.report()
         self._reporter.reset()
         self._inputs = inputs
+        self._intakes = {
+            pair: PairIntake(
+                pair,
+                self._pair,
+                self._poll,
+                lambda pair: self._pipeline[pair].next_deadline_ns(),
+                lambda: self._clock.at(0),
+                self._patience.stop_s,
+            )
+            for pair, section in self._config.sections()
+            if section.x_stream is Stream.EVENTS
+        }
         inputs.create()
         reliability = self._config.qos.input_reliability.value
         for pair, health in inputs.health.items():
@@ -177,6 +197,9 @@ class NodeRuntime:
         if self._inputs is None:
             return
         self._inputs.destroy()
+        for intake in self._intakes.values():
+            intake.stop()
+        self._intakes.clear()
         if not self._worker.stop():
             self._node.get_logger().warning("a pass still runs; its answer will be dropped")
         self.reset()
@@ -223,6 +246,8 @@ class NodeRuntime:
 
     def reset(self) -> None:
         """Forgets all messages that wait or are in a pass, and what the model keeps of streams."""
+        for intake in self._intakes.values():
+            intake.clear()
         self._pipeline.clear()
         self._worker.clear()
 
@@ -242,9 +267,6 @@ class NodeRuntime:
         health.on_message(time.monotonic_ns(), messages.encoding_of(message), now_ns - stamp_ns)
         if health.freeze is not None:
             health.freeze.on_image(message.data, stamp_ns)
-        if self._inputs is not None and now_ns >= received_ns > now_ns - _LONGEST_QUEUE_NS:
-            behind_s = (time.time_ns() - received_ns) / NS_PER_S
-            self._inputs.health[pair].on_behind(behind_s)
         if not self.is_enabled:
             health.disabled += 1
             return
@@ -252,8 +274,29 @@ class NodeRuntime:
             kind = "negative" if stamp_ns else "zero"
             text = f"topic '{health.topic}': stamp is {kind}; let the driver set header.stamp"
             self._refuse(pair, f"{kind}_stamp", text)
+        received = Received(stream, health, message, now_ns, stamp_ns)
+        intake = self._intakes.get(pair)
+        if intake is None:
+            self._pair(pair, received)
+            self._rearm(now_ns)
+        elif not intake.put(received):
+            text = (
+                f"topic '{health.topic}': {MAX_WAITING} messages wait to be decoded; one is lost"
+            )
+            self._refuse(pair, "overflow", text)
+
+    def _pair(self, pair: str, received: Received) -> None:
+        """Pairs one message; in the executor's thread, or in that of the pair's intake."""
+        inputs = self._inputs
+        if inputs is None:
+            return
+        health, behind_ns = received.health, time.time_ns() - received.now_ns
+        num_waiting = self._intakes[pair].num_waiting if pair in self._intakes else 0
+        inputs.health[pair].on_behind(behind_ns / NS_PER_S, num_waiting)
         try:
-            pairs = self._pipeline.push_message(pair, stream, message, now_ns, stamp_ns)
+            pairs = self._pipeline.push_message(
+                pair, received.stream, received.message, received.now_ns, received.stamp_ns
+            )
         except EncodingError as error:  # of events, which are decoded at once
             self._refuse(pair, "message", str(error))
             return
@@ -261,9 +304,12 @@ class NodeRuntime:
             text = f"topic '{health.topic}': {type(error).__name__}: {error}"
             self._refuse(pair, "exception", f"{text}\n{traceback.format_exc()}")
             return
-        if self._inputs is not None:
-            self._inputs.health[pair].stream_lost = self._pipeline[pair].num_lost
-        self._submit(pairs, now_ns)
+        inputs.health[pair].stream_lost = self._pipeline[pair].num_lost
+        self._submit(pairs)
+
+    def _poll(self, pair: str, now_ns: int) -> None:
+        """Decides what has waited long enough for its X."""
+        self._submit(self._pipeline[pair].poll(now_ns))
 
     def on_info(self, pair: str, stream: Stream, info: Any) -> None:
         """Takes a calibration."""
@@ -288,25 +334,39 @@ class NodeRuntime:
             return
         self._looks = 0
         now_ns = self._clock.at(0)
-        self._submit(self._pipeline.poll(now_ns), now_ns)
+        for pair in self._pipeline:
+            if pair.name not in self._intakes:
+                self._poll(pair.name, now_ns)
+        self._rearm(now_ns)
 
     def _arm(self, delay_ns: int) -> None:
         self._deadline.timer_period_ns = max(NS_PER_MS, delay_ns)
         self._deadline.reset()
 
-    def _submit(self, pairs: Sequence[Pair], now_ns: int) -> None:
-        if self._inputs is None:
+    def _rearm(self, now_ns: int) -> None:
+        """Sees to it that `_on_deadline` is called when the next RGB has waited long enough."""
+        if self._inputs is None or not self._deadline.is_canceled():
+            return
+        deadlines = [
+            deadline_ns
+            for pair in self._pipeline
+            if pair.name not in self._intakes
+            and (deadline_ns := pair.next_deadline_ns()) is not None
+        ]
+        if deadlines:
+            self._arm(min(deadlines) - now_ns)
+
+    def _submit(self, pairs: Sequence[Pair]) -> None:
+        inputs = self._inputs
+        if inputs is None:
             return
         for pair in pairs:
-            health = self._inputs.health[pair.name]
+            health = inputs.health[pair.name]
             health.on_pair(time.monotonic_ns(), pair.dt_ns, pair.held)
             if self._limit.allows(pair.name, pair.rgb_stamp_ns, self._config.rate.max_hz):
                 self._worker.submit(pair)
             else:
                 health.limited += 1
-        deadline_ns = self._pipeline.next_deadline_ns()
-        if deadline_ns is not None and self._deadline.is_canceled():
-            self._arm(deadline_ns - now_ns)
 
     def _deliver(self, pair: Pair, sample: RgbxSample, answer: Prediction) -> None:
         """In the worker's thread."""
@@ -341,9 +401,9 @@ class NodeRuntime:
             for name, health in self._inputs.health.items():
                 pipeline = self._pipeline[name]
                 silences = self._inputs.silences(name, now_ns)
-                notes = self._notes(name)
+                counts = pipeline.counts_by_now()
                 pairs.append(
-                    PairSnapshot(health, pipeline.counts, pipeline.reader, silences, notes)
+                    PairSnapshot(health, counts, pipeline.reader, silences, self._notes(name))
                 )
         return Snapshot(
             config=self._config,

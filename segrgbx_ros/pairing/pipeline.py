@@ -7,7 +7,9 @@ because a pair that a newer one replaces is never looked at.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,8 +260,9 @@ class AngleSets:
 class PairPipeline:
     """Pairs the messages of one RGB-X pair by stamp.
 
-    Not thread-safe. Times called `now_ns` only need to come from one clock that does not run
-    backward; stamps come from the messages.
+    One thread pushes; others may call the rest meanwhile, and events are decoded without holding
+    them up. Times called `now_ns` only need to come from one clock that does not run backward;
+    stamps come from the messages.
 
     Attributes:
         name: of the pair.
@@ -283,11 +286,18 @@ class PairPipeline:
         self._angles = AngleSets() if section.x_source is XSource.ANGLES else None
         self.reader = SampleReader(name, config, encoding)
         self._infos: dict[Stream, Any] = {}
+        self._lock = threading.Lock()
+        self._must_reset = False
 
     @property
     def counts(self) -> AlignCounts:
-        """What became of the messages so far."""
+        """What became of the messages so far; goes on counting."""
         return self._aligner.counts
+
+    def counts_by_now(self) -> AlignCounts:
+        """A copy of the counts, which agree with each other."""
+        with self._lock:
+            return deepcopy(self._aligner.counts)
 
     @property
     def num_lost(self) -> int:
@@ -298,7 +308,8 @@ class PairPipeline:
 
     def configure(self, config: NodeConfig) -> None:
         """Takes changed values of dynamic options; what waits stays."""
-        self._aligner.configure(config.sync, _offset_ns(config.pair(self.name)))
+        with self._lock:
+            self._aligner.configure(config.sync, _offset_ns(config.pair(self.name)))
         self.reader.configure(config.sync)
 
     def push_message(
@@ -321,29 +332,33 @@ class PairPipeline:
         if stamp_ns is None:
             stamp_ns = messages.stamp_ns(message)
         if stream is Stream.RGB:
-            return self._pairs(self._aligner.push_rgb(stamp_ns, message, now_ns))
+            with self._lock:
+                return self._pairs(self._aligner.push_rgb(stamp_ns, message, now_ns))
         if self._events is not None:
             return self._push_events(self._events, message, now_ns, stamp_ns)
         if self._angles is not None:
             message = self._angles.add_image(stream, stamp_ns, message)
             if message is None:
                 return []
-        return self._pairs(self._aligner.push_x(stamp_ns, message, now_ns))
+        with self._lock:
+            return self._pairs(self._aligner.push_x(stamp_ns, message, now_ns))
 
     def poll(self, now_ns: int) -> list[Pair]:
         """Pairs whose waiting time is over at `now_ns`."""
-        return self._pairs(self._aligner.poll(now_ns))
+        with self._lock:
+            return self._pairs(self._aligner.poll(now_ns))
 
     def flush(self) -> list[Pair]:
         """Resolves all that waits; for the end of a recording."""
-        return self._pairs(self._aligner.flush())
+        with self._lock:
+            return self._pairs(self._aligner.flush())
 
     def clear(self) -> None:
         """Forgets all messages that wait; calibrations stay."""
-        self._aligner.clear()
+        with self._lock:
+            self._aligner.clear()
+            self._must_reset = True
         self.reader.forget()
-        if self._events is not None:
-            self._events.reset()
         if self._angles is not None:
             self._angles.clear()
 
@@ -353,11 +368,16 @@ class PairPipeline:
 
     def next_deadline_ns(self) -> int | None:
         """When `poll` will have something to do at the latest, None when nothing waits."""
-        return self._aligner.next_deadline_ns()
+        with self._lock:
+            return self._aligner.next_deadline_ns()
 
     def _push_events(
         self, events: EventStream, message: Any, now_ns: int, stamp_ns: int
     ) -> list[Pair]:
+        with self._lock:
+            must_reset, self._must_reset = self._must_reset, False
+        if must_reset:  # messages may have been missed
+            events.reset()
         try:
             taken = events.read_message(message)
         except EncodingError as error:
@@ -367,7 +387,8 @@ class PairPipeline:
             return []
         # An unset stamp says nothing about the sensor's clock; the aligner counts and drops it.
         reached_ns = taken.reached_ns if stamp_ns > 0 else 0
-        return self._pairs(self._aligner.push_x(reached_ns, taken.events, now_ns))
+        with self._lock:
+            return self._pairs(self._aligner.push_x(reached_ns, taken.events, now_ns))
 
     def _pairs(self, matches: Iterable[Match[Any, Any]]) -> list[Pair]:
         rgb_info, x_info = self.info(Stream.RGB_INFO), self.info(Stream.X_INFO)

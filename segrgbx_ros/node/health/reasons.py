@@ -108,8 +108,10 @@ def input_status(
     values: dict[str, Any] = {f"bad_{cause}": n for cause, n in health.refused().items()}
     values["x_stream_lost"] = health.stream_lost
     errors, warnings = list(silences), list(notes)
-    if (behind_s := health.take_behind_s()) > LATE_S:
-        warnings.append(f"this node is {behind_s:.1f} s behind with its messages")
+    behind_s, num_waiting = health.take_behind()
+    if behind_s > LATE_S:
+        more = f", {num_waiting} wait" if num_waiting else ""
+        warnings.append(f"this node is {behind_s:.1f} s behind with its messages{more}")
     for short, stream in health.inputs.items():
         rate = stream.rate_hz(now_ns)
         policies = "; ".join(stream.incompatible)
@@ -121,6 +123,7 @@ def input_status(
             f"{short}_received": stream.received,
             f"{short}_lost": stream.lost,
             f"{short}_disabled": stream.disabled,
+            f"{short}_cleared": stream.cleared,
             f"{short}_publishers": stream.publishers,
             f"{short}_incompatible_qos": policies,
         }

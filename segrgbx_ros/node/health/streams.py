@@ -87,6 +87,7 @@ class StreamHealth:
         lost: messages missing between those that came, by each publisher's sequence numbers, or
             as the middleware reports them where it gives none.
         disabled: messages that came while inference was switched off.
+        cleared: messages that waited to be decoded when all was given up.
         delay_ns: reception minus stamp, smoothed; None before the first message.
         freeze: detects repeated images, None where they are not looked for.
         publishers: that are known on the topic.
@@ -100,6 +101,7 @@ class StreamHealth:
     incompatible: list[str] = field(default_factory=list)
     lost: int = 0
     disabled: int = 0
+    cleared: int = 0
     delay_ns: float | None = None
     freeze: FreezeDetector | None = None
     publishers: int = 0
@@ -241,18 +243,18 @@ class PairHealth:
     answers: AnswerHealth = field(default_factory=AnswerHealth)
     quiet_s: float = Patience.quiet_s
     _recent: Recent = field(default_factory=Recent)
-    _behind_s: float = 0.0
-    # Messages are refused by the worker's thread and by callbacks.
+    _behind: tuple[float, int] = (0.0, 0)
+    # The worker, intakes and callbacks count in threads of their own.
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def on_behind(self, behind_s: float) -> None:
-        """Notes how long a message waited in this node before it was looked at."""
-        self._behind_s = max(self._behind_s, behind_s)
+    def on_behind(self, behind_s: float, num_waiting: int = 0) -> None:
+        """Notes how long a message waited in this node, and how many wait behind it."""
+        self._behind = max(self._behind, (behind_s, num_waiting))
 
-    def take_behind_s(self) -> float:
-        """The longest wait in this node since the last call, in s."""
-        behind_s, self._behind_s = self._behind_s, 0.0
-        return behind_s
+    def take_behind(self) -> tuple[float, int]:
+        """The longest wait in this node since the last call, in s, and how many waited then."""
+        behind, self._behind = self._behind, (0.0, 0)
+        return behind
 
     def skew_ms(self) -> float:
         """How far X's stamps run ahead of RGB's, judged by when both arrive."""
@@ -265,14 +267,15 @@ class PairHealth:
 
     def on_pair(self, now_ns: int, dt_ns: int | None, held: bool) -> None:
         """Counts a pair; `dt_ns` is None where RGB goes alone."""
-        self.last_pair_ns = now_ns
-        self.has_paired = True
-        self._recent.pairs += 1
-        self._recent.held += held
-        self._recent.alone += dt_ns is None
-        if dt_ns is not None and not held:
-            self._recent.dt_sum_ns += dt_ns
-            self._recent.dt_max_ns = max(self._recent.dt_max_ns, abs(dt_ns))
+        with self._lock:
+            self.last_pair_ns = now_ns
+            self.has_paired = True
+            self._recent.pairs += 1
+            self._recent.held += held
+            self._recent.alone += dt_ns is None
+            if dt_ns is not None and not held:
+                self._recent.dt_sum_ns += dt_ns
+                self._recent.dt_max_ns = max(self._recent.dt_max_ns, abs(dt_ns))
 
     def on_refused(self, cause: str, message: str) -> None:
         """Counts a message that could not be used; from any thread."""
@@ -287,7 +290,8 @@ class PairHealth:
 
     def take_recent(self) -> Recent:
         """What happened since the last call."""
-        recent, self._recent = self._recent, Recent()
+        with self._lock:
+            recent, self._recent = self._recent, Recent()
         return recent
 
 
