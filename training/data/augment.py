@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 import numpy as np
 import torch
@@ -28,13 +28,29 @@ _FULL_WELL, _READ_NOISE = 4000.0, 3.5
 """In electrons, of a small industrial sensor at a few decibels of gain."""
 
 
+class ScaleOf(str, Enum):
+    """What a scale of `AugmentConfig` is relative to."""
+
+    FRAME = "frame"
+    """The frame: a scale enlarges its pixels, drawn evenly on a logarithmic axis."""
+    CROP = "crop"
+    """The crop: the frame's short side becomes scale times the crop's, drawn evenly. Frames of any
+    resolution are seen as large as when whole frames are scored at the crop's size, which is
+    scale 1."""
+
+
 class AugmentConfig(Config):
     """The paper's augmentation (IV-A): scale, flip, crop, colour jitter and blur."""
 
     crop_height: int = option(512, doc="height of a training image", unit="px", low=32, high=8192)
     crop_width: int = option(512, doc="width of a training image", unit="px", low=32, high=8192)
-    min_scale: float = option(0.5, doc="smallest enlargement before the crop", low=0.1, high=8)
-    max_scale: float = option(2.0, doc="largest enlargement before the crop", low=0.1, high=8)
+    scale_of: ScaleOf = option(
+        ScaleOf.FRAME,
+        doc="what scales are relative to: frame (1 keeps its pixels) or crop (1 makes the frame's "
+        "short side as long as the crop's)",
+    )
+    min_scale: float = option(0.5, doc="smallest scale before the crop", low=0.1, high=8)
+    max_scale: float = option(2.0, doc="largest scale before the crop", low=0.1, high=8)
     small_share: float = option(
         0.0,
         doc="share of the run, from its start, that sees smaller pictures of the same views",
@@ -71,12 +87,13 @@ def at_progress(config: AugmentConfig, progress: float) -> AugmentConfig:
     if progress >= config.small_share:
         return config
     scale = config.small_scale
+    of_frame = scale if config.scale_of is ScaleOf.FRAME else 1.0
     return config.model_copy(
         update={
             "crop_height": max(32, round(config.crop_height * scale)),
             "crop_width": max(32, round(config.crop_width * scale)),
-            "min_scale": config.min_scale * scale,
-            "max_scale": config.max_scale * scale,
+            "min_scale": config.min_scale * of_frame,
+            "max_scale": config.max_scale * of_frame,
         }
     )
 
@@ -149,8 +166,12 @@ def _draw_window(
 ) -> Window:
     # Enlarging the image and then cropping is the same as cropping a smaller window and enlarging
     # that, for a fraction of the work.
-    low, high = math.log(config.min_scale), math.log(config.max_scale)
-    scale = math.exp(rng.uniform(low, high)) if high > low else config.min_scale
+    low, high = config.min_scale, config.max_scale
+    if config.scale_of is ScaleOf.CROP:
+        scale = rng.uniform(low, high) if high > low else low
+        scale *= min(config.crop_height, config.crop_width) / min(height, width)
+    else:
+        scale = math.exp(rng.uniform(math.log(low), math.log(high))) if high > low else low
     rows = max(1, round(config.crop_height / scale))
     columns = max(1, round(config.crop_width / scale))
     top = int(rng.integers(0, max(0, height - rows) + 1))

@@ -14,6 +14,7 @@ from training.data.augment import (
     AugmentConfig,
     Variant,
     Views,
+    _draw_window,
     at_progress,
     augment,
     crop_resized,
@@ -157,6 +158,42 @@ def test_enlarging_shows_less_and_shrinking_pads():
     )
     assert (near.labels != VOID).all()
     assert (far.labels == VOID).float().mean() == pytest.approx(1 - 20 * 30 / 32 / 32, abs=0.05)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (160, 120), (1042, 1042)])
+def test_scales_of_the_crop_show_frames_of_any_resolution_alike(height, width):
+    """At scale 1 the short side of the frame fills the crop, as where whole frames are scored."""
+    options = config(**PLAIN, scale_of="crop", min_scale=1.0, max_scale=1.0)
+    views, _ = augment(frame(height, width), options, ENCODING, np.random.default_rng(0))
+    assert (views.labels != VOID).all()
+    far, _ = augment(
+        frame(height, width),
+        config(**PLAIN, scale_of="crop", min_scale=0.5, max_scale=0.5),
+        ENCODING,
+        np.random.default_rng(0),
+    )
+    seen = min(1.0, 0.5 * max(height, width) / min(height, width)) * 0.5
+    assert (far.labels != VOID).float().mean() == pytest.approx(seen, abs=0.03)
+
+
+def test_scales_of_the_crop_are_drawn_evenly():
+    options = config(scale_of="crop", min_scale=0.5, max_scale=2.0)
+    rng = np.random.default_rng(0)
+    scales = np.array([16 / _draw_window(512, 1024, options, rng).height for _ in range(4000)])
+    scales *= 512 / 32 * 2
+    counts = np.histogram(scales, bins=3, range=(0.5, 2.0))[0]
+    assert counts.sum() == 4000
+    assert np.abs(counts - 4000 / 3).max() < 150
+
+
+def test_small_pictures_show_the_same_windows_by_either_scale():
+    for scale_of in ("frame", "crop"):
+        options = config(scale_of=scale_of, small_share=0.5, crop_height=64, crop_width=96)
+        early, late = (
+            _draw_window(300, 400, at_progress(options, moment), np.random.default_rng(3))
+            for moment in (0.0, 1.0)
+        )
+        assert early == late
 
 
 def test_mirroring_twice_is_nothing_and_mirrors_all_three():
