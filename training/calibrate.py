@@ -34,7 +34,7 @@ from training.eval.calibration import (
     reliability,
 )
 from training.eval.eval_data import EvalSplit
-from training.evaluate import add_data_options, open_pools
+from training.experiments.data_options import add_data_options, open_pools
 
 
 @command()

@@ -19,14 +19,12 @@ from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, command
 from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import image_size
-from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
+from segrgbx_core.base.overrides import CommandParser
 from segrgbx_core.runtime.segmenter import InferenceConfig
-from training.data.datasets import READERS
-from training.eval.eval_data import EvalSplit, open_splits, open_splits_of_run
 from training.eval.report import JointReport
 from training.eval.scoring import EvalOptions, evaluate_splits
 from training.eval.test_time_augmentation import Fit, TtaConfig
-from training.stage2.config import read_run
+from training.experiments.data_options import add_data_options, open_pools
 
 
 @command()
@@ -79,51 +77,6 @@ def _parser() -> CommandParser:
         "--out", type=path_text, default="", help="folder for report.md, report.json, pictures"
     )
     return parser
-
-
-def add_data_options(parser: CommandParser) -> None:
-    """Adds what names the data sets of a command; see `open_pools`."""
-    data = parser.add_argument_group("data")
-    data.add_argument("--reader", default="synthetic_street", help=", ".join(READERS))
-    data.add_argument(
-        "--root",
-        type=path_text,
-        action="append",
-        default=[],
-        help="folder of the data set; several are pooled",
-    )
-    data.add_argument(
-        "--run", type=path_text, default="", help="run file whose data sets are scored instead"
-    )
-    data.add_argument(
-        "--split",
-        default="val",
-        help="split of every data set; with --run, val and train mean what the run file says; "
-        "published: what papers report on",
-    )
-    data.add_argument("--modality", default="", help="X; empty for the data set's usual one")
-    add_set_option(
-        data, "options of the data set; with --run options of the run, such as data.0.root=DATA"
-    )
-    data.add_argument("--limit", type=int, default=0, help="samples per root, 0 for all")
-
-
-def open_pools(args: argparse.Namespace, split: str) -> list[list[EvalSplit]]:
-    """What a command line names, opened before anything is computed; splits of one set pooled.
-
-    Args:
-        args: of a parser with `add_data_options`.
-        split: as its `--split`.
-    """
-    if args.run:
-        if args.root:
-            raise ConfigError("--root has no effect with --run; set data.0.root=DATA instead")
-        run = read_run(args.run, args.set)
-        return open_splits_of_run(run.data, run.sensor, split)
-    if not args.root:
-        raise ConfigError("name the data set's folder with --root, or a run file with --run")
-    options = apply_overrides({}, args.set)
-    return [open_splits(args.reader, args.root, split, args.modality, options)]
 
 
 def _inference(args: argparse.Namespace) -> InferenceConfig:
