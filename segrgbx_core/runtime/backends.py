@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ _PROVIDERS = {
 }
 _FALLBACKS = {"tensorrt": ("cuda", "cpu"), "cuda": ("cpu",), "rocm": ("cpu",)}
 """Providers for the operators that the chosen one does not support."""
+_KEPT_SHAPES = 4
+"""Combinations of batch and image size for which a compiled graph is kept."""
 _OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 log = logging.getLogger(__name__)
@@ -182,7 +185,10 @@ class OnnxGraph:
 
 
 class OpenVinoGraph:
-    """An ONNX graph compiled by OpenVINO for the CPU, which takes some seconds; a `Graph`.
+    """An ONNX graph compiled by OpenVINO for the CPU; a `Graph`.
+
+    It is compiled for fixed shapes, which takes some seconds and makes it faster: once per batch
+    and image size, of which the last few are kept.
 
     Args:
         model: the exported model.
@@ -196,27 +202,52 @@ class OpenVinoGraph:
 
     def __init__(self, model: ExportedModel, name: str, precision: str) -> None:
         self.name = name
-        core = _openvino().Core()
-        settings = {
+        self._core = _openvino().Core()
+        self._settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            graph = core.read_model(model.read_file(name))
-            compiled = core.compile_model(graph, "CPU", settings)
+            self._graph = self._core.read_model(model.read_file(name))
         except RuntimeError as error:
-            text = str(error).strip().rsplit("\n", 1)[-1]
-            raise ConfigError(f"openvino: cannot run {name}: {shortened(text, 300)}") from None
-        check_mark(model, name, _openvino_mark(graph))
-        self._request = compiled.create_infer_request()
-        self.inputs: Mapping[str, Shape] = _openvino_ports(compiled.inputs)
-        self.outputs: Mapping[str, Shape] = _openvino_ports(compiled.outputs)
+            raise self._refused(error) from None
+        check_mark(model, name, _openvino_mark(self._graph))
+        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+        self.inputs: Mapping[str, Shape] = _openvino_ports(self._graph.inputs)
+        self.outputs: Mapping[str, Shape] = _openvino_ports(self._graph.outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """See `Graph`."""
-        made = self._request.infer(dict(feeds))
+        key = tuple(feeds[name].shape for name in self.inputs)
+        if key not in self._requests:
+            self._requests[key] = self._compiled({name: feeds[name].shape for name in self.inputs})
+            while len(self._requests) > _KEPT_SHAPES:
+                self._requests.popitem(last=False)
+        self._requests.move_to_end(key)
+        made = self._requests[key].infer(dict(feeds))
         return {name: np.asarray(made[name]) for name in self.outputs}
+
+    def _compiled(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        fixed = self._graph.clone()
+        try:
+            fixed.reshape({name: list(shape) for name, shape in shapes.items()})
+            return self._core.compile_model(fixed, "CPU", self._settings).create_infer_request()
+        except RuntimeError as error:
+            log.warning(
+                "openvino: cannot compile %s for fixed shapes (%s); free ones are slower",
+                self.name,
+                shortened(str(error).strip().rsplit("\n", 1)[-1], 200),
+            )
+        try:
+            free = self._core.compile_model(self._graph, "CPU", self._settings)
+        except RuntimeError as error:
+            raise self._refused(error) from None
+        return free.create_infer_request()
+
+    def _refused(self, error: RuntimeError) -> ConfigError:
+        text = str(error).strip().rsplit("\n", 1)[-1]
+        return ConfigError(f"openvino: cannot run {self.name}: {shortened(text, 300)}")
 
 
 class AotGraph:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrgbx_core.base.errors import CheckpointError, shortened
+from segrgbx_core.base.errors import CheckpointError, SegrgbxError, shortened
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import LabelSpace
@@ -268,7 +268,7 @@ class ExportedEngine:
         try:
             return graph.run(feeds)
         except Exception as error:  # those of the runtimes share no other base
-            if is_out_of_memory(error):
+            if isinstance(error, SegrgbxError) or is_out_of_memory(error):
                 raise
             raise CheckpointError(
                 f"{self._where}: a graph failed in {self.name} ({shortened(str(error), 300)})"

@@ -34,33 +34,33 @@ class Backend(str, Enum):
 
 
 class ConfidenceKind(str, Enum):
-    """What the confidence of a pixel says. All lie in [0, 1]; 1 is certain."""
+    """Meaning of a confidence, in [0, 1]; 1 is certain."""
 
     MAX_PROB = "max_prob"
     """Probability of the published class."""
     MARGIN = "margin"
-    """How far that probability is ahead of the next class's."""
+    """Its lead over the probability of the next class."""
     ENTROPY = "entropy"
     """One minus the entropy of all classes, as a share of the largest possible entropy."""
 
 
 class SceneConfig(Config):
-    """When MA-CLIP looks at the scene again; between two looks a stream keeps what it made of it.
+    """When the scene of a stream is encoded anew; in between, its frames share one.
 
-    Only whoever names the streams of its samples keeps anything: the live node does, replay and
+    Scenes are kept only for samples whose stream is named: the live node names them, replay and
     evaluation do not.
     """
 
     refresh_every: int = option(
         1,
-        doc="frames of a live stream per look at the scene; 1: every frame, exact, as replay and "
+        doc="frames of a live stream per scene; 1: every frame has its own, exact, as replay and "
         "evaluation always are; more is faster",
         low=1,
         high=1000,
     )
     max_age_ms: float = option(
         1000.0,
-        doc="age by stamps of RGB at which a look is due however few frames came since",
+        doc="age by stamps of RGB at which a scene is stale, however few frames came since",
         unit="ms",
         low=0,
         high=60_000,
@@ -68,7 +68,7 @@ class SceneConfig(Config):
     change: float = option(
         0.15,
         doc="mean change of a 32x32 thumbnail of RGB or X, as a share of full scale, at which a "
-        "look is due at once; 1: never",
+        "scene is stale at once; 1: never",
         low=0,
         high=1,
     )

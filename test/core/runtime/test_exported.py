@@ -317,6 +317,18 @@ def test_openvino_answers_like_pytorch(exported, precision, limit):
 
 
 @needs_openvino
+def test_openvino_compiles_for_every_batch_and_keeps_the_last_few(exported):
+    theirs = Segmenter.from_checkpoint(exported.folder, OPENVINO)
+    ours = Segmenter(random_weights(small_contract()), InferenceConfig(device="cpu"))
+    for count in (1, 2, 3, 4, 5, 1):
+        samples = [sample(seed=seed) for seed in range(count)]
+        for one, other in zip(ours.predict(samples), theirs.predict(samples), strict=True):
+            assert (one.labels == other.labels).mean() > 0.999
+    kept = theirs.engine._frame._requests
+    assert [key[0][0] for key in kept] == [3, 4, 5, 1]
+
+
+@needs_openvino
 def test_openvino_refuses_foreign_graphs(copy):
     rewrite(copy, merged_for="depth", files=None)
     with pytest.raises(CheckpointError, match="exported with another contract"):
