@@ -46,6 +46,8 @@ AFTER = 20
 """Whole frames of each pair after the faults; some of them must be answered."""
 PATIENCE_S = 20.0
 """How long the counts may take to add up once nothing is sent."""
+WARM_UP_S = 240.0
+"""With images of random sizes, memory pools grow until the largest of them have come by."""
 MAX_SLOPE_MB = 1.0
 """Growth in MB per minute from which on memory leaks, once the first quarter is over."""
 
@@ -128,7 +130,7 @@ def chaos(
             "rate_hz": rate_hz,
             "seed": seed,
             "faults": dict(sorted(load.faults.items())),
-            "memory": _memory(memory),
+            "memory": _memory(memory, WARM_UP_S),
             "counts": balance(load),
             "answered_after": {
                 pair: len(heard.intersection(sent)) for pair, sent in stamps.items()
@@ -193,9 +195,10 @@ def _newest_wins(
     }
 
 
-def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
+def _memory(samples: list[tuple[float, float]], warm_up_s: float = 0.0) -> dict[str, Any]:
+    """Memory over time; its slope leaves out the first quarter, and the warm-up at least."""
     seconds, megabytes = np.array(samples).T
-    late = seconds >= seconds[-1] / 4  # pools and caches fill at first
+    late = seconds >= max(seconds[-1] / 4, warm_up_s)  # pools and caches fill at first
     slope = 0.0
     if late.sum() > 2:
         slope = float(np.polyfit(seconds[late], megabytes[late], 1)[0] * 60)
@@ -209,7 +212,7 @@ def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
         ],
         "slope_mb_per_min": round(slope, 3),
         # Over a short run the slope is all noise.
-        "leaks": bool(slope > MAX_SLOPE_MB and seconds[-1] >= 120),
+        "leaks": bool(slope > MAX_SLOPE_MB and seconds[-1] >= warm_up_s + 120),
     }
 
 

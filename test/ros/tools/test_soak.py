@@ -44,6 +44,9 @@ def test_a_leak_is_called_one():
     found = soak._memory(samples)
     assert found["slope_mb_per_min"] == pytest.approx(3.0)
     assert found["leaks"]
+    filling = [(second, 400 + min(second, 150) / 10) for second, _ in samples]
+    assert soak._memory(filling)["leaks"]
+    assert not soak._memory(filling, warm_up_s=150)["leaks"], "pools had filled by then"
     flat = [(second, 400.0) for second, _ in samples]
     assert not soak._memory(flat)["leaks"]
 
