@@ -133,8 +133,8 @@ def packets(
                 record = world.record(time_s, group, x_delay_s=delay_s)
                 cameras = world.scene.camera(time_s), world.x_camera(time_s + delay_s)
                 for modality in group:
-                    made = _of_record(record, modality, rng, index)
-                    held += [*made, *_calibrations(made, cameras)]
+                    images = _of_record(record, modality, rng, index)
+                    held += [*images, *_calibrations(images, cameras)]
         held.sort(key=lambda packet: packet.receive_ns)
         while held and held[0].receive_ns < START_NS + round(index / rate_hz * 1e9):
             yield held.pop(0)
@@ -151,21 +151,21 @@ def _of_record(
     rgb_at, x_at = stamp + int(lags[0]), x_stamp + int(lags[1])
     frame, x_frame = f"{pair}_rgb_optical_frame", f"{pair}_x_optical_frame"
     rgb, label = _compressed(JPEG_FORM, _jpeg(record.rgb)), _compressed("mono8", _png(unified))
-    made = [
+    messages = [
         Packet(rgb_at, f"/{pair}/rgb/image/compressed", frame, stamp, COMPRESSED_IMAGE, rgb),
         Packet(rgb_at + 1, f"/{pair}/label/compressed", frame, stamp, COMPRESSED_IMAGE, label),
     ]
     fields = _compressed(*x_image(record, modality))
     topic = f"/{pair}/x/image/compressed"
-    made.append(Packet(x_at, topic, x_frame, x_stamp, COMPRESSED_IMAGE, fields))
+    messages.append(Packet(x_at, topic, x_frame, x_stamp, COMPRESSED_IMAGE, fields))
     if record.events is not None and modality is Modality.EVENT:
-        made += _event_packets(record.events, x_stamp, x_frame, index)
-    return made
+        messages += _event_packets(record.events, x_stamp, x_frame, index)
+    return messages
 
 
-def _calibrations(made: Sequence[Packet], cameras: tuple[Camera, Camera]) -> Iterator[Packet]:
+def _calibrations(images: Sequence[Packet], cameras: tuple[Camera, Camera]) -> Iterator[Packet]:
     """Calibrations of the RGB and the X camera, with their images' stamps and arrivals."""
-    for packet in made:
+    for packet in images:
         for stream, camera in zip(("rgb", "x"), cameras, strict=True):
             if packet.topic.endswith(f"/{stream}/image/compressed"):
                 topic = packet.topic.replace("image/compressed", "camera_info")
@@ -198,12 +198,12 @@ def _event_packets(events: Events, end_ns: int, frame: str, index: int) -> list[
     )
     places = np.searchsorted(stamps, edges, side="right")
     places[0] = 0
-    made = []
+    messages = []
     for part, (first, last) in enumerate(pairwise(places)):
         if first == last:
             continue
         span = slice(first, last)
-        chosen = Events(
+        part_events = Events(
             events.x[span],
             events.y[span],
             stamps[span],
@@ -211,7 +211,7 @@ def _event_packets(events: Events, end_ns: int, frame: str, index: int) -> list[
             events.width,
             events.height,
         )
-        time_base, data = encode_libcaer_cmp(chosen)
+        time_base, data = encode_libcaer_cmp(part_events)
         fields = {
             "height": events.height,
             "width": events.width,
@@ -223,8 +223,10 @@ def _event_packets(events: Events, end_ns: int, frame: str, index: int) -> list[
         }
         receive_ns = int(edges[part + 1]) + 2 * ARRIVAL_NS
         stamp_ns = int(stamps[first]) + ARRIVAL_NS
-        made.append(Packet(receive_ns, "/event/x/events", frame, stamp_ns, EVENT_PACKET, fields))
-    return made
+        messages.append(
+            Packet(receive_ns, "/event/x/events", frame, stamp_ns, EVENT_PACKET, fields)
+        )
+    return messages
 
 
 def _compressed(form: str, data: bytes) -> dict[str, Any]:

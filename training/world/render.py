@@ -150,19 +150,19 @@ def claim_folder(
     Raises:
         DataError: when the records there come from other options.
     """
-    facts = {**to_plain(config), "sensors": sensors, "interval_s": interval_s}
+    options = {**to_plain(config), "sensors": sensors, "interval_s": interval_s}
     path = folder / "world.json"
     if path.exists() and any(folder.glob("*.npz")):
         # Options that came later had their defaults then.
         old = to_plain(WorldConfig()) | json.loads(path.read_text(encoding="utf-8"))
-        other = sorted(name for name in {*old, *facts} if old.get(name) != facts.get(name))
+        other = sorted(name for name in {*old, *options} if old.get(name) != options.get(name))
         if other:
             raise DataError(
                 f"{path}: the records there were rendered with another {', '.join(other)}; "
                 "choose another folder or remove it"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(options, indent=1), encoding="utf-8")
 
 
 def render_all(jobs: Sequence[Job], workers: int) -> tuple[int, float]:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from training.world.rays.optics import diffuse_dolp, fresnel, fresnel_amplitudes, specular_dolp
+from training.world.rays.vectors import cross
 from training.world.sensors import depth, event, polarization, thermal
+from training.world.shapes import geometry
+from training.world.shapes.people import Crowd, draw_figure
+from training.world.surfaces.climate import draw_climate
+from training.world.surfaces.materials import PartTable
 
 
 def as_cosines(degrees):
@@ -138,3 +143,31 @@ def test_mosaic_takes_each_pixel_from_its_analyser():
     made = polarization.mosaic(images)
     np.testing.assert_array_equal(made[:2, :2], [[90, 45], [135, 0]])
     np.testing.assert_array_equal(made[2:, 4:], [[90, 45], [135, 0]])
+
+
+def test_cross_products_and_limbs_equal_the_slow_ones(rng):
+    one, other = rng.normal(size=(2, 50, 3)).astype(np.float32)
+    np.testing.assert_array_equal(cross(one, other), np.cross(one, other))
+    limbs = geometry.capsules(one, other, np.full(50, 0.1), np.full(50, 0.05), 6)
+    alone = geometry.capsules(one[7:8], other[7:8], np.full(1, 0.1), np.full(1, 0.05), 6)
+    count = len(alone)
+    np.testing.assert_array_equal(limbs.corners[7 * count : 8 * count], alone.corners)
+    length = np.linalg.norm(other[7] - one[7])
+    reach = np.abs(alone.corners.reshape(-1, 3) - one[7]).max()
+    assert reach <= length + 0.15
+
+
+def test_people_are_posed_together_as_they_are_alone(rng):
+    climate = draw_climate(rng)
+    parts = PartTable(climate.air_kelvin)
+    figures = [draw_figure(parts, rng, climate, parts.next_instance()) for _ in range(6)]
+    phases, swings = rng.uniform(0, 6, 6), rng.uniform(0, 1, 6)
+    ((together, ids),) = Crowd(figures).pieces(phases, swings)
+    alone = [
+        Crowd([one]).pieces(phases[i : i + 1], swings[i : i + 1])[0]
+        for i, one in enumerate(figures)
+    ]
+    np.testing.assert_array_equal(together.corners, geometry.join([m for m, _ in alone]).corners)
+    np.testing.assert_array_equal(ids, np.concatenate([part for _, part in alone]))
+    heights = [np.ptp(mesh.corners[..., 2]) for mesh, _ in alone]
+    np.testing.assert_allclose(heights, [f.height for f in figures], rtol=0.08)

@@ -10,8 +10,10 @@ pytest.importorskip("embreex", reason="rendering needs embreex")
 from small_scenes import camera_at, small_scene, view_of
 
 from training.world.config import WorldConfig
+from training.world.rays.cameras import camera_axes
 from training.world.rays.raytrace import FAR
 from training.world.sensors import depth, polarization, thermal
+from training.world.shading.view import view_through
 from training.world.shapes.geometry import block, ellipsoid, quad, sheet
 from training.world.surfaces.climate import TimeOfDay
 from training.world.surfaces.materials import Part, street_id
@@ -170,3 +172,17 @@ def test_true_depth_is_measured_along_the_axis():
     shader = small_scene([(block((5, 6), (-20, 20), (-20, 20)), wall)])
     truth = depth.true_depth(view_of(shader, camera_at((0, 0, 1.5))))
     np.testing.assert_allclose(truth, 5.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("heading", [0.0, 0.9, np.pi])
+def test_panes_are_found_where_the_camera_searches_for_them(heading):
+    """The rectangle about a pane holds every ray that hits it, also at the picture's edge."""
+    glass = Part(street_id("glass"), (0.02, 0.02, 0.02), ior=1.5)
+    pane = quad((4, -1, 0.5), (4, 2, 0.5), (4, 2, 2.5), (4, -1, 2.5))
+    shader = small_scene([], panes=[(pane, glass)])
+    base = camera_at((0, 0, 1.5))
+    camera = dataclasses.replace(base, axes=camera_axes(heading, 0.1, 0.05))
+    found = view_through(shader, camera, 0.0).panes.rays
+    every = view_of(shader, camera).panes.rays
+    np.testing.assert_array_equal(found, every)
+    assert (len(every) > 0) == (heading < 1)

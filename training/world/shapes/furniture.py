@@ -313,11 +313,11 @@ def middle(kit: Kit, kind: str) -> list[tuple[Pieces, tuple[float, float], float
     if kind == "bedroom":
         return [(chair(kit), (0.3, 0.4), float(kit.rng.uniform(0, 6)))]
     low = kind == "living"
-    made: list[tuple[Pieces, tuple[float, float], float]] = [(table(kit, low), (0.0, 0.0), 0.0)]
+    things: list[tuple[Pieces, tuple[float, float], float]] = [(table(kit, low), (0.0, 0.0), 0.0)]
     if not low:
         for dx, dy, turn in ((-0.3, 0.75, np.pi), (0.3, 0.75, np.pi), (-0.1, -0.75, 0.0)):
-            made.append((chair(kit), (dx, dy), float(turn + kit.rng.normal(0, 0.15))))
-    return made
+            things.append((chair(kit), (dx, dy), float(turn + kit.rng.normal(0, 0.15))))
+    return things
 
 
 def clutter(kit: Kit) -> Pieces:

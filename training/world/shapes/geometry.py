@@ -281,7 +281,7 @@ def loft(rings: Floats, smooth: bool = True) -> Mesh:
         centre = ring.mean(axis=0)
         fan = np.stack([np.tile(centre, (len(ring), 1)), ring, np.roll(ring, -1, axis=0)], axis=1)
         cap = flat(fan)
-        away = centre - points.mean(axis=(0, 1))
-        sign = 1.0 if float(cap.normals[0, 0] @ away) >= 0 else -1.0
+        outward = centre - points.mean(axis=(0, 1))
+        sign = 1.0 if float(cap.normals[0, 0] @ outward) >= 0 else -1.0
         caps.append(Mesh(cap.corners, cap.normals * np.float32(sign)))
     return join([side, *caps])

@@ -367,11 +367,11 @@ def _sign(surface: Surface, rows: Indices) -> None:
     )
     u = (surface.position[rows, 1] - centre[:, 0]) / radius
     v = (surface.position[rows, 2] - centre[:, 1]) / radius
-    away = np.hypot(u, v)
+    radial = np.hypot(u, v)
     red, white = np.array([0.55, 0.02, 0.02]), np.array([0.75, 0.75, 0.75])
     blue, black = np.array([0.02, 0.08, 0.42]), np.array([0.03, 0.03, 0.03])
-    glyph = ((np.abs(u) < 0.12) | (np.abs(v) < 0.12)) & (away < 0.5)
-    ring = np.where((away > 0.7)[:, None], red, np.where(glyph[:, None], black, white))
+    glyph = ((np.abs(u) < 0.12) | (np.abs(v) < 0.12)) & (radial < 0.5)
+    ring = np.where((radial > 0.7)[:, None], red, np.where(glyph[:, None], black, white))
     stop = np.where((np.abs(v) < 0.2)[:, None] & (np.abs(u) < 0.62)[:, None], white, red)
     guide = np.where(((np.abs(v) < 0.16) & (u > -0.6) & (u < 0.5) | glyph)[:, None], white, blue)
     face = np.where((kind == 0)[:, None], ring, np.where((kind == 1)[:, None], stop, guide))
