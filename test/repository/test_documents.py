@@ -80,6 +80,8 @@ def _wrong_yaml(text):
             wrong += _refused(data)
         elif data and "ros__parameters" not in body:
             names = (name.partition(".options.")[0] for name in documents.flat_names(data))
+            # What a data set splits into is a mapping, as its options are.
+            names = ("splits" if name.startswith("splits.") else name for name in names)
             wrong += [name for name in names if name not in OPTIONS]
     return wrong
 
