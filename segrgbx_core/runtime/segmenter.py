@@ -212,26 +212,19 @@ class Segmenter:
         """
         if not samples:
             return []
-        for sample in samples:
-            self.require(sample.modality)
-            height, width = sample.rgb.shape[:2]
-            if fault := size_fault(height, width, MAX_FILE_PIXELS):
-                raise EncodingError(f"rgb: {fault}")
+        self._require_samples(samples)
         start = time.perf_counter()
         x_images = [encode(sample, self.contract.encoding, self.sensors) for sample in samples]
         encode_ms = (time.perf_counter() - start) * 1e3
         frames = self._stream_frames(samples, x_images, streams) if streams else None
         modalities = [sample.modality for sample in samples]
+        limit = self._min_confidence
+        if min_confidence is not None:
+            limit = _checked_confidence(min_confidence)
+        rgb = [sample.rgb for sample in samples]
         with flushed_denormals():
             answers, ages, timings = self._segment(
-                [sample.rgb for sample in samples],
-                x_images,
-                modalities,
-                frames,
-                label_spaces,
-                self._min_confidence
-                if min_confidence is None
-                else _checked_confidence(min_confidence),
+                rgb, x_images, modalities, frames, label_spaces, limit
             )
         timings = {"encode": encode_ms, **timings}
         return [
@@ -249,6 +242,13 @@ class Segmenter:
                 samples, x_images, ages, answers, strict=True
             )
         ]
+
+    def _require_samples(self, samples: Sequence[RgbxSample]) -> None:
+        for sample in samples:
+            self.require(sample.modality)
+            height, width = sample.rgb.shape[:2]
+            if fault := size_fault(height, width, MAX_FILE_PIXELS):
+                raise EncodingError(f"rgb: {fault}")
 
     def forget_scenes(self) -> None:
         """Drops the scenes kept per stream, as after a reset."""
