@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ import rclpy
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from segrgbx_core.base.errors import SegrgbxError
@@ -217,7 +219,9 @@ class Listener:
     def _spin(self) -> None:
         try:
             while self._runs and self._context.ok():
-                self._executor.spin_once(timeout_sec=0.2)
+                # Another thread may destroy a publisher between its collection and the wait.
+                with suppress(rclpy_implementation.InvalidHandle):
+                    self._executor.spin_once(timeout_sec=0.2)
         except ExternalShutdownException:
             return
 
