@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segrgbx_core.base.errors import shortened
 from segrgbx_core.base.samples import NS_PER_MS
+from segrgbx_core.base.tables import Summary
 from segrgbx_core.sync.aligner import AlignCounts
 from segrgbx_ros.config.node import DiagnosticsConfig
 from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Recent, StreamHealth
@@ -347,8 +346,9 @@ def inference_status(
     }
     slowest = 0.0
     if report.latencies_ms:
-        median, slowest = np.percentile(report.latencies_ms, [50, 95])
-        values |= {"latency_p50_ms": f"{median:.1f}", "latency_p95_ms": f"{slowest:.1f}"}
+        latency = Summary.of(report.latencies_ms)
+        slowest = latency.p95
+        values |= {"latency_p50_ms": f"{latency.p50:.1f}", "latency_p95_ms": f"{slowest:.1f}"}
     failed = {cause: count for cause, count in report.failed.items() if cause != X_EMPTY}
     if failed:
         causes = ", ".join(f"{count} by {cause}" for cause, count in failed.items())
