@@ -1,17 +1,21 @@
-"""Files: expansion of `~`, bounded reads, atomic writes."""
+"""Files: expansion of `~`, bounded reads, JSON, atomic writes."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError
+from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError, shortened
 
 _PARTIAL = ".part"
+_MOST_JSON = 1 << 30
+"""Bytes; labels of a large data set in one file take hundreds of megabytes."""
 
 
 def expand_home(text: str) -> str:
@@ -62,6 +66,37 @@ def read_bytes(path: Path | str, limit: int, error: type[SegrgbxError] = DataErr
         size = f"{limit >> 30} GiB" if limit >> 30 else f"{limit >> 20} MiB"
         raise error(f"{path}: is larger than {size}; is it the right file?")
     return data
+
+
+def parse_json(
+    text: str | bytes | bytearray,
+    where: str,
+    error: type[SegrgbxError] = DataError,
+    advice: str = "is it the right file?",
+) -> Any:
+    """The value of a JSON text, UTF-8 where it is bytes.
+
+    Args:
+        text: the text.
+        where: its file, for errors.
+        error: what is raised when it is no JSON, or nested too deep.
+        advice: what to do then.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        is_deep = isinstance(cause, RecursionError)
+        reason = "nested too deep" if is_deep else f"not JSON: {shortened(str(cause))}"
+        raise error(f"{where} is damaged ({reason}); {advice}") from None
+
+
+def read_json(
+    path: Path | str,
+    error: type[SegrgbxError] = DataError,
+    advice: str = "is it the right file?",
+) -> Any:
+    """The value of a JSON file; errors as in `read_bytes` and `parse_json`."""
+    return parse_json(read_bytes(path, _MOST_JSON, error), f"{path}:", error, advice)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segrgbx_core.base.errors import CheckpointError, shortened
-from segrgbx_core.base.files import replacing
+from segrgbx_core.base.files import parse_json, replacing
 
 SUFFIX = ".safetensors"
 _METADATA = "__metadata__"
@@ -187,12 +187,7 @@ def parse_json_object(text: str | bytes | bytearray, where: str) -> dict[str, An
     """
     if len(text) > MAX_JSON:
         raise CheckpointError(f"{where}: is larger than {MAX_JSON >> 20} MiB; expected less")
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        reason = "nested too deep" if deep else f"no JSON: {shortened(str(error))}"
-        raise CheckpointError(f"{where} is damaged ({reason}); write it anew") from None
+    data = parse_json(text, where, CheckpointError, "write it anew")
     if not isinstance(data, dict):
         raise CheckpointError(
             f"{where} is damaged (holds {type(data).__name__}, no object); write it anew"

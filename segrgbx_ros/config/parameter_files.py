@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from segrgbx_core.base.errors import ConfigError, shortened
+from segrgbx_core.base.files import read_bytes
 from segrgbx_core.base.yaml_text import MAX_BYTES, MAX_DEPTH
 
 PARAMETERS = "ros__parameters"
@@ -97,14 +98,7 @@ def read_parameter_file(path: Path | str) -> ParameterFile:
         ConfigError: with the line, when it cannot be read, is no YAML, or holds what rcl refuses
             or reads otherwise than it is meant.
     """
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # a path may hold a NUL
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot be read ({reason}); check the path") from None
-    if len(text) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES >> 20} MiB")
+    text = read_bytes(path, MAX_BYTES, ConfigError)
     return ParameterFile(str(path), tuple(_Parser(text, str(path)).sections()))
 
 

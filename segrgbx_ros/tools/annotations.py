@@ -7,7 +7,6 @@ over earlier ones.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
-from segrgbx_core.base.files import write_text
+from segrgbx_core.base.files import read_json, write_text
 from segrgbx_core.base.images import decode_image, read_image, write_image
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.labels.tables import MAX_CLASSES, Rgb
@@ -193,7 +192,7 @@ def guess_format(path: Path) -> Format:
         ConfigError: when it looks like none.
     """
     if path.is_file() and path.suffix.lower() == ".json":
-        data = _json(path)
+        data = read_json(path)
         if isinstance(data, Mapping) and "annotations" in data:
             return Format.COCO
         if isinstance(data, Mapping) and "shapes" in data:
@@ -311,7 +310,7 @@ def read_coco(path: Path, classes: Classes) -> Iterator[tuple[str, Labels]]:
     Yields, raises: as `read_masks`.
     """
     path = path if path.is_file() else _only_json(path)
-    data = _json(path)
+    data = read_json(path)
     try:
         names = {entry["id"]: entry["name"] for entry in data["categories"]}
         shapes: dict[Any, list[Any]] = {entry["id"]: [] for entry in data["images"]}
@@ -363,7 +362,7 @@ def read_labelme(path: Path, classes: Classes) -> Iterator[tuple[str, Labels]]:
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.json"))
     for file in files:
-        data = _json(file)
+        data = read_json(file)
         try:
             labels = np.full((int(data["imageHeight"]), int(data["imageWidth"])), VOID, np.uint8)
             for number, shape in enumerate(data["shapes"]):
@@ -459,7 +458,7 @@ def _label_studio_images(path: Path) -> dict[int, str]:
     """Stem of the image of each task; uploads carry eight digits and a dash before it."""
     found = {}
     for file in sorted(path.rglob("*.json")):
-        data = _json(file)
+        data = read_json(file)
         for task in data if isinstance(data, list) else [data]:
             values = task.get("data", task) if isinstance(task, Mapping) else {}
             place = next((v for v in values.values() if isinstance(v, str) and "." in v), None)
@@ -482,12 +481,3 @@ def _only_json(folder: Path) -> Path:
     if len(files) != 1:
         raise DataError(f"{folder}: holds {len(files)} .json files; name the one to read")
     return files[0]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error})") from None

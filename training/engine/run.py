@@ -27,7 +27,13 @@ import yaml
 
 from segrgbx_core.base.config import Config, from_mapping, read_mapping, result_options, to_plain
 from segrgbx_core.base.errors import CheckpointError, ConfigError, SegrgbxError, shortened
-from segrgbx_core.base.files import free_space, remove_partials, replacing, write_text
+from segrgbx_core.base.files import (
+    free_space,
+    read_json,
+    remove_partials,
+    replacing,
+    write_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -166,15 +172,10 @@ def without_places(plain: Any) -> Any:
 def _add_start(path: Path) -> None:
     starts: list[dict[str, Any]] = []
     if path.exists():
-        try:
-            starts = [*json.loads(path.read_text(encoding="utf-8"))]
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CheckpointError(
-                f"{path}: is damaged ({shortened(str(error))}); move it away: it only documents "
-                "the starts of the run"
-            ) from None
+        advice = "move it away: it only documents the starts of the run"
+        starts = read_json(path, CheckpointError, advice)
+        if not isinstance(starts, list):
+            raise CheckpointError(f"{path}: is damaged (no list); {advice}")
     starts.append(environment())
     write_text(path, f"{json.dumps(starts, indent=1)}\n", CheckpointError)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +12,7 @@ from pydantic import model_validator
 
 from segrgbx_core.base.config import Config, from_mapping, option, read_yaml
 from segrgbx_core.base.errors import DataError, shortened
+from segrgbx_core.base.files import read_json
 from segrgbx_core.base.tables import UNDEFINED, markdown_table, number, percent
 from segrgbx_core.bench.compare import PAPER_MS
 from training.eval.report import FORMAT, JOINT_FORMAT
@@ -163,7 +163,7 @@ def read_results(paths: Sequence[Path | str]) -> list[Result]:
     """
     results = []
     for path in map(Path, paths):
-        data = _read_json(path)
+        data = _read_object(path)
         kind = data.get("format")
         if kind not in (FORMAT, JOINT_FORMAT):
             raise DataError(
@@ -185,7 +185,7 @@ def read_bench(path: Path) -> dict[str, Any]:
     Raises:
         DataError: when the file is missing or something else.
     """
-    data = _read_json(path)
+    data = _read_object(path)
     setting, models = data.get("setting"), data.get("models")
     is_complete = (
         isinstance(setting, dict)
@@ -205,18 +205,13 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, (int, float)) and 0 <= value < _MOST_MS
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds names with values.
 
     Raises:
         DataError: when it is missing or something else.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON ({error})") from None
+    data = read_json(path)
     if not isinstance(data, dict):
         raise DataError(f"{path}: holds {type(data).__name__}; expected names with values")
     return data

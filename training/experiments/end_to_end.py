@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segrgbx_core.base.errors import DataError, SegrgbxError
-from segrgbx_core.base.files import write_text
+from segrgbx_core.base.files import read_json, write_text
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.overrides import FLAG
 from segrgbx_core.base.tables import markdown_table, number
@@ -189,12 +189,12 @@ def run_stages(plan: Sequence[Stage], out: Path) -> dict[str, float]:
 def _seconds_by_command(path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
+    advice = "remove it to run all stages anew"
+    kept = read_json(path, advice=advice)
     try:
-        return {str(name): float(value) for name, value in json.loads(path.read_bytes()).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{path}: is damaged ({error}); remove it to run all stages anew"
-        ) from None
+        return {str(name): float(value) for name, value in kept.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: is damaged ({error}); {advice}") from None
 
 
 def _main_of(name: str) -> Callable[[Sequence[str]], int]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from segrgbx_core.base.arrays import read_arrays
 from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import ConfigError, DataError
-from segrgbx_core.base.files import replacing, write_text
+from segrgbx_core.base.files import read_json, replacing, write_text
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.metrics import iou_of
@@ -81,13 +81,13 @@ class Trial:
         """
         if not self.result_path.exists():
             return None
+        advice = "remove the folder to train anew"
+        kept: dict[str, Any] = read_json(self.result_path, ConfigError, advice)
         try:
-            kept: dict[str, Any] = json.loads(self.result_path.read_text(encoding="utf-8"))
             others = self._other_options(kept["recipe"])
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigError(
-                f"{self.result_path}: is no result of a trial ({error!r}); remove the folder to "
-                "train anew"
+                f"{self.result_path}: is no result of a trial ({error!r}); {advice}"
             ) from None
         if others:
             raise ConfigError(

@@ -24,13 +24,15 @@ from tqdm import tqdm
 
 from segrgbx_core.base.config import from_mapping, to_plain
 from segrgbx_core.base.errors import DataError, command
-from segrgbx_core.base.files import user_path
+from segrgbx_core.base.files import read_json, user_path
 from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from training.world.config import WorldConfig
 from training.world.records import save_record
 from training.world.world import World
+
+_ADVICE = "choose another folder or remove it"
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,15 @@ def claim_folder(
     path = folder / "world.json"
     if path.exists() and any(folder.glob("*.npz")):
         # Options that came later had their defaults then.
-        old = to_plain(WorldConfig()) | json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path, advice=_ADVICE)
+        if not isinstance(kept, dict):
+            raise DataError(f"{path}: is damaged (no options); {_ADVICE}")
+        old = to_plain(WorldConfig()) | kept
         other = sorted(name for name in {*old, *options} if old.get(name) != options.get(name))
         if other:
             raise DataError(
                 f"{path}: the records there were rendered with another {', '.join(other)}; "
-                "choose another folder or remove it"
+                f"{_ADVICE}"
             )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(options, indent=1), encoding="utf-8")

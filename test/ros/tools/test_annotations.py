@@ -323,7 +323,8 @@ def test_wrong_exports_are_refused_in_one_line(root, tmp_path, capsys, spoil, me
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "nested too deep"),
         ('{"annotations": []}', "is no COCO file .KeyError: 'categories'."),
     ],
 )

@@ -173,7 +173,7 @@ def test_times_stand_beside_table_three(tmp_path, capsys):
     ("text", "message"),
     [
         (None, "cannot be read"),
-        ("{", "is not JSON"),
+        ("{", "not JSON"),
         ("[1]", "holds list; expected names with values"),
         ('{"loss": 1}', "holds no scores ('format' is None)"),
         ('{"format": "segrgbx evaluation 1"}', "option 'checkpoint' is required"),

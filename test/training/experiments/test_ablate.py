@@ -157,9 +157,15 @@ def test_other_options_do_not_mix_with_finished_trials(run_file, capsys):
         del result["recipe"]["run"][name]
     trial.result_path.write_text(json.dumps(result))
     assert planned("run.log_every=7").result() == result
-    trial.result_path.write_text("{")
-    with pytest.raises(ConfigError, match="is no result of a trial"):
-        trial.result()
+    for content, message in {
+        "{": "is damaged .not JSON",
+        "[" * 100_000: "is damaged .nested too deep",
+        "{}": "is no result of a trial",
+        "[1]": "is no result of a trial",
+    }.items():
+        trial.result_path.write_text(content)
+        with pytest.raises(ConfigError, match=f"{message}.*remove the folder to train anew"):
+            trial.result()
 
 
 def test_a_diverged_variant_is_reported_and_the_others_go_on(run_file, monkeypatch):

@@ -11,7 +11,7 @@ pytest.importorskip("embreex", reason="rendering needs embreex")
 pytest.importorskip("rosbags", reason="recordings need rosbags")
 
 from segrgbx_core.base.config import from_mapping
-from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.labels.label_space import VOID, synthetic_label_space
 from segrgbx_core.labels.tables import SYNTHETIC_STREET
@@ -134,6 +134,14 @@ def test_records_of_older_folders_are_continued(tmp_path):
     render.claim_folder(tmp_path, config)
     with pytest.raises(ValueError, match="another variation"):
         render.claim_folder(tmp_path, config.model_copy(update={"variation": (Variation.REAL,)}))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 100_000, "\xff"])
+def test_a_damaged_list_of_options_is_refused(tmp_path, content):
+    (tmp_path / "00001_00.npz").touch()
+    (tmp_path / "world.json").write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=r"world\.json: is damaged .*choose another folder"):
+        render.claim_folder(tmp_path, WorldConfig())
 
 
 def test_a_response_moves_colours_as_it_says():
