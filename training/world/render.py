@@ -90,7 +90,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sensors",
         default="thermal",
-        help=f"comma list of {', '.join(MODALITIES)}; 'all'; 'one' draws one per scene",
+        help=f"comma list of {', '.join(MODALITIES)}; 'all'; 'one' draws one per scene; 'none'",
     )
     parser.add_argument("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT of RGB")
     parser.add_argument("--workers", type=int, default=1, help="processes")
@@ -107,16 +107,18 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_sensors(text: str, seed: int = 0) -> tuple[Modality, ...]:
-    """Names as modalities; `all`, or `one` that depends on the seed."""
+    """Names as modalities; `all`, `none`, or `one` that depends on the seed."""
     if text == "all":
         return MODALITIES
+    if text == "none":
+        return ()
     if text == "one":
         return (MODALITIES[seed % len(MODALITIES)],)
     known = {modality.value: modality for modality in MODALITIES}
     unknown = [name for name in text.split(",") if name not in known]
     if unknown:
         raise DataError(
-            f"sensor '{unknown[0]}' is unknown; choose from {', '.join(known)}, all, one"
+            f"sensor '{unknown[0]}' is unknown; choose from {', '.join(known)}, all, one, none"
         )
     return tuple(known[name] for name in text.split(","))
 

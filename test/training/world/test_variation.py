@@ -113,6 +113,11 @@ def test_rooms_vary_their_surfaces_and_sensors():
     record(Variation.REAL, family="indoor")
 
 
+def test_a_street_without_anybody_on_foot_is_rendered():
+    deserted = record(Variation.LAYOUT, seed=4041, sensors=[])
+    assert deserted.rgb.any()
+
+
 def test_variation_is_read_as_a_word_or_a_list():
     for value in ("camera,sky", ["camera", "sky"]):
         config = from_mapping(WorldConfig, {"variation": value})

@@ -203,6 +203,7 @@ def test_sensor_and_seed_words():
     assert render.parse_seeds("9,2") == [9, 2]
     assert render.parse_sensors("all") == MODALITIES
     assert render.parse_sensors("one", 7) == (MODALITIES[2],)
+    assert render.parse_sensors("none") == ()
     with pytest.raises(DataError, match="sensor 'sonar' is unknown"):
         render.parse_sensors("sonar")
 

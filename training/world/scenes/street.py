@@ -144,6 +144,7 @@ class _StreetMaker:
                 "time_of_day": climate.time_of_day.value,
                 "speed_mps": speed,
                 "fog": climate.fog,
+                "wetness": climate.wetness,
             },
         )
         on_walk = abs(float(self.camera(0.0).position[1])) > plan.road_half

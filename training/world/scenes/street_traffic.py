@@ -229,6 +229,8 @@ class Traffic:
     def _walking(self) -> None:
         """Adds all walkers as one mover."""
         walkers, plan = self._walkers, self.plan
+        if not walkers:
+            return
         crowd = Crowd([walker.figure for walker in walkers])
         paces = np.array([walker.pace for walker in walkers])
         phases = np.array([walker.phase for walker in walkers])
@@ -243,5 +245,4 @@ class Traffic:
                 headings.append(heading)
             return crowd.pieces(phases + 4.4 * paces * time_s, swings, places, headings)
 
-        if walkers:
-            self.scene.movers.append(mover)
+        self.scene.movers.append(mover)
