@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from PIL import Image
 from segrgbx_core.base.config import Config, PathText, option
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.labels.label_space import VOID
+from training.stage1 import scene_captions
 
 PAPER_PROMPT = "Describe the image at a high level in 20 words."
 """The paper's prompt (analysis of image caption generation)."""
@@ -34,12 +35,18 @@ class Picture:
         rgb: uint8 (H, W, 3).
         labels: uint8 (H, W), ids of `class_names`, `VOID` unlabelled.
         class_names: the data set's own classes.
+        unified_names: the unified class of each of them.
+        facts: what else is known of the scene, see `Labelled`.
+        groups: such as "night", see `Labelled`.
     """
 
     sample: str
     rgb: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     class_names: tuple[str, ...]
+    unified_names: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
 
 
 class Captioner(Protocol):
@@ -59,7 +66,7 @@ class Captioner(Protocol):
 class CaptionerConfig(Config):
     """Which captioner, and how it decodes."""
 
-    backend: str = option("labels", doc="labels, vlm, blip or file")
+    backend: str = option("labels", doc="labels, scene, vlm, blip or file")
     model: PathText = option(
         "", doc="vlm, blip: folder or hub name of the model; file: JSONL with sample and text"
     )
@@ -111,6 +118,27 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+class SceneCaptioner:
+    """What a driver would tell, from the mask and what the sample's record knows."""
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        del config
+        rules = {
+            "smallest_share": scene_captions.SMALLEST_SHARE,
+            "foggy": scene_captions.FOGGY,
+            "wet": scene_captions.WET,
+            "longest": scene_captions.LONGEST,
+        }
+        self.origin: Mapping[str, Any] = {"decoding": rules}
+
+    def caption(self, pictures: Sequence[Picture]) -> list[str]:
+        """See `Captioner`."""
+        return [
+            scene_captions.describe(item.labels, item.unified_names, item.facts, item.groups)
+            for item in pictures
+        ]
 
 
 class FileCaptioner:
@@ -221,6 +249,7 @@ class BlipCaptioner:
 
 CAPTIONERS: dict[str, Callable[[CaptionerConfig], Captioner]] = {
     "labels": LabelCaptioner,
+    "scene": SceneCaptioner,
     "vlm": VlmCaptioner,
     "blip": BlipCaptioner,
     "file": FileCaptioner,

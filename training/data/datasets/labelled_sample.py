@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,14 @@ class Labelled:
         labels: uint8 (H, W) on RGB's grid, ids of the data set's own space, `VOID` unlabelled.
         name: file stem or the like, for messages and reports.
         groups: facts to score by, such as "night".
+        facts: what else is known of the scene, plain values such as fog; see `Record.meta`.
     """
 
     sample: RgbxSample
     labels: NDArray[np.uint8]
     name: str
     groups: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Reader(Protocol):

@@ -80,7 +80,7 @@ class SyntheticReader:
                 "training.data.datasets.export_rendered nyu` writes"
             )
         sample = self._sample(record, index)
-        return Labelled(sample, record.labels, path.stem, record_groups(record))
+        return Labelled(sample, record.labels, path.stem, record_groups(record), record.meta)
 
     @property
     def ids(self) -> tuple[str, ...]:
