@@ -18,13 +18,13 @@ from segrgbx_core.base.files import path_text
 from segrgbx_core.base.overrides import CommandParser, add_set_option
 from training.stage1.captioners import CAPTIONERS, PAPER_PROMPT, CaptionerConfig
 from training.stage1.captions import WordList, caption_run, examine, read_captions
-from training.stage1.config import read_ma_clip_run
+from training.stage1.config import read_pair_run
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument(
-        "config", type=path_text, help="run file of stage 1, such as config/train/ma_clip.yaml"
+        "config", type=path_text, help="run file, such as config/train/ma_clip.yaml or clip.yaml"
     )
     add_set_option(parser, "changes one run option")
     parser.add_argument("--backend", default="labels", help=", ".join(CAPTIONERS))
@@ -50,7 +50,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for a user error."""
     args = _arguments(arguments)
-    run = read_ma_clip_run(args.config, args.set)
+    run = read_pair_run(args.config, args.set)
     if args.report_only:
         captions = read_captions(run.captions)
     else:

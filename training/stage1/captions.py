@@ -21,7 +21,7 @@ from segrgbx_core.base.errors import ConfigError, DataError, shortened
 from segrgbx_core.labels.label_space import synthetic_label_space
 from training.data.datasets import Reader, joined_space
 from training.stage1.captioners import CaptionerConfig, Picture, build_captioner
-from training.stage1.config import MaClipRun
+from training.stage1.config import PairRun
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,9 @@ def write_captions(
 def _batches(
     reader: Reader, known: Mapping[str, Caption], size: int, limit: int
 ) -> Iterator[list[Picture]]:
-    names = joined_space([reader], None).native(reader.native).names
+    space = joined_space([reader], None)
+    native = space.native(reader.native)
+    unified = tuple(space.names[place] for place in native.to_unified)
     ids = sample_ids(reader)
     wanted = [index for index in range(len(ids))[: limit or None] if ids[index] not in known]
     bar = tqdm(total=len(wanted), unit="picture", desc=f"captions of {reader.native}")
@@ -179,7 +181,15 @@ def _batches(
             chosen = wanted[start : start + size]
             items = [reader[index] for index in chosen]
             yield [
-                Picture(ids[index], item.sample.rgb, item.labels, names)
+                Picture(
+                    ids[index],
+                    item.sample.rgb,
+                    item.labels,
+                    native.names,
+                    unified,
+                    item.facts,
+                    item.groups,
+                )
                 for index, item in zip(chosen, items, strict=True)
             ]
             bar.update(len(chosen))
@@ -324,7 +334,7 @@ def _tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer()
 
 
-def caption_run(run: MaClipRun, config: CaptionerConfig, limit: int = 0) -> dict[str, Caption]:
+def caption_run(run: PairRun, config: CaptionerConfig, limit: int = 0) -> dict[str, Caption]:
     """Captions all data sets of a run, both splits."""
     readers = [
         data.open(split)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from training.data.datasets import Reader
 from training.data.mixing import DrawPlan, Sampling, plan_draws, shares
 from training.data.preparation import Preparation, prepare
 from training.stage1.captions import Caption, caption_id, sample_ids
-from training.stage1.config import Batching, MaClipRun, ViewConfig
+from training.stage1.config import Batching, MaClipRun, PairRun, ViewConfig
+from training.stage1.scene_captions import mirrored
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,13 @@ class CaptionedSplit:
     Attributes:
         reader: the split.
         captions: int64 (N,), caption ids.
+        mirrored: int64 (N,), ids of the captions of the mirrored images.
         texts: the caption of each id.
     """
 
     reader: Reader
     captions: Tensor
+    mirrored: Tensor
     texts: Mapping[int, str]
 
 
@@ -56,9 +60,14 @@ def captioned(reader: Reader, captions: Mapping[str, Caption], where: str) -> Ca
     empty = [sample for sample in ids if not captions[sample].text.strip()]
     if empty:
         raise DataError(f"{where}: {len(empty)} captions are empty, first of '{empty[0]}'")
-    keys = [caption_id(captions[sample].text) for sample in ids]
-    texts = {key: captions[sample].text for key, sample in zip(keys, ids, strict=True)}
-    return CaptionedSplit(reader, torch.tensor(keys, dtype=torch.int64), texts)
+    plain = [captions[sample].text for sample in ids]
+    texts: dict[int, str] = {}
+    columns = []
+    for column in ([mirrored(text) for text in plain], plain):
+        keys = [caption_id(text) for text in column]
+        texts.update(zip(keys, column, strict=True))
+        columns.append(torch.tensor(keys, dtype=torch.int64))
+    return CaptionedSplit(reader, captions=columns[1], mirrored=columns[0], texts=texts)
 
 
 def plan_pairs(readers: Sequence[Reader], run: MaClipRun) -> DrawPlan:
@@ -72,9 +81,7 @@ def plan_pairs(readers: Sequence[Reader], run: MaClipRun) -> DrawPlan:
         ConfigError: when a data set is empty or the stated shares do not fit.
     """
     if run.batching is Batching.MIXED:
-        everyone = list(range(len(readers)))
-        total = run.run.steps * run.run.batch_size
-        return _plan(readers, everyone, run, (total, 0, run.run.sampling))
+        return plan_mixed(readers, run)
     members = {
         modality: [k for k, reader in enumerate(readers) if reader.modality is modality]
         for modality in modalities_of(readers)
@@ -97,13 +104,20 @@ def plan_pairs(readers: Sequence[Reader], run: MaClipRun) -> DrawPlan:
     return DrawPlan(**columns, seed=run.run.seed)
 
 
+def plan_mixed(readers: Sequence[Reader], run: PairRun) -> DrawPlan:
+    """Plans a run whose every step holds all data sets by their shares."""
+    everyone = list(range(len(readers)))
+    total = run.run.steps * run.run.batch_size
+    return _plan(readers, everyone, run, (total, 0, run.run.sampling))
+
+
 _COLUMNS = ("source", "index", "epoch")
 
 
 def _plan(
     readers: Sequence[Reader],
     group: Sequence[int],
-    run: MaClipRun,
+    run: PairRun,
     draws: tuple[int, int, Sampling],
 ) -> DrawPlan:
     total, stream, sampling = draws
@@ -132,31 +146,39 @@ def require_divisible(batch_size: int, world: int) -> None:
         )
 
 
+class PairTexts(Protocol):
+    """What a training pair holds of its caption."""
+
+    def of(self, caption: int, rng: np.random.Generator) -> Tensor:
+        """The embedding, or the tokens, of the caption with that id."""
+        ...
+
+
 class PairDataset(Dataset[dict[str, Tensor]]):
     """Training pairs by their number in the plan.
 
     An item holds `rgb` and `x` float32 (3, S, S) in [0, 1], `modality` and `caption` int64, and
-    `text` float32 (E,), the caption's embedding.
+    `text`, what `texts` has for the caption. A mirrored pair has the mirrored image's caption.
     """
 
     def __init__(
         self,
         splits: Sequence[CaptionedSplit],
-        texts: Sequence[Tensor],
+        texts: PairTexts,
         plan: DrawPlan,
         preparation: Preparation,
-        run: MaClipRun,
+        run: PairRun,
     ) -> None:
         """Joins the parts.
 
         Args:
             splits: training splits.
-            texts: per split, the embedding of each sample's caption, (N, E).
+            texts: what pairs hold of their captions.
             plan: order of the run.
             preparation: how X images are made.
             run: views and sizes.
         """
-        self.splits, self.texts, self.plan = tuple(splits), tuple(texts), plan
+        self.splits, self.texts, self.plan = tuple(splits), texts, plan
         self.preparation, self.run = preparation, run
         self._frames: dict[tuple[int, int], Views] = {}
 
@@ -168,13 +190,15 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         split = self.splits[position]
         frame = self._frame(position, index)
         rng = self.plan.rng(draw)
-        view = pair_view(frame, self.run.views, self.run.ma_clip.image_size, self.preparation, rng)
+        side = self.run.ma_clip.image_size
+        view, is_mirrored = pair_view(frame, self.run.views, side, self.preparation, rng)
+        caption = (split.mirrored if is_mirrored else split.captions)[index]
         return {
             "rgb": view.rgb,
             "x": view.x.contiguous(),
             "modality": torch.tensor(view.modality.index),
-            "caption": split.captions[index],
-            "text": self.texts[position][index],
+            "caption": caption,
+            "text": self.texts.of(int(caption), rng),
         }
 
     def _frame(self, position: int, index: int) -> Views:
@@ -196,8 +220,8 @@ class PairDataset(Dataset[dict[str, Tensor]]):
 
 def pair_view(
     frame: Views, config: ViewConfig, side: int, preparation: Preparation, rng: np.random.Generator
-) -> Views:
-    """One random view of a whole frame, RGB and X alike, on the tower's square.
+) -> tuple[Views, bool]:
+    """One random view of a whole frame, RGB and X alike, on the tower's square; is it mirrored.
 
     Args:
         frame: RGB and X, float32 (3, H, W) in [0, 1].
@@ -223,7 +247,7 @@ def pair_view(
         noise=config.noise,
     )
     view = Views(photometry(rgb, colours, rng), x, frame.labels, frame.modality)
-    return mirror(view, preparation.encoding) if is_flipped else view
+    return (mirror(view, preparation.encoding) if is_flipped else view), is_flipped
 
 
 _ZERO, _ONE = torch.zeros(1), torch.ones(1)

@@ -31,7 +31,7 @@ from training.data.preparation import Preparation
 from training.engine.loop import Batch, Loop
 from training.engine.run import git_commit, run_folder, without_places
 from training.stage1.captions import read_captions
-from training.stage1.config import MaClipRun
+from training.stage1.config import MaClipRun, PairRun
 from training.stage1.contrastive import ContrastiveLoss
 from training.stage1.lora import TrainingPool
 from training.stage1.pairs import (
@@ -42,14 +42,13 @@ from training.stage1.pairs import (
     plan_pairs,
     require_divisible,
 )
-from training.stage1.retrieval import recall_at, separation
+from training.stage1.retrieval import collapse, retrieval_scores, separation
 from training.stage1.text_tower import frozen_parts
 
 log = logging.getLogger(__name__)
 
 BEST = "best"
 EMBEDDINGS = "embeddings"
-_RANKS = (1, 5)
 _FRAMES_AT_ONCE = 16
 
 
@@ -165,9 +164,9 @@ class MaClipTask:
         self.pool = pool
         loss = ContrastiveLoss(config.loss, self.table.scale, self.table.bias)
         self.objective: nn.Module = ContrastiveObjective(pool, loss)
+        self.captions = len({key for split in (*train, *val) for key in split.captions.tolist()})
         plan = plan_pairs([split.reader for split in train], config)
-        rows = [self.table.embeddings[self.table.rows(split.captions)] for split in train]
-        self.dataset = PairDataset(train, rows, plan, self.preparation, config)
+        self.dataset = PairDataset(train, self.table, plan, self.preparation, config)
         names = [f"{split.reader.native}_{split.reader.modality}" for split in val]
         self.validation = [
             self._validation_split(split, name if names.count(name) == 1 else f"{name}_{position}")
@@ -219,7 +218,9 @@ class MaClipTask:
         """Retrieval and separation on the val splits as MA-CLIP is now.
 
         `<set>_<modality>_x_r1` is the share of X images whose own caption is the nearest of the
-        split's different captions, `rgb_r1` the same for RGB, `r5` among the nearest five;
+        split's different captions, `rgb_r1` the same for RGB, `r5` among the nearest five, beside
+        them `x_chance_r1` and so on, what guessing finds; `x_cosine` the mean cosine between the
+        split's embeddings, and `collapsed` the number of those above `retrieval.COLLAPSED`;
         `<modality>_r1` the mean of `x_r1` over the modality's data sets. Separation is that of X
         embeddings by modality, or of RGB from X where there is one modality.
         """
@@ -232,14 +233,13 @@ class MaClipTask:
             gallery = torch.tensor(sorted(set(split.captions.tolist())))
             texts = self.table.embeddings[self.table.rows(gallery)]
             for stream, embeddings in zip(("rgb", "x"), pairs.unbind(dim=1), strict=True):
-                found = recall_at(embeddings, split.captions, texts, gallery, _RANKS)
-                for rank, share in found.items():
-                    scores[f"{split.name}_{stream}_r{rank}"] = share
+                name = f"{split.name}_{stream}"
+                scores |= retrieval_scores(name, embeddings, split.captions, texts, gallery)
                 groups.setdefault(stream, []).append(embeddings)
         for modality in self.modalities:
             names = [one.name for one in self.validation if one.modality is modality]
             scores[f"{modality}_r1"] = sum(scores[f"{name}_x_r1"] for name in names) / len(names)
-        return {**scores, **separation(self._separated(groups))}
+        return {**scores, **collapse(scores), **separation(self._separated(groups))}
 
     def _separated(self, groups: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
         if len(self.modalities) == 1:
@@ -273,7 +273,7 @@ def own_score(scores: Mapping[str, float], modality: Modality) -> float:
     return scores.get(f"{modality}_r1", 0.0)
 
 
-def preparation_of(config: MaClipRun, readers: Sequence[Reader]) -> Preparation:
+def preparation_of(config: PairRun, readers: Sequence[Reader]) -> Preparation:
     """How the run's pairs are made from samples."""
     return Preparation(
         joined_space(readers, None),
@@ -315,7 +315,7 @@ def train(config: MaClipRun, precomputes: bool = False) -> Path:
             "MA-CLIP with %.2f M parameters in %d adapters (%s), %d pairs, %d captions, %d steps "
             "of %d",
             count / 1e6, len(task.modalities), ", ".join(map(str, task.modalities)),
-            sum(len(split.reader) for split in task.dataset.splits), len(task.table.captions),
+            sum(len(split.reader) for split in task.dataset.splits), task.captions,
             config.run.steps, config.run.batch_size,
         )  # fmt: skip
         state = PartialState()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import CheckpointError, ConfigError, did_you_mean, shortened
 from segrgbx_core.model.clip_weights import load_image_tower
 from segrgbx_core.model.ma_clip import MaClipConfig, ModalityAwareClip
-from segrgbx_core.model.tensor_files import read_tensors, write_tensors
-from training.stage1.config import TINY, MaClipRun, TextConfig
+from segrgbx_core.model.tensor_files import file_hash, read_tensors, write_tensors
+from training.stage1.config import SMALL, TINY, MaClipRun, TextConfig
+from training.stage1.small_clip import read_small_clip, require_same_tower
 
 KEY = "segrgbx_frozen_clip"
 TOWER_FILE = "tower.safetensors"
@@ -51,6 +53,10 @@ class TextTable:
         positions = torch.searchsorted(self.captions, captions)
         assert torch.equal(self.captions[positions], captions)
         return positions
+
+    def of(self, caption: int, _rng: np.random.Generator) -> Tensor:
+        """Embedding (E,) of one caption, for `PairDataset`."""
+        return self.embeddings[self.rows(torch.tensor([caption]))[0]]
 
     def holds(self, captions: Iterable[int]) -> bool:
         """True where every caption id has a row."""
@@ -131,6 +137,10 @@ def load_clip(config: TextConfig, tower: MaClipConfig, seed: int = 0) -> FrozenC
         ConfigError: when the name or tag is not known, or the image tower does not match it.
         CheckpointError: when the weights cannot be had.
     """
+    if config.model == SMALL:
+        small = read_small_clip(config.weights or config.pretrained)
+        require_same_tower(small.facts, tower, config.weights)
+        return FrozenClip(small.eval().requires_grad_(False), small.tokenize, is_random=False)
     if config.model == TINY:
         if config.weights or config.pretrained:
             raise ConfigError("text: the tiny tower takes no weights")
@@ -202,7 +212,9 @@ def _source(run: MaClipRun) -> dict[str, Any]:
     path = Path(run.text.weights)
     plain = to_plain(run.ma_clip)
     is_random = not (run.text.weights or run.text.pretrained)
+    mark = {"hash": file_hash(path)} if run.text.model == SMALL and path.is_file() else {}
     return {
+        **mark,
         "text": to_plain(run.text),
         "bytes": path.stat().st_size if run.text.weights and path.is_file() else 0,
         "tower": {k: v for k, v in plain.items() if not k.startswith("lora_")},

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import user_path
 from training.engine.run import log_to_terminal
-from training.experiments.end_to_end import OUT, run_stages, stages, write_page
+from training.reproduce_small.end_to_end import OUT, run_stages, stages, write_page
 
 
 @command()

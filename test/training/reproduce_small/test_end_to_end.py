@@ -9,8 +9,8 @@ import pytest
 import source_facts
 
 from segrgbx_core.base.errors import DataError, SegrgbxError
-from training.experiments import end_to_end
-from training.experiments.end_to_end import DATA_SETS, OUT, Stage, run_stages, stages
+from training.reproduce_small import end_to_end
+from training.reproduce_small.end_to_end import DATA_SETS, OUT, Stage, run_stages, stages
 from training.stage2.config import read_run
 
 

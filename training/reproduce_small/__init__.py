@@ -1,0 +1,1 @@
+"""The paper's experiment in small, from scenes to scores and figures."""
