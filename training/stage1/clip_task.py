@@ -7,10 +7,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +24,7 @@ from training.engine.run import git_commit, run_folder, without_places
 from training.stage1.captions import count_tokens, read_captions
 from training.stage1.config import ClipRun
 from training.stage1.contrastive import gather, gather_with_gradient, softmax_contrast
-from training.stage1.pairs import PairDataset, captioned, plan_mixed, require_divisible
+from training.stage1.pairs import RgbCaptions, captioned, plan_mixed, require_divisible
 from training.stage1.retrieval import collapse, mean_cosine, retrieval_scores
 from training.stage1.small_clip import SmallClip, read_small_clip, write_small_clip
 from training.stage1.task import preparation_of
@@ -34,32 +32,6 @@ from training.stage1.task import preparation_of
 log = logging.getLogger(__name__)
 
 _FRAMES_AT_ONCE = 64
-
-
-class TokenTexts:
-    """Tokens of captions for `PairDataset`.
-
-    Args:
-        texts: captions by id.
-        context: tokens of the text tower.
-        drop: probability of leaving out each phrase but the first.
-    """
-
-    def __init__(self, texts: Mapping[int, str], context: int, drop: float = 0.0) -> None:
-        self._texts, self._context, self._drop = dict(texts), context, drop
-        self._tokenizer = SimpleTokenizer()
-
-    def of(self, caption: int, rng: np.random.Generator) -> Tensor:
-        """int64 (L,)."""
-        text = self._texts[caption]
-        if self._drop > 0:
-            first, *others = text.split(", ")
-            kept = rng.random(len(others)) >= self._drop
-            text = ", ".join(
-                [first, *(part for part, is_in in zip(others, kept, strict=True) if is_in)]
-            )
-        tokens: Tensor = self._tokenizer([text], context_length=self._context)[0]
-        return tokens
 
 
 class ClipObjective(nn.Module):
@@ -126,8 +98,7 @@ class ClipTask:
         self.clip = SmallClip(config.ma_clip, config.text_tower, config.scale)
         self.objective: nn.Module = ClipObjective(self.clip)
         plan = plan_mixed([split.reader for split in train], config)
-        tokens = TokenTexts(texts, config.text_tower.context, config.phrase_drop)
-        self.dataset = PairDataset(train, tokens, plan, self.preparation, config)
+        self.dataset = RgbCaptions(train, plan, self.preparation.label_space, config)
 
     def batches(self, first_step: int, rank: int, world: int) -> Iterator[Batch]:
         """Batches of this rank from a step on."""

@@ -160,6 +160,11 @@ class ClipRun(PairRun):
     scale: float = option(
         10.0, doc="factor of the cosine similarities to start from; it is learned", low=1, high=100
     )
+    view_captions: bool = option(
+        False,
+        doc="training captions are written anew from the labels of each random view, as the "
+        "scene captioner writes them, so that crops never contradict them",
+    )
     phrase_drop: float = option(
         0.0,
         doc="probability of leaving out each phrase of a training caption but the first",

@@ -1,30 +1,31 @@
-"""RGB-X pairs with their captions, as stage 1 draws them.
+"""RGB-X pairs with their captions, as stage 1 draws them, and RGB alone for its small CLIP.
 
-Legend: S side of the tower's input, E embedding width.
+Legend: S side of the tower's input, E embedding width, L tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.labels.label_space import LabelSpace
 from segrgbx_core.model.ma_clip import prepare_images
 from segrgbx_core.sensors import resamples_linearly
 from training.data.augment import AugmentConfig, Views, fitted, mirror, photometry
-from training.data.datasets import Reader
+from training.data.datasets import Labelled, Reader
 from training.data.mixing import DrawPlan, Sampling, plan_draws, shares
 from training.data.preparation import Preparation, prepare
 from training.stage1.captions import Caption, caption_id, sample_ids
-from training.stage1.config import Batching, MaClipRun, PairRun, ViewConfig
-from training.stage1.scene_captions import mirrored
+from training.stage1.config import Batching, ClipRun, MaClipRun, PairRun, ViewConfig
+from training.stage1.scene_captions import describe, mirrored
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,34 +147,26 @@ def require_divisible(batch_size: int, world: int) -> None:
         )
 
 
-class PairTexts(Protocol):
-    """What a training pair holds of its caption."""
-
-    def of(self, caption: int, rng: np.random.Generator) -> Tensor:
-        """The embedding, or the tokens, of the caption with that id."""
-        ...
-
-
 class PairDataset(Dataset[dict[str, Tensor]]):
     """Training pairs by their number in the plan.
 
     An item holds `rgb` and `x` float32 (3, S, S) in [0, 1], `modality` and `caption` int64, and
-    `text`, what `texts` has for the caption. A mirrored pair has the mirrored image's caption.
+    `text` float32 (E,), the caption's embedding. A mirrored pair has the mirrored image's caption.
     """
 
     def __init__(
         self,
         splits: Sequence[CaptionedSplit],
-        texts: PairTexts,
+        texts: Mapping[int, Tensor],
         plan: DrawPlan,
         preparation: Preparation,
-        run: PairRun,
+        run: MaClipRun,
     ) -> None:
         """Joins the parts.
 
         Args:
             splits: training splits.
-            texts: what pairs hold of their captions.
+            texts: embedding (E,) of each caption id.
             plan: order of the run.
             preparation: how X images are made.
             run: views and sizes.
@@ -198,7 +191,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
             "x": view.x.contiguous(),
             "modality": torch.tensor(view.modality.index),
             "caption": caption,
-            "text": self.texts.of(int(caption), rng),
+            "text": self.texts[int(caption)],
         }
 
     def _frame(self, position: int, index: int) -> Views:
@@ -218,6 +211,41 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         return frame
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A random part of a frame.
+
+    Attributes:
+        top: first row, relative to the frame's height.
+        left: first column, relative to its width.
+        scale: side relative to the frame's.
+        is_mirrored: left and right swapped.
+    """
+
+    top: float
+    left: float
+    scale: float
+    is_mirrored: bool
+
+    def of(self, image: Tensor) -> Tensor:
+        """That part of (..., H, W), not mirrored."""
+        height, width = image.shape[-2:]
+        rows, columns = max(1, round(height * self.scale)), max(1, round(width * self.scale))
+        top, left = round(self.top * height), round(self.left * width)
+        top, left = min(top, height - rows), min(left, width - columns)
+        return image[..., top : top + rows, left : left + columns]
+
+
+def draw_crop(size: tuple[int, int], config: ViewConfig, rng: np.random.Generator) -> Crop:
+    """Draws part and mirroring of a frame of that height and width."""
+    height, width = size
+    scale = rng.uniform(config.smallest_crop, 1.0)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    top = int(rng.integers(0, height - rows + 1))
+    left = int(rng.integers(0, width - columns + 1))
+    return Crop(top / height, left / width, scale, bool(rng.random() < config.flip))
+
+
 def pair_view(
     frame: Views, config: ViewConfig, side: int, preparation: Preparation, rng: np.random.Generator
 ) -> tuple[Views, bool]:
@@ -231,23 +259,93 @@ def pair_view(
         rng: random generator.
     """
     height, width = frame.rgb.shape[-2:]
-    scale = rng.uniform(config.smallest_crop, 1.0)
-    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-    top = int(rng.integers(0, height - rows + 1))
-    left = int(rng.integers(0, width - columns + 1))
-    is_flipped = bool(rng.random() < config.flip)
-    rgb, x = (
-        _squared(image[:, top : top + rows, left : left + columns], side)
-        for image in (frame.rgb, frame.x)
-    )
-    colours = AugmentConfig(
+    crop = draw_crop((height, width), config, rng)
+    rgb, x = (_squared(crop.of(image), side) for image in (frame.rgb, frame.x))
+    view = Views(photometry(rgb, _colours(config), rng), x, frame.labels, frame.modality)
+    if crop.is_mirrored:
+        view = mirror(view, preparation.encoding)
+    return view, crop.is_mirrored
+
+
+def _colours(config: ViewConfig) -> AugmentConfig:
+    return AugmentConfig(
         jitter=config.jitter,
         jitter_strength=config.jitter_strength,
         blur=config.blur,
         noise=config.noise,
     )
-    view = Views(photometry(rgb, colours, rng), x, frame.labels, frame.modality)
-    return (mirror(view, preparation.encoding) if is_flipped else view), is_flipped
+
+
+class RgbCaptions(Dataset[dict[str, Tensor]]):
+    """Training views of RGB with their captions, by their number in the plan; X is not read.
+
+    An item holds `rgb` float32 (3, S, S) in [0, 1], `text` int64 (L,), tokens, and `caption`
+    int64. Frames stay in memory where the run says so.
+
+    Args:
+        splits: training splits.
+        plan: order of the run.
+        space: unified classes.
+        run: views, sizes, and where captions come from.
+    """
+
+    def __init__(
+        self, splits: Sequence[CaptionedSplit], plan: DrawPlan, space: LabelSpace, run: ClipRun
+    ) -> None:
+        self.splits, self.plan, self.space, self.run = tuple(splits), plan, space, run
+        self._frames: dict[tuple[int, int], Labelled] = {}
+        self._tokenizer = SimpleTokenizer()
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, draw: int) -> dict[str, Tensor]:
+        position, index = int(self.plan.source[draw]), int(self.plan.index[draw])
+        item = self._frame(position, index)
+        rng = self.plan.rng(draw)
+        views, size = self.run.views, self.run.input
+        rgb = torch.from_numpy(item.sample.rgb).permute(2, 0, 1)
+        rgb = fitted(rgb, (size.height, size.width), True)
+        crop = draw_crop((size.height, size.width), views, rng)
+        rgb = photometry(_squared(crop.of(rgb), self.run.ma_clip.image_size), _colours(views), rng)
+        text = self._text(position, index, crop)
+        tokens = self._tokenizer(
+            [self._shortened(text, rng)], context_length=self.run.text_tower.context
+        )[0]
+        return {
+            "rgb": rgb.flip(-1) if crop.is_mirrored else rgb,
+            "text": tokens,
+            "caption": torch.tensor(caption_id(text)),
+        }
+
+    def _text(self, position: int, index: int, crop: Crop) -> str:
+        split = self.splits[position]
+        if not self.run.view_captions:
+            text = split.texts[int(split.captions[index])]
+            return mirrored(text) if crop.is_mirrored else text
+        item = self._frame(position, index)
+        labels = crop.of(torch.from_numpy(item.labels)).numpy()
+        labels = np.ascontiguousarray(labels[:, ::-1] if crop.is_mirrored else labels)
+        native = self.space.native(split.reader.native)
+        names = [self.space.names[place] for place in native.to_unified]
+        return describe(labels, names, item.facts, item.groups)
+
+    def _shortened(self, text: str, rng: np.random.Generator) -> str:
+        if self.run.phrase_drop <= 0:
+            return text
+        first, *others = text.split(", ")
+        kept = rng.random(len(others)) >= self.run.phrase_drop
+        return ", ".join([first, *(others[k] for k in np.flatnonzero(kept))])
+
+    def _frame(self, position: int, index: int) -> Labelled:
+        item = self._frames.get((position, index))
+        if item is None:
+            item = self.splits[position].reader[index]
+            if self.run.run.keep_frames:
+                sample = replace(item.sample, x=np.zeros((1, 1, 3), np.uint8))
+                item = replace(item, sample=sample)
+                self._frames[position, index] = item
+        return item
 
 
 _ZERO, _ONE = torch.zeros(1), torch.ones(1)

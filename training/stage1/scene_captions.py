@@ -18,8 +18,8 @@ from segrgbx_core.labels.label_space import VOID
 
 LONGEST = 48
 """Tokens of the longest caption, begin and end marks included."""
-SMALLEST_SHARE = 4e-4
-"""Share of the image that a thing must cover to be counted: 8 pixels of 160 x 120."""
+SMALLEST_SHARE = 1e-3
+"""Share of the image that a thing must cover to be counted: 19 pixels of 160 x 120."""
 FOGGY = 0.008
 """Extinction per metre from which a scene is foggy: a tenth of the light is left after 290 m."""
 WET = 0.5

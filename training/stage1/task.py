@@ -166,7 +166,7 @@ class MaClipTask:
         self.objective: nn.Module = ContrastiveObjective(pool, loss)
         self.captions = len({key for split in (*train, *val) for key in split.captions.tolist()})
         plan = plan_pairs([split.reader for split in train], config)
-        self.dataset = PairDataset(train, self.table, plan, self.preparation, config)
+        self.dataset = PairDataset(train, self.table.by_caption(), plan, self.preparation, config)
         names = [f"{split.reader.native}_{split.reader.modality}" for split in val]
         self.validation = [
             self._validation_split(split, name if names.count(name) == 1 else f"{name}_{position}")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from torch import Tensor, nn
@@ -54,9 +53,9 @@ class TextTable:
         assert torch.equal(self.captions[positions], captions)
         return positions
 
-    def of(self, caption: int, _rng: np.random.Generator) -> Tensor:
-        """Embedding (E,) of one caption, for `PairDataset`."""
-        return self.embeddings[self.rows(torch.tensor([caption]))[0]]
+    def by_caption(self) -> dict[int, Tensor]:
+        """Embedding (E,) of each caption id."""
+        return dict(zip(self.captions.tolist(), self.embeddings, strict=True))
 
     def holds(self, captions: Iterable[int]) -> bool:
         """True where every caption id has a row."""

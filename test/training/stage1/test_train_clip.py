@@ -21,7 +21,7 @@ from training import captions, train_ma_clip
 from training.engine.loop import Loop
 from training.stage1 import retrieval_page
 from training.stage1.captions import read_captions
-from training.stage1.clip_task import ClipTask, TokenTexts, train_clip
+from training.stage1.clip_task import ClipTask, train_clip
 from training.stage1.config import ClipRun, read_clip_run, read_ma_clip_run, read_pair_run
 from training.stage1.retrieval import collapse, has_learned, mean_cosine
 from training.stage1.small_clip import KEY, MAX_SCALE, read_small_clip
@@ -168,7 +168,7 @@ def test_stage_1_takes_both_towers_as_they_are(stage_1_file, trained, data):
     texts = {key: text for split in task.dataset.splits for key, text in split.texts.items()}
     key = next(iter(texts))
     expected = clip.encode_text(clip.tokenize([texts[key]]))[0]
-    found = task.table.of(key, np.random.default_rng(0))
+    found = task.table.by_caption()[key]
     torch.testing.assert_close(found, expected)
     assert task.table.scale == pytest.approx(clip.scale().item())
     assert "random weights" not in (data / "stage_1" / "log.txt").read_text()
@@ -196,11 +196,31 @@ def _words(tokens):
     return SimpleTokenizer().decode(tokens[tokens > 0].tolist()).split()
 
 
-def test_phrases_are_left_out_but_the_first():
-    texts = TokenTexts({1: "a street, one car, two dogs"}, 16, 0.9)
-    drawn = [" ".join(_words(texts.of(1, np.random.default_rng(seed)))) for seed in range(30)]
-    assert len(set(drawn)) > 1
-    assert all("a street" in text for text in drawn)
+def test_phrases_are_left_out_but_the_first(run_file, tmp_path):
+    whole = ClipTask(read(run_file, tmp_path)).dataset
+    task = ClipTask(read(run_file, tmp_path, "phrase_drop=0.9"))
+    pairs = [(whole[draw], task.dataset[draw]) for draw in range(8)]
+    texts = [[" ".join(_words(item["text"])[1:-1]) for item in pair] for pair in pairs]
+    assert all(short.split(" ,")[0] == long.split(" ,")[0] for long, short in texts)
+    assert sum(len(short) < len(long) for long, short in texts) > 4
+    assert all(one["caption"] == other["caption"] for one, other in pairs)
+
+
+def test_captions_of_views_tell_what_the_view_shows(run_file, tmp_path):
+    options = ("view_captions=true", "views.flip=0", "views.smallest_crop=1")
+    whole = ClipTask(read(run_file, tmp_path)).dataset
+    told = ClipTask(read(run_file, tmp_path, *options)).dataset
+    stored = ClipTask(read(run_file, tmp_path, *options[1:])).dataset
+    for draw in range(4):
+        assert torch.equal(told[draw]["text"], stored[draw]["text"])
+    turned = ClipTask(read(run_file, tmp_path, *options, "views.flip=1")).dataset
+    mirrors = ClipTask(read(run_file, tmp_path, *options[1:], "views.flip=1")).dataset
+    sizes = [sum(len(item["text"].nonzero()) for item in (d[0], d[1])) for d in (turned, mirrors)]
+    assert abs(sizes[0] - sizes[1]) <= 2  # a thing in the middle may be rounded to another third
+    cropped = ClipTask(read(run_file, tmp_path, "view_captions=true", "views.smallest_crop=0.3"))
+    assert any(
+        not torch.equal(cropped.dataset[draw]["text"], whole[draw]["text"]) for draw in range(4)
+    )
 
 
 def test_the_scale_has_a_ceiling(run_file, tmp_path):
