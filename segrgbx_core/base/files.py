@@ -29,7 +29,8 @@ def expand_home(text: str) -> str:
     expanded = os.path.expanduser(text)  # noqa: PTH111 - text stays text: "" is no path
     if expanded.startswith("~"):
         raise ConfigError(
-            f"{text}: the home folder of '{text.split('/', 1)[0]}' is not known; write the whole "
+            f"{shortened(text, 200)}: the home folder of "
+            f"'{shortened(text.split('/', 1)[0])}' is not known; write the whole "
             "path, or ./~ for a folder of that name"
         )
     return expanded

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import create_model, model_validator
 
 from segrgbx_core.base.config import Config, from_mapping, option
-from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.errors import ConfigError, shortened
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.sensors import SensorConfig
@@ -173,7 +173,7 @@ def node_config_type(pairs: tuple[str, ...]) -> type[NodeConfig]:
     for name in pairs:
         if not _PAIR_NAME.fullmatch(name):
             raise ConfigError(
-                f"pairs: '{name}' is no name; use a-z, 0-9 and _, starting with a letter"
+                f"pairs: '{shortened(name)}' is no name; use a-z, 0-9 and _, starting with a letter"
             )
         if hasattr(NodeConfig, name) or name in NodeConfig.model_fields or is_foreign(f"{name}."):
             raise ConfigError(
@@ -200,7 +200,7 @@ def node_config(data: Mapping[str, Any], where: str = "") -> NodeConfig:
     tree = nested(data, place)
     pairs = tree.get("pairs", NodeConfig.model_fields["pairs"].default)
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(name, str) for name in pairs):
-        raise ConfigError(f"{place}pairs: {pairs!r} is no list of names")
+        raise ConfigError(f"{place}pairs: {shortened(repr(pairs))} is no list of names")
     try:
         kind = node_config_type(tuple(pairs))
     except ConfigError as error:

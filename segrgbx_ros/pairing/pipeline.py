@@ -113,6 +113,7 @@ class SampleReader:
 
     Attributes:
         num_empty: X without content so far.
+        first_problem: what is wrong with the first of them, empty before it.
         x_content: of the newest X, None before the first.
         rgb_content: of a recent RGB image, None before the first.
     """
@@ -128,6 +129,7 @@ class SampleReader:
         self._last: RgbxSample | None = None
         self._num_read = 0
         self.num_empty = 0
+        self.first_problem = ""
         self.x_content: XContent | None = None
         self.rgb_content: XContent | None = None
 
@@ -155,7 +157,9 @@ class SampleReader:
             place = f"topic '{self._x_topic}' ({self._options.modality})"
             raise EncodingError(f"{place}: {error}") from None
         self.x_content = content
-        self.num_empty += content.is_empty
+        if content.is_empty:
+            self.num_empty += 1
+            self.first_problem = self.first_problem or content.problem
         if not content.is_empty:
             self._last = sample
         elif sample.modality is not Modality.EVENT:  # a still scene is no fault of the camera

@@ -185,9 +185,8 @@ class _Run:
                 self.segmenter.warm_up(sample.rgb.shape[:2], [sample.modality])
                 self._is_warm = True
             prediction = self._predictor.answer(sample, paired.name)
-        except EmptyXError as error:
+        except EmptyXError:
             tally.empty += 1
-            tally.first_fault = tally.first_fault or str(error)
             return
         except EncodingError as error:
             tally.refuse(error)
@@ -264,6 +263,8 @@ class _Run:
             paired=tally.paired,
             held=tally.held,
             rgb_only=tally.rgb_only,
+            x_empty=self.pipeline[pair].reader.num_empty,
+            x_problem=self.pipeline[pair].reader.first_problem,
             dropped=dropped,
             dropped_x={cause: count for cause, count in counts.dropped_x.items() if count},
             skew_ms=Summary.of([abs(value) for value in tally.skews_ms]),
@@ -318,7 +319,7 @@ def _explain_nothing(report: Report) -> None:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(pair.dropped.items()))
             reasons.append(
                 f"pair '{name}': {pair.rgb} RGB and {pair.x} X images ({causes or 'no drops'}) "
-                f"{pair.first_fault}".rstrip()
+                f"{pair.first_fault or pair.x_problem}".rstrip()
             )
         raise DataError(f"{report.recording}: nothing to segment; {'; '.join(reasons)}")
     for name, pair in report.pairs.items():

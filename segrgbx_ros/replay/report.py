@@ -84,6 +84,8 @@ class PairReport:
         paired: RGB messages that went to the model.
         held: of those, how many with an X that was already used.
         rgb_only: of those, how many without X.
+        x_empty: X samples without content, whatever `sync.on_missing_x` made of them.
+        x_problem: what is wrong with the first of them, empty for none.
         dropped: RGB images without a result, by cause.
         dropped_x: X images that no RGB image used, by cause.
         skew_ms: stamp of X minus stamp of RGB minus the configured offset, absolute, in ms.
@@ -107,6 +109,8 @@ class PairReport:
     dropped_x: dict[str, int]
     skew_ms: Summary
     mean_offset_ms: float = 0.0
+    x_empty: int = 0
+    x_problem: str = ""
     jumps: int = 0
     lost_events: int = 0
     cut_events: int = 0
@@ -126,6 +130,8 @@ class PairReport:
             "paired": self.paired,
             "held": self.held,
             "rgb_only": self.rgb_only,
+            "x_empty": self.x_empty,
+            "x_problem": self.x_problem,
             "dropped": dict(sorted(self.dropped.items())),
             "dropped_x": dict(sorted(self.dropped_x.items())),
             "skew_ms": self.skew_ms.to_dict(),
@@ -233,6 +239,7 @@ class Report:
             lines.append(
                 f"{name}: {pair.paired} of {pair.rgb} RGB images segmented"
                 + (f" (dropped: {lost})" if lost else "")
+                + (f", X without content: {pair.x_empty} ({pair.x_problem})" if pair.x_empty else "")
                 + f", |skew| mean {pair.skew_ms.mean:.1f} ms, max {pair.skew_ms.max:.1f} ms"
             )
             if pair.scores:
@@ -327,6 +334,8 @@ def _pairing_lines(pair: PairReport) -> list[str]:
         ("with an X used before (held)", pair.held),
         ("without X (RGB only)", pair.rgb_only),
     ]
+    if pair.x_empty:
+        rows.append(("X without content", f"{pair.x_empty}, first: {pair.x_problem}"))
     rows += [(f"RGB dropped: {cause}", count) for cause, count in sorted(pair.dropped.items())]
     rows += [(f"X dropped: {cause}", count) for cause, count in sorted(pair.dropped_x.items())]
     if pair.jumps:

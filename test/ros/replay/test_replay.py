@@ -376,6 +376,31 @@ def test_rgb_goes_alone_where_x_is_not_recorded(config, tmp_path):
     assert (pair["paired"], pair["rgb_only"]) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("policy", "paired", "dropped"),
+    [("drop", 1, {"x_empty": 2}), ("rgb_only", 3, {}), ("hold_last", 3, {})],
+)
+def test_x_without_content_is_reported_whatever_becomes_of_it(
+    config, tmp_path, capsys, policy, paired, dropped
+):
+    with BagWriter(tmp_path / "bag") as bag:
+        for index in range(3):
+            stamp = START + index * STEP
+            rgb, thermal, _ = scene(index)
+            x = np.full_like(thermal, 29315) if index else thermal
+            bag.write("/thermal/rgb/image", bag.image(rgb, "rgb8", stamp, "cam"), stamp)
+            bag.write("/thermal/x/image", bag.image(x, "16UC1", stamp), stamp)
+    raw = ("--set", "thermal.rgb_transport=raw", "--set", "thermal.x_transport=raw")
+    policy_set = ("--set", f"sync.on_missing_x={policy}")
+    assert run(tmp_path / "bag", config, tmp_path / "out", *raw, *policy_set) == 0
+    pair = json.loads((tmp_path / "out/report.json").read_text())["pairs"]["thermal"]
+    assert (pair["x_empty"], pair["paired"], pair["dropped"]) == (2, paired, dropped)
+    assert pair["x_problem"].startswith("flat")
+    assert pair["first_fault"] == ""
+    assert "| X without content | 2, first: flat" in (tmp_path / "out/report.md").read_text()
+    assert "X without content: 2 (flat" in capsys.readouterr().out
+
+
 def test_unreadable_images_are_counted(config, tmp_path):
     write_recording(tmp_path / "good")
     with Bag(tmp_path / "good") as good, BagWriter(tmp_path / "bag") as bag:
