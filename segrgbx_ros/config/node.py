@@ -173,7 +173,8 @@ def node_config_type(pairs: tuple[str, ...]) -> type[NodeConfig]:
     for name in pairs:
         if not _PAIR_NAME.fullmatch(name):
             raise ConfigError(
-                f"pairs: '{shortened(name)}' is no name; use a-z, 0-9 and _, starting with a letter"
+                f"pairs: '{shortened(name)}' is no name; use a-z, 0-9 and _, starting with a "
+                "letter"
             )
         if hasattr(NodeConfig, name) or name in NodeConfig.model_fields or is_foreign(f"{name}."):
             raise ConfigError(

@@ -239,7 +239,11 @@ class Report:
             lines.append(
                 f"{name}: {pair.paired} of {pair.rgb} RGB images segmented"
                 + (f" (dropped: {lost})" if lost else "")
-                + (f", X without content: {pair.x_empty} ({pair.x_problem})" if pair.x_empty else "")
+                + (
+                    f", X without content: {pair.x_empty} ({pair.x_problem})"
+                    if pair.x_empty
+                    else ""
+                )
                 + f", |skew| mean {pair.skew_ms.mean:.1f} ms, max {pair.skew_ms.max:.1f} ms"
             )
             if pair.scores:

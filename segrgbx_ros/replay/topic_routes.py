@@ -71,8 +71,9 @@ def find_routes(
     """Resolves every input of the pairs.
 
     A relative name `thermal/rgb/image` becomes `<namespace>/thermal/rgb/image`, with the suffix of
-    its transport. A remap may name it with or without that suffix. Without a namespace the root is
-    tried, then the one namespace under which the recording has all the inputs.
+    its transport. Both sides of a remap may name it with or without that suffix. Without a
+    namespace the root is tried, then the one namespace under which the recording has all the
+    inputs.
 
     Args:
         bag: open recording.
@@ -157,7 +158,8 @@ def _remapped(config: NodeConfig, pair: str, stream: Stream, unused: dict[str, s
             return unused.pop(source)
     for source in (base, f"/{base}"):
         if source in unused:
-            return unused.pop(source) + full.removeprefix(base)
+            target, suffix = unused.pop(source), full.removeprefix(base)
+            return target if target.endswith(suffix) else target + suffix
     return full
 
 

@@ -443,6 +443,7 @@ def test_remap_by_base_name_or_by_full_name(recording):
     with Bag(recording) as bag:
         for source, target in (
             ("thermal/rgb/image", "/thermal/rgb/image"),
+            ("thermal/rgb/image", "/thermal/rgb/image/compressed"),
             ("/thermal/rgb/image/compressed", "/thermal/rgb/image/compressed"),
         ):
             routes = find_routes(
