@@ -121,14 +121,14 @@ def _limit_memory(device: torch.device, max_mb: int) -> None:
 
 def memory_facts(segmenter: Segmenter) -> MemoryFacts:
     """Memory of the process, of the model, and of the GPU where there is one."""
-    facts = {"rss_mb": memory_mib()}
+    figures = {"rss_mb": memory_mib()}
     try:
-        facts["memory_mb"] = segmenter.memory / MB
+        figures["memory_mb"] = segmenter.memory / MB
         if segmenter.device.type == "cuda":
-            facts |= _gpu_memory(segmenter.device)
+            figures |= _gpu_memory(segmenter.device)
     except RuntimeError as error:  # after a fault in a kernel every call to CUDA fails
-        return MemoryFacts(facts, str(error).split("\n", 1)[0])
-    return MemoryFacts(facts)
+        return MemoryFacts(figures, str(error).split("\n", 1)[0])
+    return MemoryFacts(figures)
 
 
 def _gpu_memory(device: torch.device) -> dict[str, float]:

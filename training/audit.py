@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     readers, problems = open_splits(args.data_set, args.root, args.split, args.modality, options)
     audits = [audit(reader, args.samples, progress=True) for reader in readers]
     problems += shared_ids(audits)
-    texts = [found.to_text() for found in audits]
+    texts = [one.to_text() for one in audits]
     texts.append("".join(f"problem: {text}\n" for text in problems))
     report = "\n".join(text for text in texts if text)
     print(report, end="")
     if args.out:
         name = audits[0].reader.native if audits else args.data_set
         write_audits(args.out, name, audits, report)
-    return 1 if problems or any(found.problems for found in audits) else 0
+    return 1 if problems or any(one.problems for one in audits) else 0
 
 
 if __name__ == "__main__":

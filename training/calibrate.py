@@ -48,21 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(args.report) if args.report else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    found = [_fit(args, pool, folder) for pool in pools]
-    temperatures = {entry["modality"]: entry["temperature"] for entry in found}
-    if len(temperatures) < len(found):
+    results = [_fit(args, pool, folder) for pool in pools]
+    temperatures = {entry["modality"]: entry["temperature"] for entry in results}
+    if len(temperatures) < len(results):
         raise ConfigError(
             "several data sets have one modality, which has one temperature; name one of them, or "
             "pool folders of one data set by several --root"
         )
-    found += [_check(args, pool, temperatures, folder) for pool in checks]
-    page = _page(found)
+    results += [_check(args, pool, temperatures, folder) for pool in checks]
+    page = _page(results)
     sys.stdout.write(page)
     if folder:
         (folder / "calibration.md").write_text(page, encoding="utf-8")
-        text = json.dumps(found, indent=1, allow_nan=False)
+        text = json.dumps(results, indent=1, allow_nan=False)
         (folder / "calibration.json").write_text(f"{text}\n", encoding="utf-8")
-    _write(args.checkpoint, args.out, temperatures, found)
+    _write(args.checkpoint, args.out, temperatures, results)
     return 0
 
 
@@ -120,7 +120,7 @@ def _figures(one: Reliability) -> dict[str, float]:
     return {"ece": one.ece, "nll": one.nll, "confidence": mean}
 
 
-def _page(found: Sequence[dict[str, Any]]) -> str:
+def _page(results: Sequence[dict[str, Any]]) -> str:
     header = ("data", "split", "pixels", "temperature", "right %", "sure % before", "after")
     rows = [
         (
@@ -134,21 +134,21 @@ def _page(found: Sequence[dict[str, Any]]) -> str:
             *(percent(one[when]["ece"]) for when in ("before", "after")),
             *(number(one[when]["nll"], 4) for when in ("before", "after")),
         )
-        for one in found
+        for one in results
     ]
     titles = (*header, "ECE % before", "after", "NLL before", "after")
     return f"{markdown_table(titles, rows, 'llr')}\n"
 
 
 def _write(
-    source: str, target: str, temperatures: dict[str, float], found: Sequence[dict[str, Any]]
+    source: str, target: str, temperatures: dict[str, float], results: Sequence[dict[str, Any]]
 ) -> None:
     """Writes the same weights under a contract with temperatures."""
     contract = read_contract(source)
     if unknown := set(temperatures) - {one.value for one in contract.modalities}:
         raise CheckpointError(f"checkpoint {source}: was not trained for {', '.join(unknown)}")
     temperatures = {**contract.temperatures, **temperatures}
-    provenance = {**contract.provenance, "calibration": list(found)}
+    provenance = {**contract.provenance, "calibration": list(results)}
     changed = contract.model_copy(update={"temperatures": temperatures, "provenance": provenance})
     tensors, _ = read_tensors(source)
     write_tensors(target, tensors, contract_header(changed))

@@ -111,7 +111,7 @@ def leaves(cls: type[Config], prefix: str = "") -> Iterator[Leaf]:
         if get_origin(kind) in (dict, Mapping) or _choices(kind):
             continue
         extra = info.json_schema_extra
-        facts: dict[str, Any] = dict(extra) if isinstance(extra, dict) else {}
+        metadata: dict[str, Any] = dict(extra) if isinstance(extra, dict) else {}
         bounds = {type(item).__name__: item for item in info.metadata}
         enum = kind if isinstance(kind, type) and issubclass(kind, Enum) else None
         required = info.is_required()
@@ -119,11 +119,11 @@ def leaves(cls: type[Config], prefix: str = "") -> Iterator[Leaf]:
             name=f"{prefix}{name}",
             default=None if required else _plain(info.get_default(call_default_factory=True)),
             doc=info.description or "",
-            unit=facts.get("unit", ""),
+            unit=metadata.get("unit", ""),
             low=bounds["Ge"].ge if "Ge" in bounds else None,
             high=bounds["Le"].le if "Le" in bounds else None,
             choices=tuple(str(member.value) for member in enum) if enum else (),
-            dynamic=facts.get("dynamic", False),
+            dynamic=metadata.get("dynamic", False),
             required=required,
         )
 
@@ -235,8 +235,8 @@ def _message(cls: type[Config], error: ErrorDetails, where: str) -> str:
         return f"{place}unknown option '{name}'{did_you_mean(path[-1], beside)}"
     if error["type"] == "missing":
         return f"{place}option '{name}' is required; set it"
-    found = leaves(owner) if owner else iter(())
-    leaf = next((leaf for leaf in found if leaf.name == path[-1]), None)
+    siblings = leaves(owner) if owner else iter(())
+    leaf = next((leaf for leaf in siblings if leaf.name == path[-1]), None)
     value = error["input"]
     if leaf is not None and error["type"] in ("greater_than_equal", "less_than_equal"):
         unit = f" {leaf.unit}" if leaf.unit else ""

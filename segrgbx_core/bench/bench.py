@@ -60,32 +60,32 @@ def show(text: str) -> None:
 @command(OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 when done, 2 after a user error."""
-    chosen = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     _shown.clear()
-    report: dict[str, Any] = {"preset": chosen.preset, "tower": _tower(chosen)}
-    if chosen.count or chosen.structures:
-        report |= _count(chosen)
-    if chosen.latency:
-        report["latency"] = _latency(chosen)
-    if chosen.compare:
-        report |= _compare(chosen)
+    report: dict[str, Any] = {"preset": args.preset, "tower": _tower(args)}
+    if args.count or args.structures:
+        report |= _count(args)
+    if args.latency:
+        report["latency"] = _latency(args)
+    if args.compare:
+        report |= _compare(args)
     if len(report) == 2:
         raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
-    if chosen.json:
-        Path(chosen.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    if chosen.markdown:
-        Path(chosen.markdown).write_text("\n".join(_shown) + "\n", encoding="utf-8")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if args.markdown:
+        Path(args.markdown).write_text("\n".join(_shown) + "\n", encoding="utf-8")
     return 0
 
 
-def _count(chosen: argparse.Namespace) -> dict[str, Any]:
-    model, ma_clip = ALL_PRESETS[chosen.preset], CLIP_PRESETS[_tower(chosen)]
-    size = chosen.input_size or (512, 512)
-    classes = chosen.classes or unified_label_space().num_classes
+def _count(args: argparse.Namespace) -> dict[str, Any]:
+    model, ma_clip = ALL_PRESETS[args.preset], CLIP_PRESETS[_tower(args)]
+    size = args.input_size or (512, 512)
+    classes = args.classes or unified_label_space().num_classes
     parts = count_cost(model, ma_clip, classes, size)
     total, folded = total_cost(parts), total_cost(count_cost(model, ma_clip, classes, size, True))
     is_ours = isinstance(model, ModelConfig)
-    title = f"SegRGB-X {chosen.preset} with {_tower(chosen)}" if is_ours else chosen.preset
+    title = f"SegRGB-X {args.preset} with {_tower(args)}" if is_ours else args.preset
     show(f"\n{title}, {size[1]}x{size[0]}, {classes} classes\n")
     rows = [[name, *_cells(cost)] for name, cost in parts.items()]
     _print_table(
@@ -100,9 +100,9 @@ def _count(chosen: argparse.Namespace) -> dict[str, Any]:
         "gmacs_folded_head": folded.gmacs,
         "parts": {name: _plain(cost) for name, cost in parts.items()},
     }
-    if chosen.structures:
+    if args.structures:
         if not isinstance(model, ModelConfig):
-            raise ConfigError(f"--structures: {chosen.preset} has no DSRM; choose a SegRGB-X")
+            raise ConfigError(f"--structures: {args.preset} has no DSRM; choose a SegRGB-X")
         structures = count_structures(model, ma_clip, classes, size)
         show("\nDSRM structures (Table IV)\n")
         header = ["structure", "M parameters", "GMACs", "GMACs, paper's way"]
@@ -117,15 +117,15 @@ def _count(chosen: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
-    height, width = chosen.input_size or (0, 0)
-    options = {"device": chosen.device, "precision": chosen.precision}
+def _latency(args: argparse.Namespace) -> dict[str, Any]:
+    height, width = args.input_size or (0, 0)
+    options = {"device": args.device, "precision": args.precision}
     sizes = {"input_height": height, "input_width": width}
     config = from_mapping(InferenceConfig, {**options, **sizes})
-    modalities = [Modality(name) for name in chosen.modality or ["thermal"]]
-    merge_for = modalities[0] if len(set(modalities)) == 1 and not chosen.no_merge else None
-    segmenter = Segmenter(_weights(chosen), config, merge_for=merge_for)
-    height, width = chosen.rgb_size
+    modalities = [Modality(name) for name in args.modality or ["thermal"]]
+    merge_for = modalities[0] if len(set(modalities)) == 1 and not args.no_merge else None
+    segmenter = Segmenter(_weights(args), config, merge_for=merge_for)
+    height, width = args.rgb_size
     samples = [synthetic_sample(m, height, width, seed) for seed, m in enumerate(modalities)]
     setting = {
         "checkpoint": segmenter.checkpoint.name,
@@ -137,11 +137,11 @@ def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
         "rgb": f"{width}x{height}",
         "modalities": [modality.value for modality in modalities],
         "lora": f"merged for {merge_for}" if merge_for else "mixed",
-        "repeats": chosen.repeats,
+        "repeats": args.repeats,
         "torch": torch.__version__,
     }
     show("\n" + ", ".join(f"{name} {_text(value)}" for name, value in setting.items()) + "\n")
-    stages = measure(segmenter, samples, chosen.repeats, chosen.warm_up)
+    stages = measure(segmenter, samples, args.repeats, args.warm_up)
     columns = ("median_ms", "p95_ms", "min_ms")
     rows = [[stage, *(f"{times[c]:.2f}" for c in columns)] for stage, times in stages.items()]
     _print_table(["stage", "median ms", "p95 ms", "min ms"], rows)
@@ -153,21 +153,21 @@ def _latency(chosen: argparse.Namespace) -> dict[str, Any]:
         "stages": stages,
         "memory_bytes": segmenter.memory,
     }
-    if chosen.variants:
-        report["variants"] = _variants(chosen, config, segmenter, samples)
-    if chosen.pairs:
-        report["pairs"] = _pairs(chosen, config, segmenter)
+    if args.variants:
+        report["variants"] = _variants(args, config, segmenter, samples)
+    if args.pairs:
+        report["pairs"] = _pairs(args, config, segmenter)
     return report
 
 
-def _weights(chosen: argparse.Namespace) -> LoadedCheckpoint:
-    if chosen.checkpoint:
-        return load_checkpoint(chosen.checkpoint)
-    return random_weights(default_contract(chosen.preset, _tower(chosen)))
+def _weights(args: argparse.Namespace) -> LoadedCheckpoint:
+    if args.checkpoint:
+        return load_checkpoint(args.checkpoint)
+    return random_weights(default_contract(args.preset, _tower(args)))
 
 
 def _variants(
-    chosen: argparse.Namespace,
+    args: argparse.Namespace,
     config: InferenceConfig,
     base: Segmenter,
     samples: Sequence[RgbxSample],
@@ -175,15 +175,15 @@ def _variants(
     """Ways to run the same checkpoint, in turns."""
     names = [f"pair {index}" for index in range(len(samples))]
     runs: dict[str, tuple[Segmenter, Sequence[RgbxSample], Sequence[str]]] = {}
-    for variant in variants(config, chosen.exported, chosen.compile):
+    for variant in variants(config, args.exported, args.compile):
         changed = with_changes(config, variant.changes)
         segmenter = base
         if variant.changes:
             is_exported = changed.backend.runs_exported
-            weights = read_exported(chosen.exported) if is_exported else _weights(chosen)
+            weights = read_exported(args.exported) if is_exported else _weights(args)
             segmenter = Segmenter(weights, changed, merge_for=base.merge_for)
         runs[variant.name] = (segmenter, samples, names if variant.is_stream else ())
-    results = measure_in_turns(runs, chosen.repeats, chosen.warm_up)
+    results = measure_in_turns(runs, args.repeats, args.warm_up)
     first = next(iter(results.values()))["total"]
     rows = []
     for name, times in results.items():
@@ -197,14 +197,12 @@ def _variants(
 
 
 def _pairs(
-    chosen: argparse.Namespace, config: InferenceConfig, base: Segmenter
+    args: argparse.Namespace, config: InferenceConfig, base: Segmenter
 ) -> dict[str, dict[str, float]]:
     """Pairs of different modalities in one batch, which a merged LoRA does not serve."""
-    segmenter = base if base.merge_for is None else Segmenter(_weights(chosen), config)
+    segmenter = base if base.merge_for is None else Segmenter(_weights(args), config)
     sizes = (1, 2, 4)
-    results = measure_batches(
-        segmenter, sizes, chosen.rgb_size, chosen.repeats, min(2, chosen.warm_up)
-    )
+    results = measure_batches(segmenter, sizes, args.rgb_size, args.repeats, min(2, args.warm_up))
     rows = [
         [
             str(size),
@@ -221,20 +219,20 @@ def _pairs(
     return {str(size): result for size, result in results.items()}
 
 
-def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
-    modalities = [Modality(name) for name in chosen.modality or ["thermal"]]
-    size = chosen.input_size or (512, 512)
-    options = {"device": chosen.device, "precision": chosen.precision}
+def _compare(args: argparse.Namespace) -> dict[str, Any]:
+    modalities = [Modality(name) for name in args.modality or ["thermal"]]
+    size = args.input_size or (512, 512)
+    options = {"device": args.device, "precision": args.precision}
     setting = CompareSetting(
         sample=synthetic_sample(modalities[0], *size),
-        preset=chosen.preset,
-        tower=_tower(chosen),
+        preset=args.preset,
+        tower=_tower(args),
         size=size,
-        config=from_mapping(InferenceConfig, {**options, "cuda_graph": chosen.cuda_graph}),
-        refresh_every=chosen.refresh_every,
-        rounds=chosen.repeats,
-        warm_up=chosen.warm_up,
-        only=tuple(chosen.only or ()),
+        config=from_mapping(InferenceConfig, {**options, "cuda_graph": args.cuda_graph}),
+        refresh_every=args.refresh_every,
+        rounds=args.repeats,
+        warm_up=args.warm_up,
+        only=tuple(args.only or ()),
     )
     report = compare(setting)
     described = ", ".join(f"{name} {value}" for name, value in report["setting"].items())
@@ -243,8 +241,8 @@ def _compare(chosen: argparse.Namespace) -> dict[str, Any]:
     show("")
     for name, ratio in report["ratios"].items():
         show(f"{name}: {ratio:.2f}, in CPU time {report['cpu_ratios'][name]:.2f}")
-    if chosen.chart:
-        draw_chart(report, chosen.chart)
+    if args.chart:
+        draw_chart(report, args.chart)
     return report
 
 
@@ -306,8 +304,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tower(chosen: argparse.Namespace) -> str:
-    name = chosen.tower or default_tower(chosen.preset)
+def _tower(args: argparse.Namespace) -> str:
+    name = args.tower or default_tower(args.preset)
     if name not in CLIP_PRESETS:
         raise ConfigError(f"--tower: '{name}' is not known{did_you_mean(name, CLIP_PRESETS)}")
     return name

@@ -68,40 +68,40 @@ def variants(config: InferenceConfig, exported: str = "", compiled: bool = False
         compiled: with torch.compile, which takes a minute or more to start.
     """
     kept = {every: {"scene.refresh_every": every, "scene.change": 1.0} for every in (5, 10)}
-    chosen = [EXACT]
-    chosen += [Variant(f"scene every {n} frames", kept[n], is_stream=True) for n in kept]
+    listed = [EXACT]
+    listed += [Variant(f"scene every {n} frames", kept[n], is_stream=True) for n in kept]
     layout = not config.channels_last
-    chosen.append(Variant(f"channels_last: {str(layout).lower()}", {"channels_last": layout}))
-    chosen += [
+    listed.append(Variant(f"channels_last: {str(layout).lower()}", {"channels_last": layout}))
+    listed += [
         Variant(f"precision: {name}", {"precision": name})
         for name in ("fp32", "bf16")
         if name != config.precision and not (name == "fp32" and config.precision == "auto")
     ]
     both = {**kept[10], "precision": "bf16"}
-    chosen.append(Variant("precision: bf16, scene every 10 frames", both, is_stream=True))
+    listed.append(Variant("precision: bf16, scene every 10 frames", both, is_stream=True))
     if choose_device(config.device).type == "cuda":
-        chosen.append(Variant("precision: fp16", {"precision": "fp16"}))
+        listed.append(Variant("precision: fp16", {"precision": "fp16"}))
         graph = {"cuda_graph": True}
-        chosen.append(Variant("cuda_graph: true", graph))
-        chosen.append(
+        listed.append(Variant("cuda_graph: true", graph))
+        listed.append(
             Variant("cuda_graph: true, scene every 10 frames", {**graph, **kept[10]}, True)
         )
     if compiled:
-        chosen.append(Variant("compile: true", {"compile": True}))
+        listed.append(Variant("compile: true", {"compile": True}))
     if exported and (Path(exported) / AOT_FRAME).is_file():
-        chosen.append(Variant("backend: aot", {"backend": "aot", "precision": "auto"}))
+        listed.append(Variant("backend: aot", {"backend": "aot", "precision": "auto"}))
     if exported and find_spec("openvino"):
-        chosen += [
+        listed += [
             Variant(f"backend: openvino, {name}", {"backend": "openvino", "precision": name})
             for name in ("fp32", "bf16")
         ]
     if exported:
         onnx = {"backend": "onnx", "precision": "auto"}
-        chosen.append(Variant("backend: onnx", onnx))
-        chosen.append(
+        listed.append(Variant("backend: onnx", onnx))
+        listed.append(
             Variant("backend: onnx, scene every 10 frames", {**onnx, **kept[10]}, is_stream=True)
         )
-    return chosen
+    return listed
 
 
 def with_changes(config: InferenceConfig, changes: Mapping[str, Any]) -> InferenceConfig:

@@ -117,24 +117,24 @@ def export_checkpoint(
     cases = make_cases(size, served, config.fixed_size)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+        draft = Path(scratch) / "made"
+        draft.mkdir()
         progress("tracing the frame's network")
         programs = {FRAME: tracer.frame()}
         if tracer.scene_names:
             progress("tracing the scene's network")
             programs[SCENE] = tracer.scene()
         mark = contract_mark(contract, modality)
-        _write_graphs(tracer, programs, made, config, mark, progress)
-        write_manifest(made, contract, modality)
-        results = _compared(eager, made, cases, config.min_agreement, progress)
+        _write_graphs(tracer, programs, draft, config, mark, progress)
+        write_manifest(draft, contract, modality)
+        results = _compared(eager, draft, cases, config.min_agreement, progress)
         if config.aot:
-            _write_packages(programs, made, progress)
-            write_manifest(made, contract, modality)
+            _write_packages(programs, draft, progress)
+            write_manifest(draft, contract, modality)
             progress("comparing the packages with PyTorch")
-            packaged = _opened(made, Backend.AOT)
+            packaged = _opened(draft, Backend.AOT)
             results["aot"] = compare(eager, packaged, cases, "aot", config.min_agreement)
-        shutil.move(made, folder)
+        shutil.move(draft, folder)
     return {form: [asdict(case) for case in cases] for form, cases in results.items()}
 
 

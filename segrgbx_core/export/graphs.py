@@ -217,7 +217,7 @@ def make_onnx(
         ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = torch.onnx.export(
+        onnx_program = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=opset,
@@ -227,8 +227,8 @@ def make_onnx(
             verbose=False,
             optimize=simplify,
         )
-    assert made is not None
-    return made.model
+    assert onnx_program is not None
+    return onnx_program.model
 
 
 def write_onnx(model: Any, path: Path, outputs: Sequence[str], metadata: dict[str, str]) -> None:

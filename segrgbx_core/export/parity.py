@@ -174,13 +174,13 @@ def _where(same: Tensor) -> str:
 def _case(count: int, height: int, width: int, modalities: Sequence[Modality], seed: int) -> Case:
     rng = np.random.default_rng(seed)
     mixture = [modalities[(seed + index) % len(modalities)] for index in range(count)]
-    spot = place(height, width, InputConfig(height=height, width=width))
+    placement = place(height, width, InputConfig(height=height, width=width))
     draw: Callable[[], Tensor] = lambda: _scenery(rng, count, height, width)  # noqa: E731
     batch = Batch(
         rgb_pixels=(draw() * 255).to(torch.uint8),
         x_pixels=draw(),
         modality=torch.tensor([modality.index for modality in mixture]),
-        placements=(spot,) * count,
+        placements=(placement,) * count,
     )
     names = ", ".join(map(str, mixture))
     return Case(f"batch {count}, {width}x{height} ({names})", batch)

@@ -44,8 +44,8 @@ class VitShape:
 
 def named_shape(name: str) -> VitShape | None:
     """Sizes of a tower by timm's name for it; None for towers that are not built here."""
-    found = _NAMED.fullmatch(name)
-    return VitShape(768, 12, 12, int(found.group(1))) if found else None
+    match = _NAMED.fullmatch(name)
+    return VitShape(768, 12, 12, int(match.group(1))) if match else None
 
 
 class QuickGELU(nn.Module):

@@ -147,9 +147,9 @@ class PromptedAttention(nn.Module):
 
     def forward(self, tokens: Tensor, prompt: Tensor) -> Tensor:
         """Tokens and prompt (B, L, W) to refined tokens (B, L, W)."""
-        asking, asked = (prompt, tokens) if self.prompt_is_query else (tokens, prompt)
-        query = split_heads(self.q(self.norm_query(asking)), self.num_heads)
-        key, value = self.kv(self.norm_context(asked)).chunk(2, dim=-1)
+        query_input, context = (prompt, tokens) if self.prompt_is_query else (tokens, prompt)
+        query = split_heads(self.q(self.norm_query(query_input)), self.num_heads)
+        key, value = self.kv(self.norm_context(context)).chunk(2, dim=-1)
         attended = F.scaled_dot_product_attention(
             query, split_heads(key, self.num_heads), split_heads(value, self.num_heads)
         )

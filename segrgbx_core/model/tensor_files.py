@@ -363,8 +363,8 @@ def _unpickled(path: Path) -> Any:
 def _unwrapped(content: Any) -> Any:
     """The state dict inside what training scripts put around it."""
     while isinstance(content, Mapping):
-        found = (content[one] for one in _WRAPPERS if isinstance(content.get(one), Mapping))
-        inner = next(found, None)
+        wrapped = (content[one] for one in _WRAPPERS if isinstance(content.get(one), Mapping))
+        inner = next(wrapped, None)
         if inner is None:
             break
         content = inner

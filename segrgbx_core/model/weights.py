@@ -173,9 +173,9 @@ def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "w
     naming = next((one for one in NAMINGS if all(s in state for s in one.sources(first))), None)
     if naming is None:
         known = ", ".join(one.sources(first)[0] for one in NAMINGS)
-        found = next(iter(state), "nothing")
+        other = next(iter(state), "nothing")
         raise CheckpointError(
-            f"{where}: is no MiT or PVTv2 encoder: begins with '{found}'; expected one of {known}"
+            f"{where}: is no MiT or PVTv2 encoder: begins with '{other}'; expected one of {known}"
         )
     fill_strictly(backbone, backbone.state_dict(), naming.sources, state, naming.left_out, where)
     return naming.title

@@ -180,8 +180,8 @@ class OnnxGraph:
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """See `Graph`."""
-        made = self._session.run(list(self.outputs), dict(feeds))
-        return dict(zip(self.outputs, made, strict=True))
+        values = self._session.run(list(self.outputs), dict(feeds))
+        return dict(zip(self.outputs, values, strict=True))
 
 
 class OpenVinoGraph:
@@ -225,8 +225,8 @@ class OpenVinoGraph:
             while len(self._requests) > _KEPT_SHAPES:
                 self._requests.popitem(last=False)
         self._requests.move_to_end(key)
-        made = self._requests[key].infer(dict(feeds))
-        return {name: np.asarray(made[name]) for name in self.outputs}
+        values = self._requests[key].infer(dict(feeds))
+        return {name: np.asarray(values[name]) for name in self.outputs}
 
     def _compiled(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:
         fixed = self._graph.clone()
@@ -287,10 +287,10 @@ class AotGraph:
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """See `Graph`."""
-        made: Sequence[torch.Tensor] = self._package(
+        values: Sequence[torch.Tensor] = self._package(
             *(torch.from_numpy(feeds[name]) for name in self.inputs)
         )
-        return {name: part.numpy() for name, part in zip(self.outputs, made, strict=True)}
+        return {name: part.numpy() for name, part in zip(self.outputs, values, strict=True)}
 
 
 def choose_provider(name: str, device: torch.device) -> str:

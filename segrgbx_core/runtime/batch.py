@@ -190,12 +190,13 @@ def make_batch(
     index_array = buffers.array("modality", size[:1], torch.int64)
     rgb[:] = RGB_BORDER
     x[:] = 0
-    for index, (spot, modality) in enumerate(zip(placements, modalities, strict=True)):
-        rows = slice(spot.top, spot.top + spot.height)
-        columns = slice(spot.left, spot.left + spot.width)
+    for index, (placement, modality) in enumerate(zip(placements, modalities, strict=True)):
+        rows = slice(placement.top, placement.top + placement.height)
+        columns = slice(placement.left, placement.left + placement.width)
         linear = resamples_linearly(modality, encoding)
-        rgb[index, rows, columns] = fit_to_model(rgb_images[index], spot.height, spot.width)
-        x[index, rows, columns] = fit_to_model(x_images[index], spot.height, spot.width, linear)
+        inner = placement.height, placement.width
+        rgb[index, rows, columns] = fit_to_model(rgb_images[index], *inner)
+        x[index, rows, columns] = fit_to_model(x_images[index], *inner, linear)
         index_array[index] = modality.index
     rgb_pixels, x_pixels, modality_index = buffers.to_device(rgb, x, index_array)
     return Batch(rgb_pixels, x_pixels, modality_index, placements)

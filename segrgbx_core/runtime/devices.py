@@ -44,8 +44,8 @@ def choose_device(name: str) -> torch.device:
     # Not `device.index`: torch keeps 8 bits of the number, so that 256 would be the first GPU.
     index = int(name.partition(":")[2] or 0)
     if index >= count:
-        found = f"torch sees {count} CUDA devices" if count else "torch sees no CUDA device"
-        raise ConfigError(f"device: '{name}' cannot be used, {found}; use auto or cpu")
+        present = f"torch sees {count} CUDA devices" if count else "torch sees no CUDA device"
+        raise ConfigError(f"device: '{name}' cannot be used, {present}; use auto or cpu")
     return torch.device("cuda", index)
 
 

@@ -269,11 +269,11 @@ class Segmenter:
         """
         height, width = rgb_size or (self.input.height, self.input.width)
         served = [self.merge_for] if self.merge_for else list(self.contract.modalities)
-        chosen = list(modalities) or served[:1]
+        expected = list(modalities) or served[:1]
         rgb = np.zeros((height, width, 3), np.uint8)
         x = np.zeros((height, width, 3), np.float32)
         for size in batch_sizes:
-            mixture = [chosen[index % len(chosen)] for index in range(size)]
+            mixture = [expected[index % len(expected)] for index in range(size)]
             with flushed_denormals():
                 self._segment([rgb] * size, [x] * size, mixture)
 
@@ -379,5 +379,5 @@ def _input(trained: InputConfig, config: InferenceConfig) -> InputConfig:
 
 
 def _published(space: LabelSpace, name: str) -> PublishedLabels:
-    chosen = space if name == UNIFIED else space.native(name)
-    return PublishedLabels(chosen.names, chosen.palette, space=name, hash=space.hash)
+    table = space if name == UNIFIED else space.native(name)
+    return PublishedLabels(table.names, table.palette, space=name, hash=space.hash)

@@ -99,8 +99,8 @@ def on_grid(image: Array, measure: Callable[[Array], XContent]) -> XContent:
     """
     step = int(np.sqrt(image.shape[0] * image.shape[1] / GRID_PIXELS))
     step += step % 2 == 0  # an odd step meets every pixel of a 2x2 mosaic
-    found = measure(image[::step, ::step])
-    return measure(image) if found.is_empty and step > 1 else found
+    stats = measure(image[::step, ::step])
+    return measure(image) if stats.is_empty and step > 1 else stats
 
 
 def picture_content(image: Array, name: str) -> XContent:
@@ -138,23 +138,23 @@ def unused_bits(values: Array) -> str:
 def _picture(image: Array) -> XContent:
     brightest = np.iinfo(image.dtype).max
     every = np.ones(image.shape, np.bool_)
-    found = XContent.of(image, every, image < brightest, "levels")
+    stats = XContent.of(image, every, image < brightest, "levels")
     # Two opposite ends of the range in one picture are contrast, whatever share is saturated.
-    found = replace(found, is_empty=False)
-    spread = found.high - found.low
+    stats = replace(stats, is_empty=False)
+    spread = stats.high - stats.low
     if spread <= FLAT_LEVELS * brightest / 255:
-        return found.empty(f"one colour all over, {found.median:g} of {brightest}")
+        return stats.empty(f"one colour all over, {stats.median:g} of {brightest}")
     hint = unused_bits(image)
-    return found.suspect(hint) if hint else found
+    return stats.suspect(hint) if hint else stats
 
 
 def _rgb(rgb: Array) -> XContent:
-    found = _picture(rgb)
+    stats = _picture(rgb)
     brightest = np.iinfo(rgb.dtype).max
     bright = float(np.percentile(rgb, 99))
-    if found.problem or bright > BLACK_SHARE * brightest:
-        return found
-    return found.suspect(
+    if stats.problem or bright > BLACK_SHARE * brightest:
+        return stats
+    return stats.suspect(
         f"nearly black, 99 % of its values are at most {bright:g} of {brightest}: lens covered, "
         "or exposure too short?"
     )

@@ -145,25 +145,25 @@ def _content(plane: Array, encoding: DepthEncoding, sensor: DepthSensor) -> XCon
     with np.errstate(invalid="ignore"):
         measured = depth_m > 0
         usable = (depth_m >= np.float32(near)) & (depth_m <= np.float32(far))
-    found = XContent.of(depth_m, measured & np.isfinite(depth_m), usable, "m")
-    if not found.valid:
-        return found.empty(_without_measurement(plane))
+    stats = XContent.of(depth_m, measured & np.isfinite(depth_m), usable, "m")
+    if not stats.valid:
+        return stats.empty(_without_measurement(plane))
     if plane.dtype == np.uint16 and (plane[measured] == _MOST_COUNTS).all():
-        return found.empty(
+        return stats.empty(
             f"every measured pixel is {_MOST_COUNTS}, the largest count: saturated?"
         )
     span = f"{near:g} to {far:g} m"
-    if found.is_empty:
-        cause = _cause(found.median, plane.dtype == np.uint16, sensor.unit_16u, near, far)
-        return found.empty(f"no pixel within {span}, median {found.median:.4g} m: {cause}")
-    if found.low == found.high:
-        return found.suspect(f"every measured pixel reads {found.median:.4g} m: a frozen driver?")
-    if found.usable < FEW_SHARE * found.valid:
-        return found.suspect(
-            f"only {100 * found.usable / found.valid:.1f} % of the measured pixels are within "
-            f"{span}, median {found.median:.4g} m"
+    if stats.is_empty:
+        cause = _cause(stats.median, plane.dtype == np.uint16, sensor.unit_16u, near, far)
+        return stats.empty(f"no pixel within {span}, median {stats.median:.4g} m: {cause}")
+    if stats.low == stats.high:
+        return stats.suspect(f"every measured pixel reads {stats.median:.4g} m: a frozen driver?")
+    if stats.usable < FEW_SHARE * stats.valid:
+        return stats.suspect(
+            f"only {100 * stats.usable / stats.valid:.1f} % of the measured pixels are within "
+            f"{span}, median {stats.median:.4g} m"
         )
-    return found
+    return stats
 
 
 def _without_measurement(plane: Array) -> str:

@@ -160,8 +160,8 @@ def content(
     _require_events(x)
     count = len(_cut(x, encoding, sensor, stamp_ns).pixel)
     share = min(1.0, count / (x.width * x.height))
-    found = XContent(share, share, low=count, median=count, high=count, unit="events")
-    return found if count else found.empty(f"no event within {encoding.window_ms:g} ms")
+    stats = XContent(share, share, low=count, median=count, high=count, unit="events")
+    return stats if count else stats.empty(f"no event within {encoding.window_ms:g} ms")
 
 
 def _require_events(x: object) -> None:

@@ -164,10 +164,10 @@ def content(x: Array, encoding: PolarizationEncoding, sensor: PolarizationSensor
 def _angle_content(x: Array) -> XContent:
     valid = np.asarray(np.isfinite(x).all(axis=2))
     dolp = x[..., 1]
-    found = XContent.of(dolp, valid, valid & (dolp > 0), "DoLP")
-    if not found.valid:
-        return found.empty("every pixel is NaN or infinite")
-    return found.empty("DoLP is 0 in every pixel: is it computed?") if found.is_empty else found
+    stats = XContent.of(dolp, valid, valid & (dolp > 0), "DoLP")
+    if not stats.valid:
+        return stats.empty("every pixel is NaN or infinite")
+    return stats.empty("DoLP is 0 in every pixel: is it computed?") if stats.is_empty else stats
 
 
 def _intensity_content(
@@ -177,20 +177,20 @@ def _intensity_content(
     valid = np.asarray(np.isfinite(x))
     lit = valid & (x >= max(encoding.dark_level * brightest, 1e-6))
     usable = lit & (x < brightest)
-    found = XContent.of(x, valid, usable, "counts" if x.dtype.kind == "u" else "")
-    if not found.valid:
-        return found.empty("every pixel is NaN or infinite")
+    stats = XContent.of(x, valid, usable, "counts" if x.dtype.kind == "u" else "")
+    if not stats.valid:
+        return stats.empty("every pixel is NaN or infinite")
     bits = "" if sensor.full_scale else unused_bits(x)
     if bits:
         bits += " set sensor.polarization.full_scale"
-    if not found.is_empty:
-        return found.suspect(bits) if bits else found
-    if lit.any() and found.median >= brightest:
-        return found.empty(
-            f"saturated, the median is {found.median:g} of {brightest:g}: exposure too long?"
+    if not stats.is_empty:
+        return stats.suspect(bits) if bits else stats
+    if lit.any() and stats.median >= brightest:
+        return stats.empty(
+            f"saturated, the median is {stats.median:g} of {brightest:g}: exposure too long?"
         )
-    dark = f"no light, the median is {found.median:g} of {brightest:g}"
-    return found.empty(f"{dark}: {bits or 'lens covered, or exposure too short?'}")
+    dark = f"no light, the median is {stats.median:g} of {brightest:g}"
+    return stats.empty(f"{dark}: {bits or 'lens covered, or exposure too short?'}")
 
 
 def stokes_parameters(i0: _Plane, i45: _Plane, i90: _Plane, i135: _Plane) -> tuple[_Plane, ...]:

@@ -139,20 +139,20 @@ def _content(plane: Array, encoding: ThermalEncoding, sensor: ThermalSensor) -> 
     elif is_float:
         low = -np.inf
     usable = valid & (plane >= low) & (plane <= high)
-    found = XContent.of(plane, valid, usable, _UNITS[plane.dtype.kind])
-    if not found.valid:
-        return found.empty("every pixel is NaN or infinite")
-    if is_fixed and found.is_empty:
-        return found.empty(_beyond_limits(found.median, is_float, encoding, sensor))
+    stats = XContent.of(plane, valid, usable, _UNITS[plane.dtype.kind])
+    if not stats.valid:
+        return stats.empty("every pixel is NaN or infinite")
+    if is_fixed and stats.is_empty:
+        return stats.empty(_beyond_limits(stats.median, is_float, encoding, sensor))
     dark, bright = percentile_limits(plane, 1, 99)
     if bright - dark <= _FLAT[plane.dtype]:
-        return found.empty(
-            f"flat, 98 % of the pixels within {bright - dark:.2g} {found.unit} around "
-            f"{found.median:g}: shutter closed, lens covered or camera not started?"
+        return stats.empty(
+            f"flat, 98 % of the pixels within {bright - dark:.2g} {stats.unit} around "
+            f"{stats.median:g}: shutter closed, lens covered or camera not started?"
         )
-    if found.is_empty:
-        return found.empty(f"saturated, the median is {found.median:g} {found.unit}")
-    return found
+    if stats.is_empty:
+        return stats.empty(f"saturated, the median is {stats.median:g} {stats.unit}")
+    return stats
 
 
 def _beyond_limits(

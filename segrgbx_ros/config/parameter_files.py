@@ -81,14 +81,14 @@ class ParameterFile:
         Raises:
             ConfigError: when there are several, so that the namespace must be given.
         """
-        found = {space for one in self.sections for space in _namespaces(one.parts, node)}
-        if len(found) > 1:
-            names = ", ".join(f"'{name or '/'}'" for name in sorted(found))
+        spaces = {space for one in self.sections for space in _namespaces(one.parts, node)}
+        if len(spaces) > 1:
+            names = ", ".join(f"'{name or '/'}'" for name in sorted(spaces))
             raise ConfigError(
                 f"{self.path}: holds options of '{node}' for several namespaces ({names}); say "
                 "which one is meant with --namespace"
             )
-        return next(iter(found), "")
+        return next(iter(spaces), "")
 
 
 def read_parameter_file(path: Path | str) -> ParameterFile:
@@ -108,7 +108,7 @@ def check_parameter_files(arguments: Sequence[str]) -> list[ParameterFile]:
     Raises:
         ConfigError: see `read_parameter_file`.
     """
-    found, is_ros = [], False
+    paths, is_ros = [], False
     words = iter(arguments)
     for word in words:
         if word == "--ros-args":
@@ -116,8 +116,8 @@ def check_parameter_files(arguments: Sequence[str]) -> list[ParameterFile]:
         elif word == "--":
             is_ros = False
         elif word == "--params-file" and is_ros:
-            found.append(next(words, ""))
-    return [read_parameter_file(path) for path in filter(None, found)]
+            paths.append(next(words, ""))
+    return [read_parameter_file(path) for path in filter(None, paths)]
 
 
 def misfit(file: ParameterFile, namespace: str, node: str) -> str:

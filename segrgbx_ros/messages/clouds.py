@@ -41,9 +41,9 @@ def metres(depth: Array, unit_16u: float) -> NDArray[np.float32]:
         unit_16u: metres per count.
     """
     plane = depth.reshape(depth.shape[:2])
-    found = depth_metres(plane, unit_16u)
-    found[~(np.isfinite(found) & (found > 0))] = np.nan
-    return found
+    depth_m = depth_metres(plane, unit_16u)
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = np.nan
+    return depth_m
 
 
 def sample_points(

@@ -471,7 +471,7 @@ def _runs(
     numbers: NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Of each run of values: its first pixel, its first number and its length."""
-    found: list[tuple[int, int, int]] = []
+    runs: list[tuple[int, int, int]] = []
     chain: list[int] = numbers.tolist()
     pixel = place = 0
     while pixel < size:
@@ -482,7 +482,7 @@ def _runs(
         if zeros < 0 or length < 0 or pixel + length > size or place + length > len(chain):
             raise EncodingError(f"rvl image of {size} px has a run that leaves it")
         if length:
-            found.append((pixel, place, length))
+            runs.append((pixel, place, length))
         pixel, place = pixel + length, place + length
-    starts, firsts, lengths = np.array(found, np.int64).reshape(-1, 3).T
+    starts, firsts, lengths = np.array(runs, np.int64).reshape(-1, 3).T
     return starts, firsts, lengths

@@ -141,15 +141,15 @@ class Inputs:
         if health.topic not in self._mismatched:
             return []
         offers = self._node.get_publishers_info_by_topic(health.topic)
-        asked = self._mismatched[health.topic]
-        return publisher_mismatches(offers, asked)
+        requested = self._mismatched[health.topic]
+        return publisher_mismatches(offers, requested)
 
     def _subscribe(self, pair: str, stream: Stream, health: StreamHealth) -> None:
         is_events = stream is Stream.EVENTS
-        kind, asked = self._message_type(pair, stream), self._config.qos.input_reliability
+        kind, requested = self._message_type(pair, stream), self._config.qos.input_reliability
         qos = QoSProfile(
             depth=EVENT_DEPTH if is_events else self._config.qos.input_depth,
-            reliability=self._asked.get(health.topic, _RELIABILITY[asked]),
+            reliability=self._asked.get(health.topic, _RELIABILITY[requested]),
         )
         subscription = self._node.create_subscription(
             kind,
@@ -220,12 +220,12 @@ class Inputs:
         return Image if is_raw else CompressedImage
 
     def _mismatch(
-        self, pair: str, stream: Stream, health: StreamHealth, asked: QoSProfile, event: Any
+        self, pair: str, stream: Stream, health: StreamHealth, requested: QoSProfile, event: Any
     ) -> None:
         """Asks for less where that is allowed, else complains."""
         is_auto = self._config.qos.input_reliability is Reliability.AUTO
-        if not is_auto or asked.reliability is QoSReliabilityPolicy.BEST_EFFORT:
-            self._incompatible(health, asked, event)
+        if not is_auto or requested.reliability is QoSReliabilityPolicy.BEST_EFFORT:
+            self._incompatible(health, requested, event)
             return
         self._asked[health.topic] = QoSReliabilityPolicy.BEST_EFFORT
         self._node.destroy_subscription(self._subscriptions.pop((pair, stream)))
@@ -234,8 +234,8 @@ class Inputs:
             f"topic '{health.topic}': a publisher is best effort, so this node asks for that too"
         )
 
-    def _incompatible(self, health: StreamHealth, asked: QoSProfile, event: Any) -> None:
-        self._mismatched[health.topic] = asked
+    def _incompatible(self, health: StreamHealth, requested: QoSProfile, event: Any) -> None:
+        self._mismatched[health.topic] = requested
         clauses = self._incompatible_publishers(health)
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         what = "; ".join(clauses) or f"a publisher offers another {policy} than is asked for"

@@ -166,11 +166,13 @@ class PairOutputs:
 
     def mismatches(self) -> dict[str, list[str]]:
         """Subscribers whose quality of service does not match, one clause each, by topic."""
-        found = {}
+        clauses_by_topic = {}
         for publisher in self._publishers.values():
             asking = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
-            found[publisher.topic_name] = subscriber_mismatches(asking, publisher.qos_profile)
-        return {topic: clauses for topic, clauses in found.items() if clauses}
+            clauses_by_topic[publisher.topic_name] = subscriber_mismatches(
+                asking, publisher.qos_profile
+            )
+        return {topic: clauses for topic, clauses in clauses_by_topic.items() if clauses}
 
     def rivals(self, node_name: str) -> str:
         """Who else publishes the mask, one sentence; empty where nobody does.

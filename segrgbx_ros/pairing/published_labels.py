@@ -72,16 +72,16 @@ class PairPredictor:
 
     def predict(self, samples: Sequence[RgbxSample], streams: Sequence[str]) -> list[Prediction]:
         """Answers one batch of live samples; `streams` are the names of their pairs."""
-        chosen = [self._labels[pair] for pair in streams]
-        spaces = [one.space for one in chosen]
+        labels = [self._labels[pair] for pair in streams]
+        spaces = [one.space for one in labels]
         answers = self._segmenter.predict(samples, streams, spaces, self.min_confidence)
-        return [one.finished(answer) for one, answer in zip(chosen, answers, strict=True)]
+        return [one.finished(answer) for one, answer in zip(labels, answers, strict=True)]
 
     def answer(self, sample: RgbxSample, pair: str) -> Prediction:
         """Answers one sample for itself: nothing is kept of others of its pair."""
-        chosen = self._labels[pair]
-        (answer,) = self._segmenter.predict([sample], (), [chosen.space], self.min_confidence)
-        return chosen.finished(answer)
+        labels = self._labels[pair]
+        (answer,) = self._segmenter.predict([sample], (), [labels.space], self.min_confidence)
+        return labels.finished(answer)
 
     def forget(self) -> None:
         """Drops what is kept of streams; in the thread that predicts."""

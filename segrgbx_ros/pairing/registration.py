@@ -100,8 +100,10 @@ class Registrar:
         key = (rgb, x, rows, columns, height, width)
         if self._registration is None or self._registration[0] != key:
             pose = geometry.pose(self._options.extrinsics)
-            made = geometry.DepthRegistration(x, rgb, *pose, (rows, columns), (height, width))
-            self._registration = key, made
+            registration = geometry.DepthRegistration(
+                x, rgb, *pose, (rows, columns), (height, width)
+            )
+            self._registration = key, registration
         depth_m = depth_metres(depth, self._sensor.depth.unit_16u)
         return replace(sample, x=self._registration[1].apply(depth_m))
 

@@ -120,14 +120,14 @@ class Bag:
     @property
     def topics(self) -> dict[str, Topic]:
         """Topics by name, in alphabetical order."""
-        found: dict[str, Topic] = {}
+        topics: dict[str, Topic] = {}
         for item in sorted(self._connections(), key=lambda connection: connection.topic):
-            known = found.get(item.topic)
+            known = topics.get(item.topic)
             profiles = tuple(getattr(item.ext, "offered_qos_profiles", ()))
             count = item.msgcount + (known.count if known else 0)
             profiles = known.profiles if known and known.profiles else profiles
-            found[item.topic] = Topic(item.topic, item.msgtype, count, profiles)
-        return found
+            topics[item.topic] = Topic(item.topic, item.msgtype, count, profiles)
+        return topics
 
     @property
     def start_ns(self) -> int:
@@ -241,15 +241,19 @@ class Bag:
         if connection.msgtype in self._typestore.types:
             return
         definition = connection.msgdef
-        found: Mapping[str, Any] = {}
+        definitions: Mapping[str, Any] = {}
         try:
             with library_faults(f"type {connection.msgtype}"):
                 if definition.format == MessageDefinitionFormat.MSG:
-                    found = get_types_from_msg(definition.data, connection.msgtype)
+                    definitions = get_types_from_msg(definition.data, connection.msgtype)
                 elif definition.format == MessageDefinitionFormat.IDL:
-                    found = get_types_from_idl(definition.data)
+                    definitions = get_types_from_idl(definition.data)
                 self._typestore.register(
-                    {name: one for name, one in found.items() if name not in self._typestore.types}
+                    {
+                        name: one
+                        for name, one in definitions.items()
+                        if name not in self._typestore.types
+                    }
                 )
         except DataError:
             return  # decode() says so if anybody asks for this type

@@ -211,12 +211,12 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Options of the command line by dotted name; the later ones win."""
     if options.overlays != "all" and not options.overlays.isdigit():
         raise ConfigError(f"--overlays: '{options.overlays}' is neither a number nor 'all'")
-    chosen = flatten(apply_overrides({}, options.set))
+    values = flatten(apply_overrides({}, options.set))
     if options.checkpoint:
-        chosen["model.checkpoint"] = options.checkpoint
+        values["model.checkpoint"] = options.checkpoint
     if options.label_space:
-        chosen["label.space"] = options.label_space
-    return chosen
+        values["label.space"] = options.label_space
+    return values
 
 
 def _contents(

@@ -121,7 +121,7 @@ def recorded_transports(bag: Bag, config: NodeConfig, pair: str) -> dict[str, st
     Returns:
         options for the inputs that are recorded under another transport than configured.
     """
-    chosen = {}
+    transports = {}
     for stream in config.streams(pair).values():
         if stream is Stream.EVENTS:
             continue
@@ -131,9 +131,9 @@ def recorded_transports(bag: Bag, config: NodeConfig, pair: str) -> dict[str, st
         for transport in _TRANSPORTS[stream]:
             full = base if transport == "raw" else f"{base}/{transport}"
             if any(name.endswith(full) for name in bag.topics):
-                chosen[f"{pair}.{_FIELDS[stream]}"] = transport
+                transports[f"{pair}.{_FIELDS[stream]}"] = transport
                 break
-    return chosen
+    return transports
 
 
 def _infos(
@@ -174,13 +174,15 @@ def _namespace(bag: Bag, names: Iterable[str], namespace: str | None) -> tuple[s
     relative = [name for name in names if not name.startswith("/")]
     if not relative or f"/{relative[0]}" in bag.topics:
         return "", []
-    found = {
+    namespaces = {
         topic.removesuffix(f"/{relative[0]}")
         for topic in bag.topics
         if topic.endswith(f"/{relative[0]}")
     }
     fitting = [
-        one for one in sorted(found) if all(f"{one}/{name}" in bag.topics for name in relative)
+        one
+        for one in sorted(namespaces)
+        if all(f"{one}/{name}" in bag.topics for name in relative)
     ]
     if len(fitting) == 1:
         return fitting[0], [f"namespace '{fitting[0]}' was found in the recording"]

@@ -139,10 +139,10 @@ class PictureWriter:
         groups = [pairs] if len(looks) == 1 else [[pair] for pair in pairs]
         paths = []
         for group in groups:
-            chosen = [(caption, row) for pair, caption, row in self._rows if pair in group]
+            shown = [(caption, row) for pair, caption, row in self._rows if pair in group]
             name = "contact_sheet" if len(groups) == 1 else f"contact_sheet_{group[0]}"
             paths.append(self._folder / f"{name}.png")
-            captions, rows = zip(*chosen, strict=True)
+            captions, rows = zip(*shown, strict=True)
             labels = self._labels[group[0]]
             write_image(paths[-1], sheet(rows, captions, labels, heading, note))
         return paths

@@ -108,20 +108,20 @@ def read_class_list(path: Path) -> Classes:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read ({reason}); expected a class a line") from None
-    found = Classes(grows=False)
+    classes = Classes(grows=False)
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, colour = _class_line(line, f"{path}, line {number}")
-        if name in found.names:
+        if name in classes.names:
             raise ConfigError(f"{path}, line {number}: class '{name}' is listed twice")
         if name.lower() not in _VOID_NAMES:
-            found.names.append(name)
+            classes.names.append(name)
         if colour is not None:
-            found.colours[name] = colour
-    if not found.names:
+            classes.colours[name] = colour
+    if not classes.names:
         raise ConfigError(f"{path}: lists no class")
-    return found
+    return classes
 
 
 def _class_line(line: str, where: str) -> tuple[str, Rgb | None]:
@@ -280,9 +280,9 @@ def _ids_of_colours(picture: NDArray[Any], classes: Classes, file: Path) -> Labe
     labels = np.full(packed.shape, VOID, np.uint8)
     known = np.zeros(packed.shape, bool)
     for name, colour in {"background": _BACKGROUND, **classes.colours}.items():
-        chosen = packed == np.asarray(colour) @ [1 << 16, 1 << 8, 1]
-        labels[chosen] = classes.id_of(name, str(file))
-        known |= chosen
+        is_class = packed == np.asarray(colour) @ [1 << 16, 1 << 8, 1]
+        labels[is_class] = classes.id_of(name, str(file))
+        known |= is_class
     if not known.all():
         values, counts = np.unique(packed[~known], return_counts=True)
         worst = int(values[counts.argmax()])
@@ -456,7 +456,7 @@ def read_label_studio(path: Path, classes: Classes) -> Iterator[tuple[str, Label
 
 def _label_studio_images(path: Path) -> dict[int, str]:
     """Stem of the image of each task; uploads carry eight digits and a dash before it."""
-    found = {}
+    names = {}
     for file in sorted(path.rglob("*.json")):
         data = read_json(file)
         for task in data if isinstance(data, list) else [data]:
@@ -464,8 +464,8 @@ def _label_studio_images(path: Path) -> dict[int, str]:
             place = next((v for v in values.values() if isinstance(v, str) and "." in v), None)
             if place and "id" in task:
                 stem = Path(place.split("?")[0]).stem
-                found[int(task["id"])] = re.sub(r"^[0-9a-f]{8}-", "", stem)
-    return found
+                names[int(task["id"])] = re.sub(r"^[0-9a-f]{8}-", "", stem)
+    return names
 
 
 READERS = {

@@ -274,39 +274,39 @@ class ChaosLoad:
 
 def balance(load: ChaosLoad) -> dict[str, Any]:
     """What became of every RGB message of both pairs; `adds_up` when none is unaccounted for."""
-    found, pairs, checks = load.received, 0, {}
+    heard, pairs, checks = load.received, 0, {}
     totals: Counter[str] = Counter()
     by_pair = {}
     for pair in PAIRS:
         sync, inputs = f"{pair} sync", f"{pair} input"
-        received, taken = found.count(inputs, "rgb_received"), found.count(sync, "rgb_taken")
-        paired = sum(found.count(sync, key) for key in ("pairs", "held", "rgb_only"))
-        dropped = found.prefixed(sync, "dropped_")
+        received, taken = heard.count(inputs, "rgb_received"), heard.count(sync, "rgb_taken")
+        paired = sum(heard.count(sync, key) for key in ("pairs", "held", "rgb_only"))
+        dropped = heard.prefixed(sync, "dropped_")
         pairs += paired
-        totals["rate_limited"] += found.count(sync, "rate_limited")
+        totals["rate_limited"] += heard.count(sync, "rate_limited")
         by_pair[pair] = {
             "sent": load.sent[pair],
             "received": received,
             "paired": paired,
             "dropped": dropped,
-            "bad": found.prefixed(inputs, "bad_"),
+            "bad": heard.prefixed(inputs, "bad_"),
         }
         checks[f"{pair}: sent >= received"] = load.sent[pair] >= received
         checks[f"{pair}: received = taken"] = received == taken
         checks[f"{pair}: taken = paired + dropped"] = taken == paired + sum(dropped.values())
-    failed = found.frame_failures()
+    failed = heard.frame_failures()
     for key in ("answered_total", "replaced_total", "cleared_total"):
-        totals[key] = found.count("inference", key)
+        totals[key] = heard.count("inference", key)
     checks["paired = answered + replaced + failed + limited + cleared"] = pairs == sum(
         totals.values()
     ) + sum(failed.values())
-    checks["published = heard"] = totals["answered_total"] == len(found.masks)
+    checks["published = heard"] = totals["answered_total"] == len(heard.masks)
     return {
         "pairs": by_pair,
         "paired": pairs,
         **totals,
         "failed": failed,
-        "masks_heard": len(found.masks),
+        "masks_heard": len(heard.masks),
         "checks": checks,
         "adds_up": all(checks.values()),
     }

@@ -246,9 +246,9 @@ def metrics_of(
 
 
 def _agreement(scores: Scores | None, pair: Modality) -> dict[str, Any]:
-    found = scores.to_dict() if scores else {}
+    results = scores.to_dict() if scores else {}
     names = ("miou", "miou_true_classes", "miou_absent_as_zero", "pixel_accuracy", "per_class_iou")
-    plain = {name: found.get(name) for name in names}
+    plain = {name: results.get(name) for name in names}
     if scores is not None:
         ids = [scores.names.index(name) for name in pair.facts.reveals if name in scores.names]
         shown = [index for index in ids if index in scores.true_classes]
@@ -261,12 +261,12 @@ def _agreement(scores: Scores | None, pair: Modality) -> dict[str, Any]:
 def pictures_of(bag: Bag, routes: Routes, pair: str, answers: Answers) -> dict[int, Any]:
     """RGB pictures of the frames that are shown, by stamp."""
     stamps = sorted(answers.masks)
-    chosen = {stamps[index] for index in evenly_spaced(len(stamps), PICTURES)}
+    modalities = {stamps[index] for index in evenly_spaced(len(stamps), PICTURES)}
     topic = routes.topic(pair, Stream.RGB)
     return {
         stamp: rgb_array(bag.decode(message))
         for message in bag.messages({topic})
-        if (stamp := stamp_ns(message.raw)) in chosen
+        if (stamp := stamp_ns(message.raw)) in modalities
     }
 
 
@@ -358,16 +358,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if PROFILE.exists():  # both processes read it when they join their first domain
         os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(PROFILE))
     before = signal.signal(signal.SIGTERM, _interrupt)  # so that the node is ended too
-    chosen = MODALITIES if options.modality == ALL else (Modality(options.modality),)
-    found: dict[str, dict[str, Any]] = {}
+    modalities = MODALITIES if options.modality == ALL else (Modality(options.modality),)
+    results: dict[str, dict[str, Any]] = {}
     failed = False
     try:
-        for modality in chosen:
+        for modality in modalities:
             files = _files(options, modality)
-            found[modality.value], failure = _play(files, modality, options.rate)
+            results[modality.value], failure = _play(files, modality, options.rate)
             failed = failed or bool(failure)
         if options.modality == ALL:
-            _summarise(options.out, found)
+            _summarise(options.out, results)
     except KeyboardInterrupt:
         return 130
     finally:
@@ -417,10 +417,10 @@ def _interrupt(_number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _summarise(out: Path, found: dict[str, dict[str, Any]]) -> None:
-    table = summary(found)
+def _summarise(out: Path, results: dict[str, dict[str, Any]]) -> None:
+    table = summary(results)
     write_text(out / "summary.md", table)
-    write_metrics(out / "summary.json", found)
+    write_metrics(out / "summary.json", results)
     print(f"\n{table}\nwritten: {out / 'summary.md'}, summary.json")
 
 

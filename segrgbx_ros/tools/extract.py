@@ -85,25 +85,25 @@ def _extract(options: argparse.Namespace) -> int:
             )
         )
         writer = PairWriter(folder, config, pair, encoding, drafter)
-        chosen = Chooser(options.every, options.similar, options.limit)
+        chooser = Chooser(options.every, options.similar, options.limit)
         faults: Counter[str] = Counter()
         pipeline = Pipeline(config, encoding)
         for one in _pairs(bag, routes, pipeline, faults, bar.update):
-            if chosen.is_due(one) and not _add(one, chosen, writer, faults):
+            if chooser.is_due(one) and not _add(one, chooser, writer, faults):
                 break
         for text in bag.warnings:
             print(f"warning: {text}", file=sys.stderr)
     if not writer.stems:
         raise DataError(
             f"{options.bag}: no pair of '{pair}' in the recording "
-            f"({chosen.text()}{_fault_text(faults)}); look at sync.max_dt_ms and the topics"
+            f"({chooser.text()}{_fault_text(faults)}); look at sync.max_dt_ms and the topics"
         )
     writer.finish(Path(options.bag).resolve().name)
-    print(f"{len(writer.stems)} pairs in {folder} ({chosen.text()}{_fault_text(faults)})")
+    print(f"{len(writer.stems)} pairs in {folder} ({chooser.text()}{_fault_text(faults)})")
     return 0
 
 
-def _add(one: Pair, chosen: Chooser, writer: PairWriter, faults: Counter[str]) -> bool:
+def _add(one: Pair, chooser: Chooser, writer: PairWriter, faults: Counter[str]) -> bool:
     """Writes one pair; False when there are enough."""
     try:
         sample = one.sample()
@@ -111,9 +111,9 @@ def _add(one: Pair, chosen: Chooser, writer: PairWriter, faults: Counter[str]) -
     except EncodingError as error:
         faults[str(error)] += 1
         return True
-    if chosen.is_new(sample.rgb, picture, one.rgb_stamp_ns):
+    if chooser.is_new(sample.rgb, picture, one.rgb_stamp_ns):
         writer.add_pair(one, sample, picture)
-    return not chosen.has_enough
+    return not chooser.has_enough
 
 
 def _pairs(
@@ -132,8 +132,8 @@ def _pairs(
     def on_message(_: Recorded) -> None:
         progress()
 
-    found = complete_pairs(bag, routes, push, pipeline.flush, refuse, on_message)
-    return (one for _, one in found)
+    flat = complete_pairs(bag, routes, push, pipeline.flush, refuse, on_message)
+    return (one for _, one in flat)
 
 
 def _fault_text(faults: Counter[str]) -> str:
@@ -359,14 +359,14 @@ def _camera(info: Any) -> dict[str, Any]:
 
 def _differences(plain: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     """What differs from the usual values, nested."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in plain.items():
         if isinstance(value, dict):
             inner = _differences(value, usual.get(name, {}))
-            found |= {name: inner} if inner else {}
+            flat |= {name: inner} if inner else {}
         elif value != usual.get(name):
-            found[name] = value
-    return found
+            flat[name] = value
+    return flat
 
 
 def _recorded_infos(bag: Bag, pair: str) -> list[Stream]:
@@ -391,12 +391,12 @@ def _pair(config: NodeConfig, name: str) -> str:
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    chosen = flatten(apply_overrides({}, options.set))
+    values = flatten(apply_overrides({}, options.set))
     if options.labels:
-        chosen["model.checkpoint"] = options.labels
+        values["model.checkpoint"] = options.labels
     if options.label_space:
-        chosen["label.space"] = options.label_space
-    return chosen
+        values["label.space"] = options.label_space
+    return values
 
 
 def _duration_ns(text: str) -> int:

@@ -36,8 +36,8 @@ def labels_of(options: argparse.Namespace) -> PublishedLabels:
         from segrgbx_core.runtime.checkpoint import read_contract  # noqa: PLC0415  torch takes seconds
 
         space = LabelSpace.from_dict(read_contract(options.checkpoint).label_space)
-    chosen = space if options.space == UNIFIED else space.native(options.space)
-    labels = PublishedLabels(chosen.names, chosen.palette, space=options.space, hash=space.hash)
+    table = space if options.space == UNIFIED else space.native(options.space)
+    labels = PublishedLabels(table.names, table.palette, space=options.space, hash=space.hash)
     if options.file:
         labels, _ = read_label_file(options.file, labels)
     if options.palette_file:

@@ -138,15 +138,15 @@ def _summary(durations: dict[str, list[float]], load: LoadGenerator) -> dict[str
     number = min(len(total), *(len(values) or len(total) for values in stages))
     model = sum((values[:number] for values in stages if len(values)), np.zeros(number))
     kept = slice(number // 10, number)  # the first ones fill caches
-    found: dict[str, Any] = {"frames": load.sent, "answers": len(total)}
+    results: dict[str, Any] = {"frames": load.sent, "answers": len(total)}
     for name, values in (
         ("node_ms", (total[:number] - model)[kept]),
         ("model_ms", np.asarray(model)[kept]),
         ("stamp_to_heard_ms", np.array([mask.age_ms for mask in load.received.masks])),
     ):
         if len(values):
-            found[name] = Summary.of(list(values)).to_dict(2, ("p50", "p95"))
-    return found
+            results[name] = Summary.of(list(values)).to_dict(2, ("p50", "p95"))
+    return results
 
 
 @command()
@@ -178,8 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     height, width = options.size
     checkpoint = "" if options.model == "none" else options.model
     with tempfile.TemporaryDirectory() as folder:
-        found = measure((width, height), options.frames, options.rate, checkpoint, Path(folder))
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        results = measure((width, height), options.frames, options.rate, checkpoint, Path(folder))
+    sys.stdout.write(json.dumps(results, indent=2) + "\n")
     return 0
 
 

@@ -103,7 +103,7 @@ class Answers:
     def pair_latency_ms(self) -> list[float]:
         """Of each mask: the later one of RGB and its nearest X published to mask received."""
         stamps = sorted(self.x_sent_s)
-        found = []
+        latencies_ms = []
         for stamp, received_s in self.received_s.items():
             place = bisect(stamps, stamp)
             near = min(
@@ -111,8 +111,8 @@ class Answers:
             )
             if near and stamp in self.sent_s:
                 complete_s = max(self.sent_s[stamp], self.x_sent_s[near])
-                found.append((received_s - complete_s) * 1e3)
-        return found
+                latencies_ms.append((received_s - complete_s) * 1e3)
+        return latencies_ms
 
     def _diagnosed(self, message: Any) -> None:
         for status in message.status:

@@ -218,21 +218,21 @@ def _memory(samples: list[tuple[float, float]], warm_up_s: float = 0.0) -> dict[
 
 def _counts(load: LoadGenerator) -> dict[str, Any]:
     """What became of every RGB frame; `adds_up` when none is unaccounted for."""
-    found = load.received
+    heard = load.received
     sync, inputs = f"{PAIR} sync", f"{PAIR} input"
-    received = found.count(inputs, "rgb_received")
-    pairs = sum(found.count(sync, key) for key in ("pairs", "held", "rgb_only"))
-    dropped = found.prefixed(sync, "dropped_")
-    answered = found.count("inference", "answered_total")
-    replaced = found.count("inference", "replaced_total")
-    failed = found.frame_failures()
-    limited = found.count(sync, "rate_limited")
-    cleared = found.count("inference", "cleared_total")
+    received = heard.count(inputs, "rgb_received")
+    pairs = sum(heard.count(sync, key) for key in ("pairs", "held", "rgb_only"))
+    dropped = heard.prefixed(sync, "dropped_")
+    answered = heard.count("inference", "answered_total")
+    replaced = heard.count("inference", "replaced_total")
+    failed = heard.frame_failures()
+    limited = heard.count(sync, "rate_limited")
+    cleared = heard.count("inference", "cleared_total")
     adds_up = {
         "received = paired + dropped": received == pairs + sum(dropped.values()),
         "paired = answered + replaced + failed + limited + cleared": pairs
         == answered + replaced + sum(failed.values()) + limited + cleared,
-        "published = heard": answered == len(found.masks),
+        "published = heard": answered == len(heard.masks),
         "sent >= received": load.sent >= received,
     }
     return {
@@ -245,7 +245,7 @@ def _counts(load: LoadGenerator) -> dict[str, Any]:
         "rate_limited": limited,
         "failed": failed,
         "published": answered,
-        "masks_heard": len(found.masks),
+        "masks_heard": len(heard.masks),
         "checks": adds_up,
         "adds_up": all(adds_up.values()),
     }
@@ -286,12 +286,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     checkpoint, out = Path(options.checkpoint), Path(options.out)
     if options.chaos:
-        found = chaos(options.minutes, options.rate, checkpoint, out, options.seed)
+        results = chaos(options.minutes, options.rate, checkpoint, out, options.seed)
     else:
         height, width = options.size
-        found = soak(options.minutes, options.rate, (width, height), checkpoint, out)
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    return 0 if found["ok"] else 1
+        results = soak(options.minutes, options.rate, (width, height), checkpoint, out)
+    sys.stdout.write(json.dumps(results, indent=2) + "\n")
+    return 0 if results["ok"] else 1
 
 
 if __name__ == "__main__":

@@ -62,11 +62,11 @@ class Audit:
 
     def to_text(self) -> str:
         """The report."""
-        title, *facts_of_set = self.reader.describe().lines()
-        lines = [title, "", *self._histogram(), "", *facts_of_set]
+        title, *description = self.reader.describe().lines()
+        lines = [title, "", *self._histogram(), "", *description]
         lines.append(f"read       {self.samples} samples")
-        for title, facts in (("RGB", self.rgb), ("X", self.x), ("groups", self.groups)):
-            text = ", ".join(f"{name} ({count})" for name, count in facts.most_common(8))
+        for title, counts in (("RGB", self.rgb), ("X", self.x), ("groups", self.groups)):
+            text = ", ".join(f"{name} ({count})" for name, count in counts.most_common(8))
             lines.append(f"{title:<10} {text or 'none'}")
         if self.x_colours and self.reader.has_x:
             colour, share = self._commonest_x()
@@ -104,41 +104,41 @@ def audit(reader: FileReader, samples: int = 0, progress: bool = False) -> Audit
         samples: how many to read, evenly spread; 0 for all.
         progress: True draws a progress bar.
     """
-    found = Audit(reader, warnings=list(reader.describe().warnings))
-    chosen = spread(len(reader), samples)
+    audit = Audit(reader, warnings=list(reader.describe().warnings))
+    indices = spread(len(reader), samples)
     encoding = EncodingConfig()
-    for index in tqdm(chosen, unit="sample", disable=not progress, leave=False):
+    for index in tqdm(indices, unit="sample", disable=not progress, leave=False):
         try:
             item = reader[index]
             x_image = preview(encode(item.sample, encoding, reader.sensor))
         except DataError as error:
-            found.problems.append(str(error))
+            audit.problems.append(str(error))
             continue
         except EncodingError as error:
             files = reader.files[index]
-            found.problems.append(f"{(files.x or (files.rgb,))[0]}: {error}")
+            audit.problems.append(f"{(files.x or (files.rgb,))[0]}: {error}")
             continue
-        _add(found, item, x_image)
-    _judge(found)
-    return found
+        _add(audit, item, x_image)
+    _judge(audit)
+    return audit
 
 
-def _add(found: Audit, item: Labelled, x_image: Picture) -> None:
-    found.samples += 1
-    found.counts += np.bincount(item.labels.ravel(), minlength=256)
-    found.rgb[_size(item.sample.rgb)] += 1
-    if found.reader.has_x:
-        found.x[_size(item.sample.x)] += 1
-    found.groups.update(item.groups)
+def _add(audit: Audit, item: Labelled, x_image: Picture) -> None:
+    audit.samples += 1
+    audit.counts += np.bincount(item.labels.ravel(), minlength=256)
+    audit.rgb[_size(item.sample.rgb)] += 1
+    if audit.reader.has_x:
+        audit.x[_size(item.sample.x)] += 1
+    audit.groups.update(item.groups)
     colours, pixels = np.unique(x_image[::4, ::4].reshape(-1, 3), axis=0, return_counts=True)
     for colour, count in zip(colours.tolist(), pixels.tolist(), strict=True):
-        found.x_colours[tuple(colour)] += count
+        audit.x_colours[tuple(colour)] += count
     if (item.labels == VOID).all():
-        found.warnings.append(f"{item.name}: every pixel is void")
-    if found.reader.has_x and (x_image == x_image[0, 0]).all():
-        found.warnings.append(f"{item.name}: X is one colour all over, {x_image[0, 0].tolist()}")
+        audit.warnings.append(f"{item.name}: every pixel is void")
+    if audit.reader.has_x and (x_image == x_image[0, 0]).all():
+        audit.warnings.append(f"{item.name}: X is one colour all over, {x_image[0, 0].tolist()}")
     if (item.sample.rgb == item.sample.rgb[0, 0]).all():
-        found.warnings.append(f"{item.name}: RGB is one colour all over")
+        audit.warnings.append(f"{item.name}: RGB is one colour all over")
 
 
 def _size(image: Array | Events) -> str:
@@ -148,16 +148,16 @@ def _size(image: Array | Events) -> str:
     return f"{shape} {image.dtype}"
 
 
-def _judge(found: Audit) -> None:
-    total = int(found.counts.sum())
+def _judge(audit: Audit) -> None:
+    total = int(audit.counts.sum())
     if not total:
-        found.problems.append("no sample could be read")
+        audit.problems.append("no sample could be read")
         return
-    names = found.reader.space.names
-    absent = [name for i, name in enumerate(names) if found.counts[i] == 0]
+    names = audit.reader.space.names
+    absent = [name for i, name in enumerate(names) if audit.counts[i] == 0]
     if absent:
-        found.warnings.append(f"{len(absent)} classes do not occur: {', '.join(absent)}")
-    unmatched: Mapping[str, int] = getattr(found.reader, "unmatched", {})
+        audit.warnings.append(f"{len(absent)} classes do not occur: {', '.join(absent)}")
+    unmatched: Mapping[str, int] = getattr(audit.reader, "unmatched", {})
     pixels = sum(unmatched.values())
     if pixels:
         text = (
@@ -165,7 +165,7 @@ def _judge(found: Audit) -> None:
             "a colour that is in no table; they are void"
         )
         wrong = pixels / total > _MOST_UNMATCHED
-        (found.problems if wrong else found.warnings).append(text)
+        (audit.problems if wrong else audit.warnings).append(text)
 
 
 def sheet(reader: FileReader, samples: int = 6) -> Picture:
@@ -185,14 +185,15 @@ def sheet(reader: FileReader, samples: int = 6) -> Picture:
         rows.append([rgb, x_image, colourise(labels, palette), blend(rgb, labels, palette, 0.6)])
         captions.append(" ".join((item.name, *item.groups)))
         maps.append(labels)
-    facts = reader.describe()
+    description = reader.describe()
     return contact_sheet(
         rows,
         ("RGB", reader.modality.facts.title, "labels", "overlay"),
         captions,
-        heading=f"{facts.space.name}, {facts.split}: {facts.num_samples} samples",
-        note=f"{facts.layout}; {facts.x}; labels: {facts.coding}",
-        legend_classes=(facts.space.names, palette, present_ids(*maps)),
+        heading=f"{description.space.name}, {description.split}: "
+        f"{description.num_samples} samples",
+        note=f"{description.layout}; {description.x}; labels: {description.coding}",
+        legend_classes=(description.space.names, palette, present_ids(*maps)),
     )
 
 
@@ -250,10 +251,10 @@ def write_audits(folder: Path, name: str, audits: Sequence[Audit], text: str) ->
     """Writes the report, and a sheet of samples per split, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-    for found in audits:
-        path = folder / f"{name}_{found.reader.describe().split}.png"
+    for audit in audits:
+        path = folder / f"{name}_{audit.reader.describe().split}.png"
         try:
-            write_image(path, sheet(found.reader))
+            write_image(path, sheet(audit.reader))
         except SegrgbxError as error:
             print(f"no sheet for {path.name}: {error}")
         else:

@@ -111,7 +111,7 @@ def fingerprint(
     for name, tensor in sorted(adapter_tensors(ma_clip.tower, reader.modality).items()):
         digest.update(name.encode())
         digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-    facts = {
+    inputs = {
         "ma_clip": to_plain(ma_clip.config),
         "encoding": to_plain(preparation.encoding),
         "sensor": to_plain(sensor_of(reader, preparation.sensor) or SensorConfig()),
@@ -122,8 +122,8 @@ def fingerprint(
     }
     identity = getattr(reader, "identity", "")
     if identity:
-        facts["identity"] = identity
-    digest.update(json.dumps(facts, sort_keys=True).encode())
+        inputs["identity"] = identity
+    digest.update(json.dumps(inputs, sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -69,15 +69,15 @@ def measure(reader: FileReader, samples: int, crop: int = 512) -> Timing:
         crop: height and width of training views.
     """
     stages = _stages(reader, crop)
-    chosen = spread(len(reader), samples)
+    indices = spread(len(reader), samples)
     spent = []
     for stage in stages:
-        stage(chosen[0])  # the first call of a library costs more
+        stage(indices[0])  # the first call of a library costs more
         started = time.process_time()
-        for index in chosen:
+        for index in indices:
             stage(index)
-        spent.append(1000 * (time.process_time() - started) / len(chosen))
-    height, width = reader[chosen[0]].sample.rgb.shape[:2]
+        spent.append(1000 * (time.process_time() - started) / len(indices))
+    height, width = reader[indices[0]].sample.rgb.shape[:2]
     return Timing(f"{reader.native}, {width}x{height}", *spent)
 
 
@@ -111,16 +111,16 @@ def profile(reader: FileReader, samples: int, crop: int, count: int) -> list[tup
         that are called often look slower than they are.
     """
     stage = _stages(reader, crop)[-1]
-    chosen = spread(len(reader), samples)
-    stage(chosen[0])
+    indices = spread(len(reader), samples)
+    stage(indices[0])
     profiler = cProfile.Profile(time.process_time)
-    for index in chosen:
+    for index in indices:
         profiler.runcall(stage, index)
     own: dict[str, float] = {}
-    facts: dict[tuple[str, int, str], tuple[Any, ...]] = vars(pstats.Stats(profiler))["stats"]
-    for (path, _, name), fact in facts.items():
+    profile: dict[tuple[str, int, str], tuple[Any, ...]] = vars(pstats.Stats(profiler))["stats"]
+    for (path, _, name), entry in profile.items():
         place = name if path.startswith("~") else f"{Path(path).stem}.{name}"
-        own[place] = own.get(place, 0.0) + 1000 * fact[2] / len(chosen)
+        own[place] = own.get(place, 0.0) + 1000 * entry[2] / len(indices)
     return sorted(own.items(), key=lambda item: -item[1])[:count]
 
 

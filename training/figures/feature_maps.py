@@ -199,11 +199,14 @@ def feature_sheet(
 
 def _picture(values: NDArray[np.float32], maps: StageMaps) -> Picture:
     """A heat map in colours, on the part of the model's input that holds the image."""
-    spot = maps.placement
+    placement = maps.placement
     grid = F.interpolate(
         torch.from_numpy(values)[None, None], maps.input_size, mode="bilinear", align_corners=False
     )[0, 0].numpy()
-    grid = grid[spot.top : spot.top + spot.height, spot.left : spot.left + spot.width]
+    grid = grid[
+        placement.top : placement.top + placement.height,
+        placement.left : placement.left + placement.width,
+    ]
     low, high = np.percentile(grid, _PERCENTILES)
     scaled = (grid - low) / max(float(high - low), 1e-12)
     return confidence_image(np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8))

@@ -178,8 +178,8 @@ def _batches(
     bar = tqdm(total=len(wanted), unit="picture", desc=f"captions of {reader.native}")
     with bar:
         for start in range(0, len(wanted), size):
-            chosen = wanted[start : start + size]
-            items = [reader[index] for index in chosen]
+            indices = wanted[start : start + size]
+            items = [reader[index] for index in indices]
             yield [
                 Picture(
                     ids[index],
@@ -190,9 +190,9 @@ def _batches(
                     item.facts,
                     item.groups,
                 )
-                for index, item in zip(chosen, items, strict=True)
+                for index, item in zip(indices, items, strict=True)
             ]
-            bar.update(len(chosen))
+            bar.update(len(indices))
 
 
 def _drop_torn_line(path: Path) -> None:

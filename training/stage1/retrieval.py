@@ -138,8 +138,8 @@ def separation(groups: Mapping[str, Tensor], most: int = 200) -> dict[str, float
     rows: list[NDArray[np.float32]] = []
     names: list[int] = []
     for number, embeddings in enumerate(groups.values()):
-        chosen = spread(len(embeddings), most)
-        rows.append(F.normalize(embeddings.float(), dim=-1).numpy()[chosen])
+        indices = spread(len(embeddings), most)
+        rows.append(F.normalize(embeddings.float(), dim=-1).numpy()[indices])
         names += [number] * len(rows[-1])
     points, labels = np.concatenate(rows), np.array(names)
     folds = StratifiedKFold(min(5, min(map(len, rows))), shuffle=True, random_state=0)

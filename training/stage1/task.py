@@ -79,9 +79,9 @@ class ContrastiveObjective(nn.Module):
         images = torch.stack([batch["rgb"], batch["x"]], dim=1)  # (B, 2, 3, S, S)
         order, parts = [], []
         for index in sorted(set(modality.tolist())):
-            chosen = (modality == index).nonzero().squeeze(1)
-            order.append(chosen)
-            parts.append(self.pool(images[chosen].flatten(0, 1), MODALITIES[index]))
+            rows = (modality == index).nonzero().squeeze(1)
+            order.append(rows)
+            parts.append(self.pool(images[rows].flatten(0, 1), MODALITIES[index]))
             self._learn_all()
         embeddings = torch.cat(parts)
         pairs = embeddings.reshape(
@@ -191,13 +191,13 @@ class MaClipTask:
             own = own_score(scores, modality)
             if folder.name == BEST and own < float(self._best()[modality.index]):
                 continue
-            facts = {
+            metadata = {
                 "run": without_places(to_plain(self.config)),
                 "commit": self._commit,
                 "step": step,
                 "scores": dict(scores),
             }
-            save_adapter(folder / f"{modality}{path.suffix}", self.ma_clip, modality, facts)
+            save_adapter(folder / f"{modality}{path.suffix}", self.ma_clip, modality, metadata)
 
     def score(self, path: Path) -> dict[str, float]:
         """Retrieval and separation on the val splits, by the adapters of a folder.
@@ -211,8 +211,8 @@ class MaClipTask:
         for modality in self.modalities:
             own = torch.tensor(own_score(scores, modality), device=best.device)
             best[modality.index] = torch.maximum(best[modality.index], own)
-        chosen = best[[modality.index for modality in self.modalities]]
-        return {**scores, "score": float(chosen.double().mean())}
+        rows = best[[modality.index for modality in self.modalities]]
+        return {**scores, "score": float(rows.double().mean())}
 
     def judge(self) -> dict[str, float]:
         """Retrieval and separation on the val splits as MA-CLIP is now.
@@ -261,11 +261,11 @@ class MaClipTask:
         return best
 
     def _validation_split(self, split: CaptionedSplit, name: str) -> ValidationSplit:
-        chosen = spread(len(split.reader), self.config.run.score_samples)
+        rows = spread(len(split.reader), self.config.run.score_samples)
         frames = WholeFrames(
-            split.reader, self.preparation, self.config.input, (Variant.PLAIN,), chosen
+            split.reader, self.preparation, self.config.input, (Variant.PLAIN,), rows
         )
-        return ValidationSplit(name, split.reader.modality, frames, split.captions[chosen])
+        return ValidationSplit(name, split.reader.modality, frames, split.captions[rows])
 
 
 def own_score(scores: Mapping[str, float], modality: Modality) -> float:
@@ -320,8 +320,8 @@ def train(config: MaClipRun, precomputes: bool = False) -> Path:
         )  # fmt: skip
         state = PartialState()
         if state.is_main_process and not (out / "state.pt").exists():
-            found = "  ".join(f"{name} {value:.4f}" for name, value in task.judge().items())
-            log.info("before training: %s", found)
+            recalls = "  ".join(f"{name} {value:.4f}" for name, value in task.judge().items())
+            log.info("before training: %s", recalls)
         Loop(task, config.run, config.optimizer, config, rests=True).train()
         if precomputes and state.is_main_process:
             load_adapters(out / BEST, task.ma_clip)

@@ -172,8 +172,8 @@ def _tiny(tower: MaClipConfig, seed: int) -> nn.Module:
 
 
 def _check(config: TextConfig, tower: MaClipConfig) -> None:
-    facts = open_clip.get_model_config(config.model)
-    if facts is None:
+    settings = open_clip.get_model_config(config.model)
+    if settings is None:
         hint = did_you_mean(config.model, open_clip.list_models())
         raise ConfigError(f"text.model: open_clip has no '{config.model}'{hint}")
     if config.pretrained:
@@ -183,17 +183,17 @@ def _check(config: TextConfig, tower: MaClipConfig) -> None:
             raise ConfigError(
                 f"text.pretrained: '{config.model}' has no tag '{config.pretrained}'{hint}"
             )
-        facts = {**facts, **open_clip.get_pretrained_cfg(config.model, config.pretrained)}
-    elif {"hf_tokenizer_name", "hf_model_name"} & set(facts["text_cfg"]):
+        settings = {**settings, **open_clip.get_pretrained_cfg(config.model, config.pretrained)}
+    elif {"hf_tokenizer_name", "hf_model_name"} & set(settings["text_cfg"]):
         raise ConfigError(
             f"text.model: the tokenizer of '{config.model}' lies on a hub; set text.pretrained, "
             "which allows the network"
         )
     stated = {
-        "output_dim": (facts["embed_dim"], tower.output_dim),
-        "quick_gelu": (bool(facts.get("quick_gelu", False)), tower.quick_gelu),
-        "mean": (tuple(facts.get("mean", tower.mean)), tower.mean),
-        "std": (tuple(facts.get("std", tower.std)), tower.std),
+        "output_dim": (settings["embed_dim"], tower.output_dim),
+        "quick_gelu": (bool(settings.get("quick_gelu", False)), tower.quick_gelu),
+        "mean": (tuple(settings.get("mean", tower.mean)), tower.mean),
+        "std": (tuple(settings.get("std", tower.std)), tower.std),
     }
     for name, (theirs, ours) in stated.items():
         if theirs != ours:
@@ -247,8 +247,8 @@ def _make_table(clip: FrozenClip, texts: Mapping[int, str], device: torch.device
 
 def _write_table(path: Path, table: TextTable, source: Mapping[str, Any]) -> None:
     tensors = {"captions": table.captions, "embeddings": table.embeddings}
-    facts = {"scale": repr(table.scale), "bias": repr(table.bias), KEY: json.dumps(source)}
-    write_tensors(path, tensors, facts)
+    settings = {"scale": repr(table.scale), "bias": repr(table.bias), KEY: json.dumps(source)}
+    write_tensors(path, tensors, settings)
 
 
 def _read_table(path: Path, source: Mapping[str, Any]) -> TextTable | None:

@@ -151,13 +151,13 @@ class SegmentationLoss(nn.Module):
     def _native_mean(self, logits: Tensor, labels: Tensor, native: Tensor) -> Tensor:
         parts, weights = [], self.class_weights
         for position in range(self.num_natives):
-            chosen = native == position
-            if not bool(chosen.any()):
+            mask = native == position
+            if not bool(mask.any()):
                 continue
             columns = self.get_buffer(f"columns_{position}")
             ids = self.get_buffer(f"native_ids_{position}")
             own = None if weights is None else weights[columns]
-            parts.append((logits[chosen][:, columns], ids[labels[chosen]], own))
+            parts.append((logits[mask][:, columns], ids[labels[mask]], own))
         return self._mean(parts)
 
     def _mean(self, parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
@@ -204,17 +204,17 @@ def hard_mean(costs: Tensor, weights: Tensor, below: float, share: float) -> Ten
     least = max(1, int(costs.numel() * share))
     limit = -math.log(below)
     known = costs.detach()
-    chosen = known > limit
-    if int(chosen.sum()) < least:
-        chosen = torch.zeros_like(chosen).scatter(0, known.topk(least).indices, True)
-    kept = weights[chosen]
-    return (costs[chosen] * kept).sum() / kept.sum().clamp(min=1e-6)
+    mask = known > limit
+    if int(mask.sum()) < least:
+        mask = torch.zeros_like(mask).scatter(0, known.topk(least).indices, True)
+    kept = weights[mask]
+    return (costs[mask] * kept).sum() / kept.sum().clamp(min=1e-6)
 
 
 def _class_ids(
     label_space: LabelSpace, names: Sequence[str], option_name: str = "loss.unified_ignore"
 ) -> list[tuple[int, int]]:
-    found = []
+    pairs = []
     known = [space.name for space in label_space.natives]
     for name in names:
         set_name, _, class_name = name.partition(".")
@@ -225,8 +225,8 @@ def _class_ids(
                 f"{option_name}: '{set_name}' has no class '{class_name}'"
                 f"{did_you_mean(class_name, native.names)}"
             )
-        found.append((known.index(set_name), native.to_unified[position]))
-    return found
+        pairs.append((known.index(set_name), native.to_unified[position]))
+    return pairs
 
 
 def inverse_root_weights(counts: NDArray[np.int64], largest: float = 4.0) -> NDArray[np.float32]:

@@ -160,20 +160,20 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
         ConfigError: for a name that is no part, or where nothing is left to train.
     """
     for part in parts:
-        chosen = [
+        rows = [
             values
             for name, values in model.named_parameters()
             if name == part or name.startswith(f"{part}.")
         ]
-        if not chosen:
+        if not rows:
             known = [name for name, _ in model.named_modules() if name]
             near = did_you_mean(part, known)
             top = ", ".join(name for name, _ in model.named_children())
             hint = near if "did you mean" in near else f" (parts: {top})"
             raise ConfigError(f"freeze: the model has no part '{part}'{hint}")
-        for values in chosen:
+        for values in rows:
             values.requires_grad_(False)
-        count = sum(values.numel() for values in chosen)
+        count = sum(values.numel() for values in rows)
         log.info("freeze: %s keeps its %.2f M weights", part, count / 1e6)
     if not any(values.requires_grad for values in model.parameters()):
         raise ConfigError("freeze: names the whole model; nothing is left to train")

@@ -190,7 +190,7 @@ class SegmentationTask:
         )
 
     def _class_weights(self, sources: Sequence[TrainingSplit]) -> Tensor | None:
-        config, found = self.config.loss, None
+        config, frequencies = self.config.loss, None
         if config.class_weights is not ClassWeights.NONE:
             counts = count_classes(sources, self.weights, self.label_space)
             most = config.max_class_weight
@@ -198,8 +198,8 @@ class SegmentationTask:
                 weights = median_frequency_weights(counts.pixels, counts.around, most)
             else:
                 weights = inverse_root_weights(counts.pixels, most)
-            found = torch.from_numpy(weights)
-        return tabled_weights(self.label_space, config.class_weight_table, found)
+            frequencies = torch.from_numpy(weights)
+        return tabled_weights(self.label_space, config.class_weight_table, frequencies)
 
     def _embedded(self, position: int, reader: Reader) -> Tensor:
         config, data = self.config, self.config.data[position]

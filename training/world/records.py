@@ -82,14 +82,14 @@ def save_record(path: Path, record: Record) -> None:
         for name in EVENT_ARRAYS:
             arrays[f"events_{name}"] = getattr(record.events, name)
         arrays["events_size"] = np.array([record.events.width, record.events.height])
-    facts = {
+    metadata = {
         "seed": record.seed,
         "stamp_ns": record.stamp_ns,
         "x_stamp_ns": record.x_stamp_ns,
         "label_space": record.label_space,
         "meta": dict(record.meta),
     }
-    arrays["facts"] = np.array(json.dumps(facts))
+    arrays["facts"] = np.array(json.dumps(metadata))
     with replacing(path) as part, ZipFile(part, "w", ZIP_DEFLATED, compresslevel=1) as archive:
         # The default level takes three times as long and saves 2 % of the size.
         for name, array in arrays.items():
@@ -110,7 +110,7 @@ def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) ->
     wanted = ["rgb", "labels", *(name for sensor in sensors for name in X_ARRAYS[sensor])]
     try:
         with np.load(path, allow_pickle=False) as archive:
-            facts = json.loads(str(archive["facts"]))
+            metadata = json.loads(str(archive["facts"]))
             arrays: dict[str, Any] = {name: archive[name] for name in wanted if name in archive}
             if Modality.EVENT in sensors and "events_size" in archive:
                 width, height = (int(value) for value in archive["events_size"])
@@ -118,7 +118,7 @@ def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) ->
                 arrays["events"] = Events(**columns, width=width, height=height)
     except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: is no rendered record ({error})") from None
-    return Record(**facts, **arrays)
+    return Record(**metadata, **arrays)
 
 
 def record_sample(record: Record, modality: Modality, place: str = "record") -> RgbxSample:

@@ -190,7 +190,7 @@ class FeatureCross(nn.Module):
         size = rgb.shape[-2:]
         joined = self.join(to_tokens(torch.cat([rgb, x], dim=1)))  # (B, N, D)
         features = self.mix1(to_map(self.fc1(joined), size))  # (B, D, H, W)
-        features = features + sum(cast("nn.Conv2d", look)(features) for look in self.around)
+        features = features + sum(cast("nn.Conv2d", conv)(features) for conv in self.around)
         mixed = self.fc2(F.gelu(to_tokens(self.mix2(features))))  # (B, N, D)
         gate = self.gate(joined.mean(dim=1)).sigmoid()[:, None]  # (B, 1, D)
         return to_map(mixed + gate * joined, size)

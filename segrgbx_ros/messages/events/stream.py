@@ -72,8 +72,8 @@ class EventStream:
             EncodingError: when the message cannot be decoded.
         """
         if not isinstance(message, bytes):
-            found = self._packets.decode(message)
-            return None if found is None else self._mapped(found, stamp_ns(message))
+            events = self._packets.decode(message)
+            return None if events is None else self._mapped(events, stamp_ns(message))
         array = read_event_array(message, self._max_events)
         self._num_cut += array.num_cut
         if array.events is None:  # the sensor saw nothing until then
@@ -83,11 +83,11 @@ class EventStream:
             return StampedEvents(array.events.events, array.events.end_ns)
         return self._mapped(array.events, array.stamp_ns)
 
-    def _mapped(self, found: EventSlice, stamp: int) -> StampedEvents:
+    def _mapped(self, events: EventSlice, stamp: int) -> StampedEvents:
         """The message's own first time belongs to its stamp, smoothed over many messages."""
-        times = np.concatenate(([found.begin_ns], found.events.t_ns, [found.end_ns]))
+        times = np.concatenate(([events.begin_ns], events.events.t_ns, [events.end_ns]))
         mapped = self._clock.to_stamp_clock(stamp, times)
-        return StampedEvents(replace(found.events, t_ns=mapped[1:-1]), int(mapped[-1]))
+        return StampedEvents(replace(events.events, t_ns=mapped[1:-1]), int(mapped[-1]))
 
 
 def _clock(time_source: TimeSource) -> SensorClock:

@@ -17,19 +17,19 @@ _NAMED = 3
 """So many endpoints of one kind are named, the others counted."""
 
 
-def publisher_mismatches(publishers: Iterable[Any], asked: QoSProfile) -> list[str]:
+def publisher_mismatches(publishers: Iterable[Any], requested: QoSProfile) -> list[str]:
     """Clauses that name both sides where publishers offer less than we ask for.
 
     Args:
         publishers: as `get_publishers_info_by_topic` lists them.
-        asked: what our subscription asks for.
+        requested: what our subscription asks for.
 
     Returns:
         one for all that offer the same.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for one in publishers:
-        groups.setdefault(_differences(one.qos_profile, asked), []).append(full_name(one))
+        groups.setdefault(_differences(one.qos_profile, requested), []).append(full_name(one))
     return [
         f"{_listed('publisher', names)} {'offer' if names[1:] else 'offers'} {offers}, this node "
         f"asks for {asks}"
@@ -94,21 +94,21 @@ def _listed(kind: str, names: list[str]) -> str:
     return f"{kind}{'s' if names[1:] else ''} {quoted}{more}"
 
 
-def _differences(offered: QoSProfile, asked: QoSProfile) -> tuple[str, str]:
+def _differences(offered: QoSProfile, requested: QoSProfile) -> tuple[str, str]:
     """What differs in reliability and durability; other policies nobody sets for images."""
     wanting = []
     if (
-        asked.reliability is QoSReliabilityPolicy.RELIABLE
+        requested.reliability is QoSReliabilityPolicy.RELIABLE
         and offered.reliability is QoSReliabilityPolicy.BEST_EFFORT
     ):
         wanting.append("reliability")
     if (
-        asked.durability is QoSDurabilityPolicy.TRANSIENT_LOCAL
+        requested.durability is QoSDurabilityPolicy.TRANSIENT_LOCAL
         and offered.durability is QoSDurabilityPolicy.VOLATILE
     ):
         wanting.append("durability")
     offers, asks = (
         " and ".join(getattr(profile, name).name for name in wanting)
-        for profile in (offered, asked)
+        for profile in (offered, requested)
     )
     return offers, asks

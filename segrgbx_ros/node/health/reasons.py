@@ -272,14 +272,14 @@ def sync_status(
 def _clocks(pair: str, skew_ms: float, offset_ms: float) -> str:
     """What stamps that differ by so much say, and what to do."""
     if abs(skew_ms) >= 10_000:
-        found = f"stamps of X run {skew_ms / 1000:+.1f} s ahead of RGB's, judged by arrival"
+        offset = f"stamps of X run {skew_ms / 1000:+.1f} s ahead of RGB's, judged by arrival"
     else:
-        found = f"stamps of X run {skew_ms:+.0f} ms ahead of RGB's, judged by arrival"
+        offset = f"stamps of X run {skew_ms:+.0f} ms ahead of RGB's, judged by arrival"
     if abs(skew_ms) > _DAY_MS:
-        return f"{found}: one driver does not stamp with the time of day; let it use this clock"
+        return f"{offset}: one driver does not stamp with the time of day; let it use this clock"
     tai = ", as TAI does UTC" if 36_500 < abs(skew_ms - offset_ms) < 37_500 else ""
     return (
-        f"{found}{tai}; unless one of them travels that much longer, set {pair}.x_offset_ms: "
+        f"{offset}{tai}; unless one of them travels that much longer, set {pair}.x_offset_ms: "
         f"{skew_ms:.0f}"
     )
 

@@ -246,10 +246,10 @@ class _Lines:
         """File and line of an option, or of the nearest one around it."""
         node, line = self._root, 0
         for part in option_path:
-            found = self._child(node, part)
-            if found is None:
+            entry = self._child(node, part)
+            if entry is None:
                 break
-            node, line = found
+            node, line = entry
         return f"{self.path}, line {line + 1}"
 
     @staticmethod
@@ -354,21 +354,21 @@ def files_by_stem(root: Path, pattern: str) -> dict[str, Path]:
         DataError: when no file fits, or two have one stem.
     """
     compiled = _stem_pattern(pattern)
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(root.glob(pattern)):
         match = compiled.match(path.relative_to(root).as_posix())
         if not path.is_file() or match is None:
             continue
         stem = "/".join(part.strip("/") for part in match.groups() if part)
-        other = found.setdefault(stem, path)
+        other = files.setdefault(stem, path)
         if other is not path:
             raise DataError(
                 f"{path}: has the stem '{stem}', as {other.name}; rename one, or tell them apart "
                 "in the pattern"
             )
-    if not found:
+    if not files:
         raise DataError(f"{root / pattern}: no file fits; check the pattern in {FILE_NAME}")
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _stem_pattern(pattern: str) -> re.Pattern[str]:
@@ -376,6 +376,6 @@ def _stem_pattern(pattern: str) -> re.Pattern[str]:
     stem, suffix = (head, tail) if dot and "/" not in tail else (pattern, "*")
     known = {"*": "([^/]*?)", "?": "([^/])", "**": "(.*?)", "**/": "(.*/)?"}
     parts = re.split(r"(\*\*/?|\*|\?)", stem)
-    made = "".join(known.get(part, re.escape(part)) for part in parts)
+    regex = "".join(known.get(part, re.escape(part)) for part in parts)
     ending = re.escape(suffix).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    return re.compile(rf"{made}(?:\.{ending})?$")
+    return re.compile(rf"{regex}(?:\.{ending})?$")

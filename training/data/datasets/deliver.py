@@ -180,8 +180,8 @@ def scene_cases(*names: str) -> tuple[Case, ...]:
         parts = name.lower().replace("-", "_").split("_")
         # Joined neighbours too, so that motion_blur is motionblur.
         words.update("".join(parts[a:b]) for a, b in combinations(range(len(parts) + 1), 2))
-    found = tuple(case for case in Case if case is not Case.NORMAL and case.value in words)
-    return found or (Case.NORMAL,)
+    cases = tuple(case for case in Case if case is not Case.NORMAL and case.value in words)
+    return cases or (Case.NORMAL,)
 
 
 def _published(split: str, options: DeliverOptions) -> int | None:

@@ -169,8 +169,8 @@ class FileReader(ABC):
         self._require_offered(split)
         if not root.is_dir():
             raise DataError(f"{root}: is no folder; docs/data.md says how to place {self.native}")
-        found = self._find(root, split, options or self.options())
-        self._files, self._labels = tuple(found.listing.files), found.labels
+        contents = self._find(root, split, options or self.options())
+        self._files, self._labels = tuple(contents.listing.files), contents.labels
         place = f"{root}: {self.native} {split}"
         if not self._files:
             raise DataError(f"{place}: the selection holds no samples; check root and options")
@@ -179,13 +179,16 @@ class FileReader(ABC):
             modality=self.modality,
             root=root,
             split=split,
-            layout=found.layout,
-            x=found.x,
-            published=found.published,
-            notes=found.notes,
-            coding=found.labels.coding,
+            layout=contents.layout,
+            x=contents.x,
+            published=contents.published,
+            notes=contents.notes,
+            coding=contents.labels.coding,
             num_samples=len(self._files),
-            warnings=(*found.listing.warnings, *_count_warning(len(self._files), found.published)),
+            warnings=(
+                *contents.listing.warnings,
+                *_count_warning(len(self._files), contents.published),
+            ),
         )
         _require_unique(self._files, place)
         _require_files(self._files, self._description)
@@ -333,9 +336,9 @@ class Folder:
         self.path = path
         self._by_stem: dict[str, Path] = {}
         if path.is_dir():
-            found = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-            found.sort(key=lambda file: (IMAGE_SUFFIXES.index(file.suffix.lower()), file.name))
-            for file in found:
+            files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+            files.sort(key=lambda file: (IMAGE_SUFFIXES.index(file.suffix.lower()), file.name))
+            for file in files:
                 self._by_stem.setdefault(file.stem, file)
 
     def find(self, stem: str) -> Path:

@@ -102,14 +102,14 @@ class FolderReader(FileReader):
         for pattern, files in ((config.labels, labels), (config.x, x)):
             _compare_stems(root, (config.rgb, rgb), (pattern, files), listing)
         labelled = [stem for stem in rgb if stem in labels]
-        chosen, is_drawn = _split_stems(own, root, split, (list(rgb), labelled))
+        stems, is_drawn = _split_stems(own, root, split, (list(rgb), labelled))
         if is_drawn and len(labelled) < len(rgb):
             first = next(stem for stem in rgb if stem not in labels)
             listing.warnings.append(
                 f"{len(rgb) - len(labelled)} of {len(rgb)} RGB images have no label and are left "
                 f"out, such as '{first}'"
             )
-        for stem in chosen:
+        for stem in stems:
             sample = SampleFiles(
                 id=stem,
                 rgb=rgb[stem],
@@ -326,8 +326,8 @@ def _compare_stems(
 def _expected(root: Path, pattern: str, stem: str) -> Path:
     """Where the file of a stem would lie."""
     parts = iter(stem.split("/"))
-    made = "".join(next(parts, part) if part == "*" else part for part in _split_stars(pattern))
-    return root / made
+    name = "".join(next(parts, part) if part == "*" else part for part in _split_stars(pattern))
+    return root / name
 
 
 def _split_stars(pattern: str) -> list[str]:
@@ -414,7 +414,7 @@ def _listed(path: Path, own: OwnDataset, stems: Sequence[str]) -> list[str]:
         raise DataError(
             f"{path}: cannot be read ({reason}); {own.path} names it under splits"
         ) from None
-    known, found = set(stems), dict[str, int]()
+    known, lines_by_stem = set(stems), dict[str, int]()
     for number, line in enumerate(lines, start=1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
@@ -425,12 +425,12 @@ def _listed(path: Path, own: OwnDataset, stems: Sequence[str]) -> list[str]:
                 f"{path}, line {number}: '{entry}' has no RGB image {own.config.rgb}; remove the "
                 "line, or check the pattern"
             )
-        if found.setdefault(stem, number) != number:
+        if lines_by_stem.setdefault(stem, number) != number:
             raise DataError(
-                f"{path}, line {number}: '{entry}' stands at line {found[stem]} already; remove "
-                "one of them"
+                f"{path}, line {number}: '{entry}' stands at line {lines_by_stem[stem]} already; "
+                "remove one of them"
             )
-    return list(found)
+    return list(lines_by_stem)
 
 
 def _stem_of_entry(entry: str) -> str:

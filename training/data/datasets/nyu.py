@@ -225,10 +225,10 @@ def _label_files(coding: NyuCoding, root: Path, pack: Pack) -> IdFiles:
 
 def _labels_of_all_splits(root: Path, pack: Pack) -> list[Path]:
     # One coding holds for the data set: a split alone may lack the values that tell it.
-    found = []
+    paths = []
     for split in pack.lists:
         path, home = _list_file(root, split, pack), root / split if pack.by_split else root
         if path.is_file():
             labels = Folder(home / pack.label)
-            found += [labels.find(stem) for stem in listed_stems(path, Listing())]
-    return [path for path in found if path.exists()]
+            paths += [labels.find(stem) for stem in listed_stems(path, Listing())]
+    return [path for path in paths if path.exists()]

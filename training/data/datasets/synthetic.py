@@ -125,5 +125,5 @@ def is_rendered(native: str, root: Path | None = None) -> bool:
 
 def record_groups(record: Record) -> tuple[str, ...]:
     """Facts to score by: time of day, and how a camera failed."""
-    facts = [record.meta.get("time_of_day"), record.meta.get("corruption")]
-    return tuple(str(fact) for fact in facts if fact and fact != "none")
+    groups = [record.meta.get("time_of_day"), record.meta.get("corruption")]
+    return tuple(str(group) for group in groups if group and group != "none")
