@@ -144,6 +144,6 @@ def _gpu_memory(device: torch.device) -> dict[str, float]:
 def free_memory() -> None:
     """Gives the memory of a segmenter that nobody holds any more back to the device."""
     gc.collect()
-    with suppress(RuntimeError):  # a device with a fault gives nothing back; `memory_facts` tells
+    with suppress(RuntimeError):  # a device with a fault frees nothing; see `memory_facts`
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

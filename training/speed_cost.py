@@ -1,4 +1,4 @@
-"""What speed costs in accuracy: one checkpoint run in many ways on the same labelled frames.
+"""Accuracy against latency: one checkpoint in many variants on the same labelled frames.
 
     python -m training.speed_cost CHECKPOINT --root DATA --split val --modality thermal --out OUT
 

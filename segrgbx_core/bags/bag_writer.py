@@ -45,7 +45,7 @@ class BagWriter:
         origin: what the recording is, put into its metadata.
 
     Raises:
-        DataError: when the folder exists or cannot be made.
+        DataError: when the folder exists or cannot be created.
     """
 
     def __init__(

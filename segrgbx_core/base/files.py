@@ -112,7 +112,7 @@ def replacing(
     disk and renamed; when it raises, an earlier file of that name is unchanged.
 
     Args:
-        path: the file; its folder is made when missing.
+        path: the file; its folder is created when missing.
         error: what is raised when the disk is full or cannot be written to.
         failures: exceptions of the body that are reported as `error`.
 

@@ -1,6 +1,6 @@
 """What a forward pass costs: parameters and multiply-adds per part, without computing anything.
 
-The networks are built on torch's meta device, so counting takes no memory and knows no weights.
+The networks are built on torch's meta device, so counting needs neither memory nor weights.
 Counted are convolutions and matrix products; norms, activations, resizing, sums are in no figure.
 One multiply-add counts as one, as in the paper's "GFLOPs".
 """

@@ -241,7 +241,7 @@ def measure_batches(
 
 
 def working_memory(segmenter: Segmenter, samples: Sequence[RgbxSample]) -> int:
-    """Bytes that a call needs at most beside what was in use before it; 0 where nobody knows."""
+    """Bytes that a call needs at most beside what was in use before it; 0 where it is unknown."""
     if segmenter.device.type == "cuda":
         before = torch.cuda.memory_allocated(segmenter.device)
         torch.cuda.reset_peak_memory_stats(segmenter.device)
@@ -250,7 +250,7 @@ def working_memory(segmenter: Segmenter, samples: Sequence[RgbxSample]) -> int:
     if not math.isfinite(memory_mib()):
         return 0
     try:
-        # What earlier calls have left in the heap would hide what this one takes.
+        # Memory that earlier calls freed but malloc kept would hide the need of this one.
         ctypes.CDLL(None).malloc_trim(0)
         reset_peak()
         before_mib = memory_mib()

@@ -89,7 +89,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: taken over: its head is folded, its LoRA merged where a modality is chosen.
-        folder: is made; must not exist.
+        folder: is created; must not exist.
         config: choices.
         progress: called with a line of text before every step.
 

@@ -86,7 +86,7 @@ RELEASES: dict[str, Release] = {
     "geminifusion": Release(GeminifusionConfig(), "MIT", "JiaDingCN/GeminiFusion"),
     "stitchfusion": Release(StitchfusionConfig(), "Apache-2.0", "LiBingyu01/StitchFusion"),
 }
-"""By the name before the size in `--as`; both branches of GeminiFusion are told by their names."""
+"""By the name before the size in `--as`; the branches of GeminiFusion differ in their names."""
 
 
 def import_weights(

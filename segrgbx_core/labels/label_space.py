@@ -195,7 +195,7 @@ def joined_label_space(
     """One label space for data sets whose own spaces belong to different ones; names decide.
 
     A class that `base` or an earlier data set has by name is shared, another one comes last. A
-    data set that `base` knows by name with other classes is replaced.
+    data set of the same name with other classes in `base` is replaced.
 
     Args:
         base: the space to extend; None for the data sets' classes alone.

@@ -57,7 +57,7 @@ AnyModelConfig: TypeAlias = Annotated[
         "stitchfusion",
     ),
 ]
-"""The config of SegRGB-X or of a baseline, told apart by `architecture`."""
+"""The config of SegRGB-X or of a baseline, distinguished by `architecture`."""
 
 _TINY = ModelConfig(
     backbone=BackboneConfig(

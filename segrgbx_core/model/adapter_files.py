@@ -1,4 +1,4 @@
-"""LoRA adapters on disk: one small file per modality that knows which tower it belongs to."""
+"""LoRA adapters on disk: one small file per modality, with the hash of its tower."""
 
 from __future__ import annotations
 

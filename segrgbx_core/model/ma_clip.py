@@ -190,7 +190,7 @@ class ModalityAwareClip(nn.Module):
         return rgb_embedding, x_embedding
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images of any size in [0, 1] as the tower wants them: (B, 3, S, S), normalised."""
+        """Images of any size in [0, 1] as inputs of the tower: (B, 3, S, S), normalised."""
         return prepare_images(images, self.config.image_size, self.mean, self.std)
 
     def embed(self, images: Tensor, modality: Tensor) -> Tensor:

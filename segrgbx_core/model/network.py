@@ -34,7 +34,7 @@ class Scene(NamedTuple):
 
 
 class RgbxNetwork(nn.Module):
-    """A network that segments RGB-X pairs; training, `Segmenter` and bench know only this.
+    """A network that segments RGB-X pairs; the interface of training, `Segmenter` and bench.
 
     Attributes:
         num_classes: classes of the unified label space.

@@ -61,7 +61,7 @@ class StructurePlan:
     Attributes:
         first: axis of the first attention.
         second: axis of the second attention.
-        prompt_is_query: the first prompt asks the features; otherwise the features ask it.
+        prompt_is_query: the first prompt is the query, features are keys and values; or reverse.
         universal: the first prompt is selected from U; otherwise it is the features.
     """
 
@@ -250,7 +250,7 @@ class DomainSpecificRefinement(nn.Module):
         )
 
     def queries(self, embedding: Tensor) -> tuple[Tensor, ...]:
-        """What every block asks of the scene: embeddings (B, E) to one (B, C, h, w) per block."""
+        """The scene prompt of every block: embeddings (B, E) to one (B, C, h, w) per block."""
         return tuple(cast("RefinementBlock", block).query(embedding) for block in self.blocks)
 
     def forward(self, features: Tensor, queries: tuple[Tensor, ...]) -> Tensor:

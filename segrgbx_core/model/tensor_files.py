@@ -66,7 +66,7 @@ def write_tensors(
     """Writes one safetensors file, complete or not at all.
 
     Args:
-        path: the file; its folder is made when missing.
+        path: the file; its folder is created when missing.
         tensors: what to store; tensors that share memory are stored once per name.
         metadata: text header.
 

@@ -1,6 +1,6 @@
 """Checkpoints: one file with the weights of SegRGB-X and MA-CLIP and the contract they keep.
 
-The contract says everything that whoever uses the weights must know: both architectures, how X
+The contract holds all that inference needs beside the weights: both architectures, how X
 images are encoded, the input size, the label space with its hash, what was trained. It lies as
 JSON in the safetensors header under the key "segrgbx"; node, replay, export and bench read it.
 """

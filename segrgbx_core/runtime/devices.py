@@ -131,7 +131,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # One arena: those of further threads are made of pieces too small for large blocks.
+    # One arena: those of further threads are split into blocks too small for large blocks.
     options = (
         (_M_MMAP_THRESHOLD, 2**30),
         (_M_TRIM_THRESHOLD, 2**31 - 1),

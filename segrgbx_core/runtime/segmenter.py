@@ -179,7 +179,7 @@ class Segmenter:
         """The classes of a label space.
 
         Raises:
-            ConfigError: when the checkpoint does not know it.
+            ConfigError: when the checkpoint does not serve it.
         """
         return _published(self.checkpoint.label_space, label_space)
 

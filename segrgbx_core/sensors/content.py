@@ -35,7 +35,7 @@ class XContent:
 
     Attributes:
         valid: share of pixels that hold a measurement, in [0, 1].
-        usable: share of pixels that are valid and not saturated: the encoding tells them apart.
+        usable: share of pixels that are valid and not saturated: the encoding resolves them.
         low: smallest valid value, NaN where there is none.
         median: of the valid values, likewise.
         high: largest valid value, likewise.
@@ -62,7 +62,7 @@ class XContent:
         Args:
             values: raw values, any shape.
             valid: which of them are measurements, same shape.
-            usable: which of these the encoding tells apart, same shape.
+            usable: which of these the encoding resolves, same shape.
             unit: of the values.
         """
         measured = values[valid]
@@ -98,7 +98,7 @@ def on_grid(image: Array, measure: Callable[[Array], XContent]) -> XContent:
         measure: of an image of any size.
     """
     step = int(np.sqrt(image.shape[0] * image.shape[1] / GRID_PIXELS))
-    step += step % 2 == 0  # an odd step meets every pixel of a 2x2 mosaic
+    step += step % 2 == 0  # an odd step samples every pixel of a 2x2 mosaic
     stats = measure(image[::step, ::step])
     return measure(image) if stats.is_empty and step > 1 else stats
 

@@ -86,7 +86,7 @@ _FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 class NodeConfig(Config):
-    """What node and replay can be told; each pair adds a `PairConfig` under its own name."""
+    """Options of node and replay; each pair adds a `PairConfig` under its own name."""
 
     autostart: bool = option(
         True, doc="configure and activate without waiting for a lifecycle manager"
@@ -140,7 +140,7 @@ class NodeConfig(Config):
         return {"rgb": Stream.RGB, **self.pair(pair).x_streams}
 
     def info_streams(self, pair: str) -> tuple[Stream, ...]:
-        """The calibrations that a pair asks for."""
+        """The calibrations that a pair needs."""
         section = self.pair(pair)
         if section.registration is Registration.CAMERA_INFO:
             return Stream.RGB_INFO, Stream.X_INFO

@@ -3,7 +3,7 @@
 rcl (`rcl_yaml_param_parser`) has rules of its own: lists of one type only, no aliases, nothing
 without a value; 6e-5 is a number, `y` is true. Here its rules hold, checked against it by a test;
 what it reads otherwise than it is meant (null as the text "null") is refused. So a file means the
-same live and in replay, and a mistake is told with its line.
+same live and in replay, and a mistake is reported with its line.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ParameterFile:
         return {name: value for one in fitting for name, value in one.values.items()}
 
     def namespace(self, node: str) -> str:
-        """The one namespace in which the file knows a node; the root where it names none.
+        """The only namespace of the nodes in the file; the root where it names none.
 
         Raises:
             ConfigError: when there are several, so that the namespace must be given.

@@ -1,6 +1,6 @@
 """Labelled point clouds of depth pairs: what `points` publishes. NumPy only.
 
-Organised like the mask, so that point (v, u) belongs to pixel (v, u), as Nav2's layers want it.
+Organised like the mask, so that point (v, u) belongs to pixel (v, u), as Nav2's layers expect.
 The bytes are laid out here: only some releases of sensor_msgs_py write mixed types in rows.
 """
 
@@ -28,7 +28,7 @@ POINT = np.dtype(
 )
 """One point: metres in RGB's optical frame, packed colour, class id, 255 = certain.
 
-A byte of padding keeps every field on a multiple of its size, as readers of plain structs want it.
+A byte of padding keeps every field on a multiple of its size, as readers of plain structs expect.
 """
 _DATATYPES = {"u1": 2, "u2": 4, "f4": 7}
 

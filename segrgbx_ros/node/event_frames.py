@@ -69,7 +69,7 @@ class EventFrames:
         """Takes one message.
 
         Args:
-            message: as `EventStream.read_message` wants it.
+            message: as for `EventStream.read_message`.
             is_watched: False draws nothing.
 
         Returns:
@@ -159,7 +159,7 @@ class EventFramesNode(Node):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node until it is told to stop; 1 when it cannot start."""
+    """Runs the node until it is shut down; 1 when it cannot start."""
     arguments = list(sys.argv if args is None else args)
     node = None
     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 END_S = 4.0
-"""How long an orderly end may take at most; `ros2 launch` waits 5 s before it insists."""
+"""How long an orderly end may take at most; `ros2 launch` sends SIGTERM after 5 s."""
 _SWITCH_S = 0.0005
 _POLL_S = 0.05
 

@@ -344,7 +344,7 @@ class NodeRuntime:
         self._deadline.reset()
 
     def _rearm(self, now_ns: int) -> None:
-        """Sees to it that `_on_deadline` is called when the next RGB has waited long enough."""
+        """Sets the timer that calls `_on_deadline` when the next RGB has waited long enough."""
         if self._inputs is None or not self._deadline.is_canceled():
             return
         deadlines = [
@@ -384,7 +384,7 @@ class NodeRuntime:
 
     def _refuse(self, pair: str, cause: str, text: str) -> None:
         """In the worker's thread and in callbacks."""
-        if cause == X_EMPTY:  # the reports tell it, whatever the policy
+        if cause == X_EMPTY:  # reported whatever the policy
             return
         inputs = self._inputs
         if inputs is not None:

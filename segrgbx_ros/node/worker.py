@@ -50,7 +50,7 @@ def _is_memory_error(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the worker must know about the device's memory.
+    """Errors and limits of the device's memory.
 
     Attributes:
         is_exhausted: True for errors that say that no memory is left.
@@ -115,7 +115,7 @@ class Worker:
         num_pairs: how many names there are.
         deliver: called in the worker's thread with every answer.
         complain: called in the thread with pair, cause and sentence when there is no answer.
-        memory: how errors of memory are told apart, and what helps.
+        memory: which errors are lack of memory, and what helps.
         depth: how many pairs of one name may wait; with 1 the newest one wins.
         patience: when a pass is called hung, and how long `start` and `stop` wait for its end.
     """
@@ -220,7 +220,7 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """True while the thread lives, also after `stop` where its pass goes on."""
+        """True while the thread runs, also after `stop` where its pass goes on."""
         return self._thread is not None and self._thread.is_alive()
 
     def trouble(self) -> str:

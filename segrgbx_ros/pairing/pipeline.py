@@ -1,7 +1,7 @@
 """From messages to samples: pairing by stamp and decoding, the same live and in replay.
 
 Neither ROS nor torch: whoever receives messages calls `push_message` with them, live node and
-replay alike, so both make the same pairs. Decoding is put off until someone asks for the sample,
+replay alike, so both make the same pairs. Decoding waits until the sample is used,
 because a pair that a newer one replaces is never looked at.
 """
 
@@ -109,7 +109,7 @@ class SampleReader:
     Args:
         name: of the pair.
         config: options of node and replay.
-        encoding: how the checkpoint wants X drawn.
+        encoding: how the checkpoint's X is drawn.
 
     Attributes:
         num_empty: X without content so far.

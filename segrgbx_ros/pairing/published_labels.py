@@ -92,7 +92,7 @@ def pair_labels(config: NodeConfig, segmenter: Segmenter) -> dict[str, PairLabel
     """Labels of every pair.
 
     Raises:
-        ConfigError: when the checkpoint does not know a label space, a file does not fit it, or
+        ConfigError: when the checkpoint lacks a label space, a file does not fit it, or
             the id of pixels without an answer is a class's.
     """
     return {pair: _labels(config, segmenter, config.label_space(pair)) for pair in config.pairs}

@@ -256,7 +256,7 @@ class Bag:
                     }
                 )
         except DataError:
-            return  # decode() says so if anybody asks for this type
+            return  # decode() raises where this type is needed
 
     def _paths(self) -> list[Path]:
         """Storage files to open, in order."""

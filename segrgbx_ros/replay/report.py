@@ -1,4 +1,4 @@
-"""What a replay found: scores, pairing, latency; as JSON for programs and Markdown for people.
+"""Results of a replay: scores, pairing, latency; as JSON for programs and Markdown for people.
 
 Everything but the `timing` entry depends on recording, config and checkpoint alone, so two runs of
 the same replay write the same report apart from it.
@@ -156,7 +156,7 @@ class Report:
         device: what the model ran on, with precision.
         config: resolved options.
         pairs: by name.
-        notes: choices the user should know of, such as a namespace that was found.
+        notes: choices made for the user, such as the namespace of the recording.
         stages_ms: duration of each stage per frame in ms.
         wall_s: how long the replay took in s.
     """

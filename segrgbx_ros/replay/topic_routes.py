@@ -33,7 +33,7 @@ class Routes:
     Attributes:
         namespace: what stands before the node's relative names, `""` or `/a/b`.
         inputs: pair and stream by recorded topic; several pairs may share a topic.
-        notes: choices the user should know of.
+        notes: choices made for the user.
     """
 
     namespace: str

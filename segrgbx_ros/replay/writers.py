@@ -76,7 +76,7 @@ class FrameWriter(Protocol):
     """Takes every frame of a replay in order."""
 
     def on_frame(self, frame: SegmentedFrame) -> None:
-        """Keeps what it wants of a frame."""
+        """Takes its part of a frame."""
         ...
 
 

@@ -252,7 +252,7 @@ def _coloured(file: Path) -> NDArray[Any]:
             if image.mode == "P":
                 return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError):
-        pass  # OpenCV may know better; its refusal names the file
+        pass  # OpenCV may read it all the same; its error names the file
     picture = read_image(file)
     return picture if picture.ndim == 2 else picture[..., :3]
 

@@ -46,7 +46,7 @@ class ChaosLoad:
     """Sends frames and faults of two pairs.
 
     Args:
-        listener: whose node publishes, subscribes and asks.
+        listener: its node publishes, subscribes and calls services.
         seed: of sizes, contents and the order of the faults.
 
     Attributes:

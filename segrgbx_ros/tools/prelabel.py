@@ -128,7 +128,7 @@ def open_drafter(place: str, config: NodeConfig, pair: str) -> Drafter:
 
     Raises:
         CheckpointError: when it is neither, or cannot be used.
-        ConfigError: when the checkpoint does not know what `config` asks of it.
+        ConfigError: when the checkpoint does not serve what `config` names.
     """
     folder = Path(place)
     if folder.is_dir() and (folder / "config.json").is_file():

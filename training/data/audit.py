@@ -36,7 +36,7 @@ _SHOWN_PROBLEMS = 10
 
 @dataclass(eq=False)
 class Audit:
-    """What was found in one split.
+    """Contents and problems of one split.
 
     Attributes:
         reader: the split.

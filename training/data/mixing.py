@@ -43,7 +43,7 @@ class DrawPlan:
     Attributes:
         source: int32 (N,), position of the data set of each draw.
         index: int32 (N,), which of its samples.
-        epoch: int32 (N,), how often the data set had been gone through before.
+        epoch: int32 (N,), passes over the data set before.
         seed: the run's seed.
     """
 
@@ -99,7 +99,7 @@ def shares(
 def plan_draws(sizes: Sequence[int], weights: Sequence[float], total: int, seed: int) -> DrawPlan:
     """Plans a run.
 
-    Every data set is gone through in a fresh random order each epoch, and any stretch of the run
+    Every data set is visited in a fresh random order each epoch, and any stretch of the run
     holds each data set in its share, give or take one sample.
 
     Args:

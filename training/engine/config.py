@@ -173,7 +173,7 @@ def scoring_options(run: RunConfig) -> InferenceConfig:
 
 
 def require_stretch(size: InputConfig, where: str = "") -> None:
-    """Refuses a letterbox, which neither embeddings nor crops of a training know.
+    """Refuses a letterbox, which neither embeddings nor crops of a training support.
 
     Args:
         size: of the run.

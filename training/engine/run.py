@@ -60,11 +60,11 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     at last the error that ended the run. With several processes only the first one writes.
 
     Args:
-        out: the run's folder, made when missing.
+        out: the run's folder, created when missing.
         config: the whole run.
 
     Raises:
-        ConfigError: when the folder cannot be made, or another process trains there.
+        ConfigError: when the folder cannot be created, or another process trains there.
         CheckpointError: when a file of the folder cannot be written or read.
     """
     folder = Path(out)
@@ -247,7 +247,7 @@ def require_same_run(
     """Refuses to resume a run with options or samples other than those that it began with.
 
     Options that do not affect the result may differ, such as the folder of a data set. Options
-    that a state does not know, as they came later, had their default.
+    that a state lacks, as they came later, had their default.
 
     Args:
         path: of the state, put before every message.

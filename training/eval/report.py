@@ -1,4 +1,4 @@
-"""What an evaluation found, on one data set or on several: Markdown, JSON and a picture."""
+"""Results of an evaluation, on one data set or on several: Markdown, JSON and a picture."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Conditions:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What an evaluation found on one data set.
+    """Results of an evaluation on one data set.
 
     Attributes:
         checkpoint: file name.

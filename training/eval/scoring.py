@@ -64,7 +64,7 @@ def evaluate(
 
     Raises:
         DataError: naming the file or sample that cannot be read or does not fit.
-        ConfigError: when the checkpoint does not know the data set's classes.
+        ConfigError: when the checkpoint lacks the data set's classes.
         CheckpointError: when the checkpoint is broken or was not trained for the modality.
     """
     return evaluate_splits(checkpoint, [split_of(reader, sensors)], config, options)

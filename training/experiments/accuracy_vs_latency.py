@@ -1,4 +1,4 @@
-"""What speed costs in accuracy: one checkpoint run in many ways on the same labelled frames.
+"""Accuracy against latency: one checkpoint in many variants on the same labelled frames.
 
 Frames of a scene go through every variant in their order, as a vehicle's stream would, and the
 variants take turns frame by frame, so that whatever else the machine does falls on all alike.

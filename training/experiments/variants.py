@@ -254,7 +254,7 @@ SCALES = {
     "reduced": Scale(80, 120, 160, 120, (96, 128), 240, (0,), (0,)),
     "full": Scale(400, 300, 320, 240, (192, 256), 600, (0, 1, 2), (0, 1, 2, 3, 4), "bf16"),
 }
-"""`reduced` takes under half an hour of two processor cores, `full` wants a GPU."""
+"""`reduced` takes under half an hour of two processor cores, `full` needs a GPU."""
 
 
 COMPONENTS = TABLES["components"]

@@ -40,7 +40,7 @@ def open_figure_splits(
 
 
 def origin_note(splits: Sequence[EvalSplit], contracts: Sequence[Contract]) -> str:
-    """What a reader of the picture must know about data and weights; empty where nothing."""
+    """Caveats about data and weights below a picture; empty where there are none."""
     notes = []
     if all(split.is_synthetic for split in splits):
         notes.append(SYNTHETIC_NOTE)

@@ -174,7 +174,7 @@ def panel_sheet(
         uint8 (H, W, 3).
 
     Raises:
-        CheckpointError: when a checkpoint knows other classes of a data set than its reader.
+        CheckpointError: when a checkpoint and a reader differ in a data set's classes.
         ConfigError: when no checkpoint serves any of the rows.
     """
     readers = {id(pick.split): pick.split.reader for pick in picks}

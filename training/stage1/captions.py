@@ -225,7 +225,7 @@ class Quality:
         captions: how many.
         unique: how many different ones, by `normalised`.
         empty: captions without a word.
-        strange: words that no list knows, with the number of captions that hold them.
+        strange: words in no list, with the number of captions that hold them.
         cut: captions that are longer than CLIP's text tower reads.
         words: mean number of words.
     """

@@ -47,7 +47,7 @@ class Batching(str, Enum):
     """Which pairs meet in a batch."""
 
     BY_MODALITY = "by_modality"
-    """One modality per step, in turn: negatives are hard, data sets cannot be told apart."""
+    """One modality per step, in turn: negatives are hard, and data sets give no hint."""
     MIXED = "mixed"
     """All data sets in every batch."""
 

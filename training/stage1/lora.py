@@ -1,6 +1,6 @@
 """The LoRA pool while it is trained: peft adapters on the plain tower, one per modality.
 
-Run time knows nothing of peft: what is learned here goes into a `ModalityAwareClip`, or into files
+Inference needs no peft: what is learned here goes into a `ModalityAwareClip`, or into files
 of adapters, and the same embeddings come out (section III-B of the paper; docs/paper.md).
 """
 

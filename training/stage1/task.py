@@ -94,7 +94,7 @@ class ContrastiveObjective(nn.Module):
         return terms
 
     def _learn_all(self) -> None:
-        # peft lets only the adapter in use learn; the optimizer must know all of them, and a
+        # peft lets only the adapter in use learn; the optimizer needs all of them, and a
         # mixed batch reaches several. An adapter without pairs gets no gradient and stays put.
         for parameter in self.pool.adapter_parameters():
             parameter.requires_grad_(True)

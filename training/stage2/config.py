@@ -27,7 +27,7 @@ FROM_INIT = "init"
 
 
 class RunClasses(str, Enum):
-    """Which classes a run's model tells apart."""
+    """Which classes a run's model predicts."""
 
     EXTEND = "extend"
     """Those of the checkpoint that the run starts from, else the unified ones, and new ones."""

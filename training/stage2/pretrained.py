@@ -46,7 +46,7 @@ def build_ma_clip(config: SegmentationRun) -> ModalityAwareClip:
     """The run's frozen MA-CLIP.
 
     From a checkpoint; from stage 1 (tower and adapters); or random, the same for the same seed.
-    Random adapters differ between modalities, so that the path is exercised; they know nothing.
+    Random adapters differ between modalities, so that the path is exercised; they are untrained.
 
     Raises:
         CheckpointError: when weights or adapters do not fit the tower that `ma_clip` describes.
@@ -95,7 +95,7 @@ def _randomise_adapters(ma_clip: ModalityAwareClip) -> None:
 
 
 def label_space_of_run(config: SegmentationRun, readers: Sequence[Reader]) -> LabelSpace:
-    """The classes that a run's model tells apart.
+    """The classes that a run's model predicts.
 
     Raises:
         ConfigError: when data sets contradict each other, or there are too many classes.
@@ -111,7 +111,7 @@ def label_space_of_run(config: SegmentationRun, readers: Sequence[Reader]) -> La
 def load_weights(model: RgbxNetwork, path: str, label_space: LabelSpace) -> None:
     """Starts a model from a checkpoint's weights, strictly but for its classes.
 
-    A class that the checkpoint knows by name keeps its weights, another one stays as it is.
+    A class of that name in the checkpoint keeps its weights, another one stays as it is.
 
     Args:
         model: what is filled.

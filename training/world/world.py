@@ -101,7 +101,7 @@ class World:
         )
 
     def view(self, time_s: float, camera: Camera, quality: Quality = FULL) -> View:
-        """What a camera sees at a moment."""
+        """The view of a camera at a moment."""
         return view_through(self.shader, camera, time_s, quality)
 
     def labels(self, view: View) -> NDArray[np.uint8]:

@@ -128,7 +128,7 @@ def load_released_weights(
 
 
 def load_imagenet_weights(model: Baseline, state: State, where: str = "weights") -> str:
-    """Fills every Mix Transformer of a baseline; what ImageNet does not know keeps its values.
+    """Fills every Mix Transformer of a baseline; weights without an ImageNet counterpart stay.
 
     CMX gets the weights into both encoders, GeminiFusion each norm into its two, CMNeXt into the
     RGB encoder alone, as its X encoder is of another kind. Arguments and errors as in

@@ -109,7 +109,7 @@ class Adapter(nn.Module):
         self.up = nn.Linear(config.width, width)
 
     def start_silent(self) -> None:
-        """Lets training begin with streams that know nothing of each other."""
+        """Zeroes the exchange, so that training begins with independent streams."""
         # Only the last layer: with all three at zero no gradient would ever reach them.
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)

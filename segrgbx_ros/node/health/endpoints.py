@@ -22,7 +22,7 @@ def publisher_mismatches(publishers: Iterable[Any], requested: QoSProfile) -> li
 
     Args:
         publishers: as `get_publishers_info_by_topic` lists them.
-        requested: what our subscription asks for.
+        requested: quality of service of our subscription.
 
     Returns:
         one for all that offer the same.

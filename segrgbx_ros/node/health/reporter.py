@@ -239,7 +239,7 @@ def to_message(node_name: str, device: str, statuses: Iterable[Status], stamp: A
     """A diagnostic_msgs/DiagnosticArray; only where that package is installed.
 
     Args:
-        node_name: with its namespace, so that vehicles are told apart.
+        node_name: with its namespace, which distinguishes vehicles.
         device: hardware of what is not about a pair.
         statuses: to be sent.
         stamp: of the report.

@@ -163,7 +163,7 @@ def _list(root: Path, split: str, kind: DeliverX, options: DeliverOptions) -> Li
 
 def _shots(folder: Path, word: str) -> set[tuple[str, str, str]]:
     """Scene, frame and what follows the word, of all files below a folder."""
-    # Names are taken apart; text replaced in a whole path would hit its parents too.
+    # Names are split; text replaced in a whole path would change its parents, too.
     shots = set()
     for path in folder.glob("*/*.png"):
         frame, found, rest = path.name.rpartition(f"_{word}")

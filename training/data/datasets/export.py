@@ -28,7 +28,7 @@ class Frame:
     """One sample to write.
 
     Attributes:
-        name: its id; DeLiVER wants `<weather>/<scene>/<frame>`, MFNet five digits and D or N.
+        name: its id; for DeLiVER `<weather>/<scene>/<frame>`, for MFNet five digits and D or N.
         rgb: uint8 (H, W, 3).
         labels: uint8 (H, W), training ids of the data set, `VOID` where unlabelled.
         x: pictures of X by the name that each function states.

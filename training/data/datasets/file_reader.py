@@ -39,7 +39,7 @@ class SampleFiles:
     Attributes:
         id: unique over all splits of the data set.
         rgb: the RGB image.
-        x: the files of X, in the order that the data set's reader wants.
+        x: the files of X, in the order of the data set's reader.
         label: the label file.
         groups: facts to score by, such as "night".
     """
@@ -130,7 +130,7 @@ class FileReader(ABC):
         native: name of the label space.
         modality: X.
         space: the label space.
-        sensor: what an encoder must know about the sensors behind the files.
+        sensor: properties of the sensors behind the files, for encoders.
         options: class of the data set's own options.
         splits: the published splits that have labels.
         kept_back: splits that are published without labels; read where these are at hand.
@@ -248,7 +248,7 @@ class FileReader(ABC):
         """RGB, X and the entry point of X's encoder."""
 
     def _stamp_ns(self, files: SampleFiles) -> int:  # noqa: ARG002
-        """When RGB was taken, in ns, for windows of events; 0 where nobody knows."""
+        """When RGB was taken, in ns, for windows of events; 0 where it is unknown."""
         return 0
 
     def _label_map(self, path: Path) -> Labels:

@@ -65,10 +65,10 @@ class Reader(Protocol):
 
 
 def sensor_of(reader: Reader, stated: SensorConfig | None) -> SensorConfig | None:
-    """What an encoder must know about a data set's sensors.
+    """Properties of a data set's sensors, for encoders.
 
     Args:
-        reader: may know it itself, in an attribute `sensor`: then that holds.
+        reader: its attribute `sensor` has precedence, where there is one.
         stated: what the run says, for readers that do not.
     """
     own: SensorConfig | None = getattr(reader, "sensor", None)
@@ -104,7 +104,7 @@ def samples_text(reader: Reader) -> str:
 
 
 def require_same_classes(reader: Reader, label_space: LabelSpace, where: str) -> None:
-    """Refuses a data set whose classes are not those that a checkpoint knows by its name.
+    """Refuses a data set whose classes differ from those of its name in a checkpoint.
 
     Args:
         reader: the data set.

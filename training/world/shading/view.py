@@ -1,4 +1,4 @@
-"""What a camera sees at a moment: rays, surfaces, and the light along them."""
+"""The view of a camera at a moment: rays, surfaces, and the light along them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.world.shading.shader import FULL, Light, Panes, Quality, Seen, Sha
 
 @dataclass(eq=False)
 class View:
-    """What a camera sees at a moment, before any sensor has measured it.
+    """Surfaces and light before a camera at a moment, before any sensor has measured them.
 
     Attributes:
         camera: pose and pixel grid.
@@ -49,7 +49,7 @@ def see_through(shader: Shader, camera: Camera, panes: bool = False) -> Seen:
 
 
 def view_through(shader: Shader, camera: Camera, time_s: float, quality: Quality = FULL) -> View:
-    """What a camera sees at a moment."""
+    """The view of a camera at a moment."""
     shader.stage.set_time(time_s)
     seen = see_through(shader, camera)
     near = [camera.rays_near(corners) for corners in shader.stage.pane_corners]
