@@ -6,9 +6,8 @@ import numpy as np
 
 from training.world.rays.cameras import Camera, camera_axes
 from training.world.scenes.scene import Scene
-from training.world.shading.shader import Shader
+from training.world.shading.shader import Shader, View, see_through
 from training.world.shading.stage import Stage
-from training.world.shading.view import View, see_through
 from training.world.surfaces.climate import TimeOfDay, draw_climate
 from training.world.surfaces.materials import PartTable, street_id
 

@@ -23,9 +23,8 @@ from training.world.records import Record
 from training.world.scenes.scene import Scene
 from training.world.sensors import depth, event, polarization, thermal
 from training.world.sensors.rgb import Exposure, photograph
-from training.world.shading.shader import Quality, Shader
+from training.world.shading.shader import Quality, Shader, View, view_through
 from training.world.shading.stage import Stage
-from training.world.shading.view import View, view_through
 from training.world.shapes.geometry import Mesh, block, ellipsoid
 from training.world.shapes.objects import Pieces
 from training.world.surfaces.climate import Climate

@@ -29,9 +29,16 @@ from training.world.sensors.rgb import (
     meter,
     photograph,
 )
-from training.world.shading.shader import FULL, QUICK, Quality, Shader
+from training.world.shading.shader import (
+    FULL,
+    QUICK,
+    Quality,
+    Shader,
+    View,
+    see_through,
+    view_through,
+)
 from training.world.shading.stage import Stage
-from training.world.shading.view import View, see_through, view_through
 from training.world.surfaces.variation import draw_textures, vary_parts
 
 Drawn = TypeVar("Drawn")

@@ -13,7 +13,7 @@ from training.world.config import WorldConfig
 from training.world.rays.cameras import camera_axes
 from training.world.rays.raytrace import FAR
 from training.world.sensors import depth, polarization, thermal
-from training.world.shading.view import view_through
+from training.world.shading.shader import view_through
 from training.world.shapes.geometry import block, ellipsoid, quad, sheet
 from training.world.surfaces.climate import TimeOfDay
 from training.world.surfaces.materials import Part, street_id

@@ -15,7 +15,7 @@ import numpy as np
 from training.world.rays.raytrace import FAR
 from training.world.rays.vectors import Floats, Mask
 from training.world.sensors.rgb import Exposure
-from training.world.shading.view import View
+from training.world.shading.shader import View
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from training.world.shading.shader import (
     Reflection,
     Seen,
     Shader,
+    View,
 )
-from training.world.shading.view import View
 from training.world.surfaces.climate import Climate, TimeOfDay
 
 Complexes = NDArray[np.complex64]
