@@ -3,8 +3,8 @@
 python -m training.twin_test --out runs/twins
 
 Renders objects whose class RGB does not show (`training.world.twins`), trains one model for
-all five modalities and one that never sees X, and scores both on unseen pictures. Where only the first distinguishes the classes,
-X reaches the answer and nothing of the class leaks into RGB.
+all five modalities and one that never sees X, and scores both on unseen pictures. Where only
+the first distinguishes the classes, X reaches the answer and nothing of the class leaks into RGB.
 """
 
 from __future__ import annotations

@@ -46,8 +46,7 @@ from training.engine.batch_norm import BatchNormMode
 from training.engine.config import in_steps, require_stretch, scoring_options
 from training.engine.loop import Batch, Loop
 from training.engine.run import git_commit, run_folder, without_places
-from training.eval.sample_images import prediction_sheet
-from training.eval.scoring import EvalOptions, evaluate
+from training.eval.scoring import EvalOptions, evaluate, prediction_sheet
 from training.stage2.config import SegmentationRun
 from training.stage2.losses import (
     ClassWeights,
