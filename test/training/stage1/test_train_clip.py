@@ -24,7 +24,7 @@ from training.stage1.captions import read_captions
 from training.stage1.clip_task import ClipTask, train_clip
 from training.stage1.config import ClipRun, read_clip_run, read_ma_clip_run, read_pair_run
 from training.stage1.retrieval import collapse, has_learned, mean_cosine
-from training.stage1.small_clip import KEY, MAX_SCALE, read_small_clip
+from training.stage1.small_clip import KEY, MAX_SCALE, read_small_clip, tower_facts
 from training.stage1.task import MaClipTask
 from training.train_clip import main
 from training.world.config import WorldConfig
@@ -353,3 +353,11 @@ def test_shipped_run_files_load(name):
     run = read_pair_run(f"config/train/{name}.yaml")
     assert isinstance(run, ClipRun)
     assert run.text_tower.context == 48
+
+
+@pytest.mark.parametrize("name", ["demo_ma_clip", "reproduce_small_ma_clip"])
+def test_shipped_run_files_of_stage_1_fit_the_towers(name):
+    run = read_ma_clip_run(f"config/train/{name}.yaml")
+    assert run.text.model == "small"
+    clip = read_clip_run(f"config/train/{name.replace('demo_', '').replace('ma_', '')}.yaml")
+    assert tower_facts(run.ma_clip) == tower_facts(clip.ma_clip)
