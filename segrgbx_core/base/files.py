@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,12 +54,14 @@ def read_bytes(path: Path | str, limit: int, error: type[SegrgbxError] = DataErr
     """The bytes of a file.
 
     Args:
-        path: the file.
+        path: the file, a regular one: a pipe without a writer would be waited for without end.
         limit: most bytes.
         error: what is raised when it cannot be read or is longer.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error(f"{path}: is no regular file; expected one")
             data = file.read(limit + 1)
     except (OSError, ValueError) as cause:  # a path may hold a NUL
         reason = getattr(cause, "strerror", None) or cause
@@ -168,6 +171,10 @@ def free_space(path: Path) -> str:
     except OSError:
         return "an unknown amount"
     return f"{left / 1e9:.1f} GB" if left >= 1e8 else f"{left / 1e6:.1f} MB"
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _flush(path: Path) -> None:

@@ -9,6 +9,7 @@ from segrgbx_core.base.config import Config, PathText, from_mapping, option
 from segrgbx_core.base.errors import CheckpointError, ConfigError, DataError
 from segrgbx_core.base.files import (
     expand_home,
+    read_bytes,
     remove_partials,
     replacing,
     user_path,
@@ -82,3 +83,16 @@ def test_paths_stay_text():
     assert isinstance(expand_home("~"), str)
     assert user_path("a") == Path("a")
     assert os.fspath(user_path("~")) == expand_home("~")
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "/dev/null"])
+def test_pipes_and_devices_are_refused_at_once(tmp_path, place):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"(pipe|zero|null): is no regular file; expected one"):
+        read_bytes(tmp_path / place, 100)
+
+
+def test_long_text_of_a_user_is_cut(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        expand_home("~" + "z" * 6000)
+    assert len(str(caught.value)) < 500

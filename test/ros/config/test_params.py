@@ -157,6 +157,8 @@ def test_yaml_without_wrapper_or_with_a_typo_is_refused(tmp_path):
         ({"pairs": ["sync"], "sync.modality": "depth"}, "'sync' is taken"),
         ({"pairs": ["thermal", "thermal"]}, "stands twice"),
         ({"pairs": "thermal"}, "is no list of names"),
+        ({"pairs": 10**4000}, r"pairs: .{,80} is no list of names"),
+        ({"pairs": ["z" * 5000 + "-"]}, r"pairs: .{,90} is no name"),
         ({"pairs": ["front"]}, "'front.modality' is required"),
         ({"pairs": ["event"], "event": {"x_source": "image"}}, "set x_form: image"),
         ({"thermal": {"x_source": "events"}}, "raw X of modality event, not for thermal"),
