@@ -27,7 +27,7 @@ from training.stage1.contrastive import gather, gather_with_gradient, softmax_co
 from training.stage1.pairs import RgbCaptions, captioned, plan_mixed, require_divisible
 from training.stage1.retrieval import collapse, mean_cosine, retrieval_scores
 from training.stage1.small_clip import SmallClip, read_small_clip, write_small_clip
-from training.stage1.task import preparation_of
+from training.stage1.task import preparation_of, warn_without_effect
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +172,7 @@ def train_clip(config: ClipRun) -> Path:
         torch.set_num_threads(config.run.threads)
     out = Path(config.run.out)
     with run_folder(out, config):
+        warn_without_effect(config)
         task = ClipTask(config)
         parts = {"image": task.clip.visual, "text": task.clip.text}
         sizes = {

@@ -332,6 +332,11 @@ def train(config: MaClipRun, precomputes: bool = False) -> Path:
 def _warn(config: MaClipRun) -> None:
     if not (config.text.weights or config.text.pretrained):
         log.warning("text: random weights; captions and adapters carry no knowledge")
+    warn_without_effect(config)
+
+
+def warn_without_effect(config: PairRun) -> None:
+    """Names options of the run that neither stage 1 nor its small CLIP uses."""
     for name in ("half_checkpoints", "channels_last"):
         if getattr(config.run, name):
             log.warning("run.%s has no effect on stage 1", name)

@@ -137,7 +137,9 @@ def load_clip(config: TextConfig, tower: MaClipConfig, seed: int = 0) -> FrozenC
         CheckpointError: when the weights cannot be had.
     """
     if config.model == SMALL:
-        small = read_small_clip(config.weights or config.pretrained)
+        if config.pretrained:
+            raise ConfigError("text.pretrained: names a tag of open_clip; 'small' takes weights")
+        small = read_small_clip(config.weights)
         require_same_tower(small.facts, tower, config.weights)
         return FrozenClip(small.eval().requires_grad_(False), small.tokenize, is_random=False)
     if config.model == TINY:

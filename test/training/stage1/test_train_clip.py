@@ -306,6 +306,8 @@ def test_wrong_and_foreign_files_are_one_sentence(stage_1_file, trained, tmp_pat
 
     refused(CheckpointError, "does not exist", name="nowhere.safetensors")
     fails(stage_1_file, tmp_path / "out", ConfigError, "text.weights: is empty", "text.weights=")
+    fails(stage_1_file, tmp_path / "out", ConfigError, "names a tag of open_clip",
+          "text.weights=", "text.pretrained=openai")  # fmt: skip
     write_tensors(tmp_path / "clip.safetensors", tensors, {})
     refused(CheckpointError, "holds no towers of `python -m training.train_clip`")
     damaged = ("[", "{}", '{"tower": 3, "text": {}}', '{"tower": {"depth": 0}, "text": {}}')
