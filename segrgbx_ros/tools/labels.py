@@ -143,7 +143,7 @@ def _image(root: Path, stem: str, export: str) -> Path:
 
 
 def _write(root: Path, image: Path, labels: Labels, classes: Classes) -> None:
-    """Writes labels as an indexed PNG whose values are the ids, after a look at their size."""
+    """Writes labels as an indexed PNG of ids; refuses labels of another size than the image."""
     with Image.open(image) as opened:
         width, height = opened.size
     if labels.shape != (height, width):

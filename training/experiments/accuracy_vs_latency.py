@@ -33,7 +33,7 @@ REFRESH = (2, 4, 8, 15)
 """Frames per scene embedding; the exact variant computes one for each."""
 SCALES = (0.5, 0.75, 1.5)
 """Sides of the model's input relative to those it was trained with."""
-EXACT = Variant("exact: fp32, in process, a look per frame", {})
+EXACT = Variant("exact: fp32, in process, scene of every frame", {})
 COMPILED = Variant("torch.compile", {"compile": True})
 _STEP = 16
 """Input sides are multiples of this many pixels."""
@@ -71,7 +71,7 @@ def variants(
     )
     return {
         "refresh_every": [
-            Variant(f"a look every {n}", {"scene.refresh_every": n}) for n in REFRESH
+            Variant(f"scene every {n} frames", {"scene.refresh_every": n}) for n in REFRESH
         ],
         "precision": [Variant(name, {"precision": name}) for name in ("bf16", "fp16")],
         "input size": [
