@@ -110,6 +110,7 @@ MODELS = {
     "cmnext": "CMNeXt, plain",
     "geminifusion": "GeminiFusion, plain",
     "stitchfusion": "StitchFusion, plain",
+    "segformer": "SegFormer, RGB only, plain",
     "segrgbx_paper_style": "SegRGB-X, plain, LoRA pool",
     "segrgbx_merged": "SegRGB-X, plain, merged LoRA",
     "cmx_fast": "CMX, fast",

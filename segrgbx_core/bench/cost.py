@@ -137,7 +137,8 @@ def _network_cost(
         modality = torch.zeros(1, dtype=torch.int64)
         macs = _count(network, lambda: network(images, images, embedding, embedding, modality))
     sizes = {name: _size(part) for name, part in network.named_children() if name in _PARTS}
-    titles = {**_PARTS, **({"backbone": "backbone of RGB"} if "x_backbone" in sizes else {})}
+    is_rgb_alone = "x_backbone" in sizes or config.architecture == "segformer"
+    titles = {**_PARTS, **({"backbone": "backbone of RGB"} if is_rgb_alone else {})}
     costs = {
         title: _part_cost(macs, part, sizes[part])
         for part, title in titles.items()

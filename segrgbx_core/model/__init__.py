@@ -14,6 +14,7 @@ from segrgbx_core.model.baselines import (
     CmnextConfig,
     CmxConfig,
     GeminifusionConfig,
+    SegformerConfig,
     StitchfusionConfig,
     build_baseline,
 )
@@ -49,12 +50,13 @@ AnyModelConfig: TypeAlias = Annotated[
     | Annotated[CmxConfig, Tag("cmx")]
     | Annotated[CmnextConfig, Tag("cmnext")]
     | Annotated[GeminifusionConfig, Tag("geminifusion")]
-    | Annotated[StitchfusionConfig, Tag("stitchfusion")],
+    | Annotated[StitchfusionConfig, Tag("stitchfusion")]
+    | Annotated[SegformerConfig, Tag("segformer")],
     Discriminator(
         _architecture,
         custom_error_type="architecture",
         custom_error_message="architecture is not one of segrgbx, cmx, cmnext, geminifusion, "
-        "stitchfusion",
+        "stitchfusion, segformer",
     ),
 ]
 """The config of SegRGB-X or of a baseline, distinguished by `architecture`."""

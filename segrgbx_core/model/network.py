@@ -111,14 +111,19 @@ class RgbxNetwork(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
-        if rgb.shape != x.shape or min(rgb.shape[-2:]) < MIN_SIDE:
-            raise ValueError(
-                f"images: rgb {tuple(rgb.shape)} and x {tuple(x.shape)}; "
-                f"expected equal (B, 3, H, W) with sides of at least {MIN_SIDE} pixels"
-            )
+        check_pair(rgb, x)
         images = torch.unflatten(torch.cat([rgb, x]), 0, (2, -1))  # (2, B, 3, H, W)
         mean, std = (part[:, None, :, None, None] for part in (self.mean, self.std))
         return ((images - mean) / std).flatten(0, 1)  # (2B, 3, H, W)
+
+    def normalised_rgb(self, rgb: Tensor, x: Tensor) -> Tensor:
+        """The RGB images alone, (B, 3, H, W), normalised.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        check_pair(rgb, x)
+        return (rgb - self.mean[0, :, None, None]) / self.std[0, :, None, None]
 
     def fold_head(self) -> None:
         """Replaces the head by its cheaper equal for inference; not to be trained or saved."""
@@ -145,6 +150,19 @@ class PairNetwork(RgbxNetwork):
     def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
         """As `coarse_logits`, without a scene."""
         raise NotImplementedError
+
+
+def check_pair(rgb: Tensor, x: Tensor) -> None:
+    """Checks that both images of every pair have one shape and are large enough.
+
+    Raises:
+        ValueError: when they do not.
+    """
+    if rgb.shape != x.shape or min(rgb.shape[-2:]) < MIN_SIDE:
+        raise ValueError(
+            f"images: rgb {tuple(rgb.shape)} and x {tuple(x.shape)}; "
+            f"expected equal (B, 3, H, W) with sides of at least {MIN_SIDE} pixels"
+        )
 
 
 def split_streams(features: Tensor) -> tuple[Tensor, Tensor]:

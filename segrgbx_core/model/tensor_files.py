@@ -48,6 +48,8 @@ _DTYPES = {
 }
 
 _SCALAR: Any = np.float64(0).__reduce__()[0]
+_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
+"""Weights in a folder that transformers wrote."""
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "segmenter")
 """Keys under which training scripts put a state dict."""
 _NUMBERS: list[Any] = [
@@ -319,13 +321,35 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         return file.metadata
 
 
+def weights_file(path: Path | str) -> Path:
+    """The file itself, or the weights in a folder that transformers wrote.
+
+    Raises:
+        CheckpointError: for a folder without them.
+    """
+    path = Path(path)
+    try:
+        is_folder = path.is_dir()
+    except ValueError:  # a path may hold a NUL
+        is_folder = False
+    if not is_folder:
+        return path
+    found = next((path / one for one in _IN_FOLDER if (path / one).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{path}: is a folder without {' or '.join(_IN_FOLDER)}")
+    return found
+
+
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Reads a `.safetensors` file or a pickled state dict, wrapped or not; runs no code from it.
+
+    Args:
+        path: the file, or a folder that transformers wrote.
 
     Raises:
         CheckpointError: when the file is missing, damaged, or holds no named tensors.
     """
-    path = Path(path)
+    path = weights_file(path)
     if path.suffix == SUFFIX:
         return read_tensors(path)[0]
     with StableFile(path) as stable:

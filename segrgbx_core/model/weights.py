@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from segrgbx_core.model.tensor_files import check_numbers
 State = Mapping[str, Tensor]
 Sources = tuple[str, ...]
 """Names of the foreign tensors that, one below the other, are one of ours."""
+Rows: TypeAlias = tuple[tuple[str, str], ...]
+"""Pattern in our name and what takes its place; see `renamed`."""
 
 
 class Stream(str, Enum):
@@ -79,9 +82,9 @@ NVIDIA = Naming(
     block="block{n}.{j}",
     norm="norm{n}",
     parts={"attn.sr_norm": ("attn.norm",), "mlp.dwconv": ("mlp.dwconv.dwconv",)},
-    left_out=("head.",),
+    left_out=("head.", "decode_head."),
 )
-_HUGGING_FACE_OLD = Naming(
+HUGGING_FACE_OLD = Naming(
     title="Segformer (Hugging Face, transformers < 5)",
     first_patch="encoder.patch_embeddings.{i}",
     patch="encoder.patch_embeddings.{i}",
@@ -102,7 +105,7 @@ _HUGGING_FACE_OLD = Naming(
     },
     left_out=("classifier.", "decode_head."),
 )
-_HUGGING_FACE_NEW = Naming(
+HUGGING_FACE_NEW = Naming(
     title="Segformer (Hugging Face, transformers >= 5)",
     first_patch="stages.{i}.patch_embeddings",
     patch="stages.{i}.patch_embeddings",
@@ -130,7 +133,25 @@ _TIMM_PVT_V2 = Naming(
     parts={"attn.sr_norm": ("attn.norm",)},
     left_out=("head.",),
 )
-NAMINGS = (NVIDIA, _HUGGING_FACE_OLD, _HUGGING_FACE_NEW, _TIMM_PVT_V2)
+MMSEG = Naming(
+    title="MiT (mmsegmentation)",
+    first_patch="layers.{i}.0",
+    patch="layers.{i}.0",
+    block="layers.{i}.1.{j}",
+    norm="layers.{i}.2",
+    parts={
+        "proj": ("projection",),
+        "attn.q": ("attn.attn.in_proj.q",),  # see `separated`
+        "attn.kv": ("attn.attn.in_proj.kv",),
+        "attn.proj": ("attn.attn.out_proj",),
+        "attn.sr_norm": ("attn.norm",),
+        "mlp.fc1": ("ffn.layers.0",),
+        "mlp.dwconv": ("ffn.layers.1",),
+        "mlp.fc2": ("ffn.layers.4",),
+    },
+    left_out=("decode_head.", "auxiliary_head."),
+)
+NAMINGS = (NVIDIA, HUGGING_FACE_OLD, HUGGING_FACE_NEW, _TIMM_PVT_V2, MMSEG)
 
 # Our module to CMX's, `\1` the stage; encoder stages are looked up in NVIDIA.
 CMX_FUSION: tuple[tuple[str, str], ...] = (
@@ -155,7 +176,7 @@ _CMX_CLASSIFIER = "decode_head.linear_pred"
 
 
 def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "weights") -> str:
-    """Fills an encoder with ImageNet weights of any family in `NAMINGS`.
+    """Fills an encoder with the weights of any family in `NAMINGS`, alone or in a SegFormer.
 
     Args:
         backbone: the encoder; untouched when the weights do not fit.
@@ -168,7 +189,9 @@ def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "w
     Raises:
         CheckpointError: naming the first tensor that is missing, of another shape or unknown.
     """
-    state = without_prefix(without_prefix(state, "module."), "segformer.")
+    for prefix in ("module.", "segformer.", "backbone."):
+        state = without_prefix(state, prefix)
+    state = separated(state)
     first = next(iter(backbone.state_dict()))
     naming = next((one for one in NAMINGS if all(s in state for s in one.sources(first))), None)
     if naming is None:
@@ -296,3 +319,30 @@ def _unknown(state: State, used: set[str], left_out: tuple[str, ...]) -> list[st
 def without_prefix(state: State, prefix: str) -> dict[str, Tensor]:
     """The same tensors with a beginning cut off their names, where it is there."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def separated(state: State) -> dict[str, Tensor]:
+    """Tensors of mmsegmentation as layers of ours; all others as they are.
+
+    Its query, key and value lie in one tensor: `in_proj_weight` becomes `in_proj.q.weight` and
+    `in_proj.kv.weight`. Its 1x1 convolutions of a feed-forward layer become linear layers.
+    """
+    apart = {}
+    for name, tensor in state.items():
+        stacked = re.fullmatch(r"(.*attn\.attn\.in_proj)_(weight|bias)", name)
+        if stacked and tensor.ndim and len(tensor) % 3 == 0:
+            width = len(tensor) // 3
+            apart[f"{stacked[1]}.q.{stacked[2]}"] = tensor[:width]
+            apart[f"{stacked[1]}.kv.{stacked[2]}"] = tensor[width:]
+        elif re.fullmatch(r".*\.ffn\.layers\.[04]\.weight", name) and tensor.shape[2:] == (1, 1):
+            apart[name] = tensor.flatten(1)
+        else:
+            apart[name] = tensor
+    return apart
+
+
+def renamed(name: str, rows: Rows) -> str:
+    """A name after all rows in order; `<i>` is a stage's number counted from 1, ours plus one."""
+    for pattern, place in rows:
+        name = re.sub(pattern, place, name)
+    return re.sub(r"<(\d)>", lambda stage: str(int(stage[1]) + 1), name)

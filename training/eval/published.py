@@ -27,6 +27,7 @@ _METHODS = {
     "cmnext": "CMNeXt",
     "geminifusion": "GeminiFusion",
     "stitchfusion": "StitchFusion",
+    "segformer": "SegFormer (RGB only)",
 }
 
 

@@ -13,19 +13,22 @@ from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.baselines.cmnext import CMNeXt
 from segrgbx_core.model.baselines.cmx import CMX
 from segrgbx_core.model.baselines.geminifusion import GeminiFusion
+from segrgbx_core.model.baselines.segformer import SegFormer
+from segrgbx_core.model.baselines.segformer_weights import code_base_of
 from segrgbx_core.model.baselines.stitchfusion import StitchFusion
 from segrgbx_core.model.weights import (
     CMX_FUSION,
+    Rows,
     Sources,
     State,
     fill_strictly,
     load_encoder_weights,
+    renamed,
+    separated,
     without_prefix,
 )
 
-Baseline: TypeAlias = CMX | CMNeXt | GeminiFusion | StitchFusion
-Rows: TypeAlias = tuple[tuple[str, str], ...]
-"""Pattern in our name and what takes its place."""
+Baseline: TypeAlias = CMX | CMNeXt | GeminiFusion | StitchFusion | SegFormer
 
 _MIT: Rows = (
     (r"^backbone\.stages\.(\d)\.patch_embed\.", r"backbone.patch_embed<\1>."),
@@ -112,18 +115,24 @@ def load_released_weights(
         CheckpointError: naming the first tensor that is missing, of another shape or unknown.
     """
     state = without_prefix(state, "module.")
-    rows = _rows(model, state)
     last = "head.classifier."
+    left_out: tuple[str, ...]
+    if isinstance(model, SegFormer):
+        code_base = code_base_of(state, where)
+        state, sources = separated(state), code_base.sources
+        left_out = code_base.left_out if classifier else (*code_base.left_out, code_base.last)
+    else:
+        rows = _rows(model, state)
+        left_out = () if classifier else (renamed(last, rows),)
+
+        def sources(name: str) -> Sources:
+            return (renamed(name, rows),)
+
     expected = {
         name: tensor
         for name, tensor in model.state_dict().items()
         if classifier or not name.startswith(last)
     }
-    left_out = () if classifier else (_renamed(last, rows),)
-
-    def sources(name: str) -> Sources:
-        return (_renamed(name, rows),)
-
     fill_strictly(model, expected, sources, state, left_out, where)
 
 
@@ -149,7 +158,7 @@ def load_imagenet_weights(model: Baseline, state: State, where: str = "weights")
     return title
 
 
-def _rows(model: Baseline, state: State) -> Rows:
+def _rows(model: CMX | CMNeXt | GeminiFusion | StitchFusion, state: State) -> Rows:
     head = _head("0", "1") if "decode_head.linear_fuse.0.weight" in state else _head("conv", "bn")
     if isinstance(model, CMX):
         return (*_MIT, *_X_MIT, *_DUAL_FUSION, *head)
@@ -169,9 +178,3 @@ def _head(conv: str, norm: str) -> Rows:
         (r"^head\.norm\.", f"decode_head.linear_fuse.{norm}."),
         (r"^head\.classifier\.", "decode_head.linear_pred."),
     )
-
-
-def _renamed(name: str, rows: Rows) -> str:
-    for pattern, place in rows:
-        name = re.sub(pattern, place, name)
-    return re.sub(r"<(\d)>", lambda stage: str(int(stage[1]) + 1), name)

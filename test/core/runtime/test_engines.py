@@ -83,7 +83,7 @@ def test_separate_patches_stay_in_float32_on_cpus():
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("preset", ["tiny", "cmnext_tiny", "geminifusion_tiny"])
+@pytest.mark.parametrize("preset", ["tiny", "cmnext_tiny", "geminifusion_tiny", "segformer_tiny"])
 def test_weights_are_cast_once_to_the_bits_of_autocast(monkeypatch, preset, precision):
     once = engine(precision, preset=preset)
     products, others = set(), set()

@@ -11,7 +11,7 @@ from training.stage2.config import read_run
 from training.stage2.task import SegmentationTask, train
 
 
-@pytest.mark.parametrize("name", ["cmx", "cmnext", "geminifusion", "stitchfusion"])
+@pytest.mark.parametrize("name", ["cmx", "cmnext", "geminifusion", "stitchfusion", "segformer"])
 def test_a_baseline_trains_and_is_scored(name, tmp_path, monkeypatch, made_readers):
     path = write_run(tmp_path, SQUARES, {"preset": f"{name}_tiny", "run": {"steps": 3}})
     config = read_run(path, [f"run.out={tmp_path / 'out'}"])
