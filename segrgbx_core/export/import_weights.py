@@ -1,6 +1,7 @@
 """Turns weights that a baseline's authors have released into a checkpoint with its contract.
 
     segrgbx-import FILE --as cmx_b2 --classes mfnet --modality thermal --out CHECKPOINT
+    segrgbx-import TRANSFORMERS_FOLDER --as segformer_b2 --out CHECKPOINT
 
 Node, replay, evaluation, export and bench run the result like any other checkpoint. Nothing in the
 file is executed. Weights must fit exactly; the first one that does not is named.
@@ -21,34 +22,30 @@ from torch import Tensor
 from segrgbx_core.base.errors import CheckpointError, ConfigError, command, did_you_mean
 from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import image_size
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.export.transformers_folder import TransformersFolder, transformers_folder
 from segrgbx_core.labels.label_space import LabelSpace, joined_label_space, unified_label_space
 from segrgbx_core.labels.tables import PUBLIC_SPACES, NativeSpace
 from segrgbx_core.model.backbone import BackboneConfig
 from segrgbx_core.model.baselines import (
+    MIT_SIZES,
     BaselineConfig,
     CmnextConfig,
     CmxConfig,
     GeminifusionConfig,
+    SegformerConfig,
     StitchfusionConfig,
     build_baseline,
 )
 from segrgbx_core.model.baselines.released import load_released_weights
+from segrgbx_core.model.baselines.segformer_weights import code_base_of
 from segrgbx_core.model.baselines.stitchfusion import AdapterConfig, Stitch
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, ModalityAwareClip
-from segrgbx_core.model.tensor_files import file_hash, read_weights
+from segrgbx_core.model.tensor_files import file_hash, read_weights, weights_file
+from segrgbx_core.model.weights import without_prefix
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import Contract, save_checkpoint
 
-SIZES: dict[str, dict[str, Any]] = {
-    "b0": {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},
-    "b1": {"depths": (2, 2, 2, 2)},
-    "b2": {"depths": (3, 4, 6, 3)},
-    "b3": {"depths": (3, 4, 18, 3)},
-    "b4": {"depths": (3, 8, 27, 3)},
-    "b5": {"depths": (3, 6, 40, 3)},
-}
-"""Mix Transformers by name."""
 _LAST = ("decode_head.linear_pred.weight", "decoder.linear_pred.weight")
 
 
@@ -76,6 +73,7 @@ RELEASES: dict[str, Release] = {
         _CMX.model_copy(
             update={
                 "normalise_x": False,
+                "backbone": _CMX.backbone.model_copy(update={"block_norm_eps": 1e-5}),
                 "head": _CMX.head.model_copy(update={"fuse_bias": False, "norm_eps": 1e-5}),
             }
         ),
@@ -85,6 +83,9 @@ RELEASES: dict[str, Release] = {
     "cmnext": Release(CmnextConfig(), "Apache-2.0", "jamycheung/DELIVER"),
     "geminifusion": Release(GeminifusionConfig(), "MIT", "JiaDingCN/GeminiFusion"),
     "stitchfusion": Release(StitchfusionConfig(), "Apache-2.0", "LiBingyu01/StitchFusion"),
+    "segformer": Release(
+        SegformerConfig(), "of whoever trained it, often NVIDIA's", "NVlabs/SegFormer"
+    ),
 }
 """By the name before the size in `--as`; the branches of GeminiFusion differ in their names."""
 
@@ -94,7 +95,7 @@ def import_weights(
     name: str,
     label_space: LabelSpace,
     where: str = "weights",
-    sizes: Mapping[str, Mapping[str, Any]] = SIZES,
+    sizes: Mapping[str, Mapping[str, Any]] = MIT_SIZES,
 ) -> tuple[torch.nn.Module, BaselineConfig]:
     """A baseline filled with released weights.
 
@@ -114,10 +115,16 @@ def import_weights(
         known = [f"{one}_{other}" for one in RELEASES for other in sizes]
         hint = did_you_mean(name, known)
         raise ConfigError(f"--as: '{name}' is not known{hint}")
-    last = next((state[one] for one in _names_of_last(state)), None)
+    state = without_prefix(state, "module.")
+    start = RELEASES[family].config
+    marks: tuple[str, ...] = _LAST
+    if isinstance(start, SegformerConfig):
+        code_base = code_base_of(state, where)
+        start, marks = code_base.config(start), (f"{code_base.last}weight",)
+    last = next((state[one] for one in marks if one in state), None)
     if last is None:
         raise CheckpointError(
-            f"{where}: has no layer {_LAST[0].removesuffix('.weight')}; it is no whole "
+            f"{where}: has no layer {marks[0].removesuffix('.weight')}; it is no whole "
             f"{family}, such as an encoder alone"
         )
     if last.shape[0] != label_space.num_classes:
@@ -125,16 +132,16 @@ def import_weights(
             f"{where}: tells {last.shape[0]} classes apart and --classes names "
             f"{label_space.num_classes}; name the data set that it was trained on"
         )
-    config = _config(RELEASES[family].config, dict(sizes[size]), state, int(last.shape[1]))
+    if last.ndim != 4:
+        raise CheckpointError(
+            f"{where}: its last layer has shape {tuple(last.shape)}; expected 4 axes"
+        )
+    config = _config(start, dict(sizes[size]), state, int(last.shape[1]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_baseline(config, label_space.num_classes, CLIP_PRESETS["tiny"].output_dim)
     load_released_weights(model, dict(state), where=where)  # type: ignore[arg-type]
     return model.eval(), config
-
-
-def _names_of_last(state: Mapping[str, Tensor]) -> list[str]:
-    return [name for name in state if name.removeprefix("module.") in _LAST]
 
 
 def _config(
@@ -149,12 +156,12 @@ def _config(
     return config.model_copy(update=changes)
 
 
-def classes_of(text: str, modality: Modality) -> LabelSpace:
+def classes_of(text: str, modality: Modality | None) -> LabelSpace:
     """The classes of a file's last layer.
 
     Args:
         text: a public data set's name, or a file with a class name a line.
-        modality: of X.
+        modality: of X; None when it is ignored.
 
     Raises:
         ConfigError: when it is neither, or a class stands twice.
@@ -169,38 +176,74 @@ def classes_of(text: str, modality: Modality) -> LabelSpace:
         )
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     names = tuple(line for line in lines if line and not line.startswith("#"))
+    return own_classes(names, path.stem, modality)
+
+
+def own_classes(names: tuple[str, ...], name: str, modality: Modality | None) -> LabelSpace:
+    """A label space of classes that no data set here has, with colours of its own.
+
+    Raises:
+        ConfigError: when there are none or too many, or one stands twice.
+    """
     palette = tuple(((53 * i + 90) % 256, (91 * i + 40) % 256, i % 256) for i in range(len(names)))
     native = NativeSpace(
         names=names,
         palette=palette,
-        name=path.stem,
+        name=name,
         modality=modality,
         to_unified=tuple(range(len(names))),
     )
     return LabelSpace(names=names, palette=palette, natives=(native,))
 
 
+def _classes(
+    text: str | None,
+    file: str,
+    folder: TransformersFolder | None,
+    modalities: tuple[Modality, ...],
+) -> LabelSpace:
+    """What `--classes` names, else the classes that a transformers folder lists."""
+    modality = modalities[0] if len(modalities) == 1 else None
+    if text is not None:
+        return classes_of(text, modality)
+    if folder is None:
+        raise ConfigError(
+            f"--classes: is missing; '{file}' is no folder of transformers and names no classes"
+        )
+    return own_classes(folder.class_names(), folder.path.resolve().name, modality)
+
+
 @command()
-def main(argv: Sequence[str] | None = None, sizes: Mapping[str, Mapping[str, Any]] = SIZES) -> int:
+def main(
+    argv: Sequence[str] | None = None, sizes: Mapping[str, Mapping[str, Any]] = MIT_SIZES
+) -> int:
     """Command line; 2 for a user error. `sizes` as in `import_weights`."""
     args = _parser().parse_args(argv)
-    modality = Modality(args.modality)
-    space = classes_of(args.classes, modality)
-    model, config = import_weights(read_weights(args.file), args.name, space, args.file, sizes)
-    release = RELEASES[args.name.rpartition("_")[0]]
+    family = args.name.rpartition("_")[0]
+    modalities = tuple(MODALITIES) if args.modality is None else (Modality(args.modality),)
+    if args.modality is None and family != "segformer":
+        raise ConfigError(f"--modality: is missing; {args.name} needs the modality of its X")
+    folder = transformers_folder(args.file)
+    space = _classes(args.classes, args.file, folder, modalities)
+    state = without_prefix(read_weights(args.file), "module.")
+    model, config = import_weights(state, args.name, space, args.file, sizes)
+    if folder is not None:
+        folder.check_segformer(config.backbone)
+    release = RELEASES[family]
     height, width = args.size
     contract = Contract(
         model=config,
         ma_clip=CLIP_PRESETS["tiny"],
         input=InputConfig(height=height, width=width),
         label_space=space.to_dict(),
-        modalities=(modality,),
+        modalities=modalities,
         native_spaces=tuple(native.name for native in space.natives),
         provenance={
             "imported": Path(args.file).name,
-            "sha256": file_hash(args.file),
+            "sha256": file_hash(weights_file(args.file)),
             "as": args.name,
             "source": release.source,
+            **({"code": code_base_of(state, args.file).title} if family == "segformer" else {}),
             "licence": f"{release.licence}; encoders descend from SegFormer (NVIDIA, "
             "non-commercial): check the terms of the weights",
         },
@@ -211,7 +254,8 @@ def main(argv: Sequence[str] | None = None, sizes: Mapping[str, Mapping[str, Any
     save_checkpoint(args.out, model, ma_clip, contract)
     count = sum(values.numel() for values in model.parameters()) / 1e6
     sys.stdout.write(
-        f"{args.name}, {count:.2f} M parameters, {space.num_classes} classes, {modality}: "
+        f"{args.name}, {count:.2f} M parameters, {space.num_classes} classes, "
+        f"{', '.join(modalities) if args.modality else 'X ignored'}: "
         f"{args.out}\n"
     )
     return 0
@@ -223,17 +267,27 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=path_text, help="released weights: .pth, .pt, .safetensors")
+    parser.add_argument(
+        "file",
+        type=path_text,
+        help="released weights: .pth, .pt, .safetensors, or a folder of transformers",
+    )
     parser.add_argument(
         "--as",
         dest="name",
         required=True,
-        help=f"family and size: {', '.join(RELEASES)}, each with _{', _'.join(SIZES)}",
+        help=f"family and size: {', '.join(RELEASES)}, each with _{', _'.join(MIT_SIZES)}",
     )
     parser.add_argument(
-        "--classes", required=True, help="data set that it was trained on, or a file of names"
+        "--classes",
+        help="data set that it was trained on, or a file of names; not needed for a folder of "
+        "transformers, which names them",
     )
-    parser.add_argument("--modality", required=True, choices=[one.value for one in Modality])
+    parser.add_argument(
+        "--modality",
+        choices=[one.value for one in Modality],
+        help="of X; may be left out for segformer, which ignores X: then any",
+    )
     parser.add_argument(
         "--size", type=image_size, default=(480, 640), metavar="WxH", help="input (640x480)"
     )

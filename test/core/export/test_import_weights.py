@@ -1,12 +1,15 @@
 """Released weights become checkpoints: every family, every wrapper, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from baseline_shapes import DEPTHS, DIMS, HEADS, HIDDEN, random_weights
+from segformer_files import mmseg_state, nvidia_state, transformers_model
 
 from segrgbx_core.base.errors import CheckpointError, ConfigError
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.export.import_weights import RELEASES, classes_of, import_weights, main
 from segrgbx_core.model.tensor_files import read_weights
@@ -120,3 +123,78 @@ def test_what_does_not_fit_is_named(names):
         import_weights(encoder, "cmx_tiny", space, "a.pth", SMALL)
     with pytest.raises(ConfigError, match=r"'mfnat' is no file and no data set \(did you mean"):
         classes_of("mfnat", Modality.THERMAL)
+
+
+SEGFORMERS = {"NVIDIA": nvidia_state, "mmsegmentation": mmseg_state}
+
+
+@pytest.mark.parametrize("code", SEGFORMERS)
+def test_segformers_of_files(tmp_path, names, code):
+    state = {k: v.long() if "num_b" in k else v.float() for k, v in SEGFORMERS[code]().items()}
+    torch.save({"meta": {"epoch": 1}, "state_dict": state, "optimizer": {}}, tmp_path / "w.pth")
+    out = tmp_path / "out.safetensors"
+    arguments = [str(tmp_path / "w.pth"), "--as", "segformer_tiny", "--size", "64x64"]
+    assert main([*arguments, "--classes", str(names), "--out", str(out)], SMALL) == 0
+    segmenter = Segmenter.from_checkpoint(out, label_space="yard")
+    assert segmenter.contract.modalities == tuple(MODALITIES)
+    assert segmenter.contract.provenance["code"] == f"SegFormer ({code})"
+    rgb = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    answers = [
+        segmenter.predict([RgbxSample(rgb, np.full((48, 64), value, np.uint8), Modality.THERMAL)])
+        for value in (0, 200)
+    ]
+    assert np.array_equal(answers[0][0].labels, answers[1][0].labels)
+
+
+def test_missing_classes_and_modality_are_named(tmp_path, capsys):
+    torch.save(floats("cmx"), tmp_path / "w.pth")
+    arguments = [str(tmp_path / "w.pth"), "--out", str(tmp_path / "o.safetensors")]
+    assert main([*arguments, "--as", "cmx_tiny"], SMALL) == 2
+    assert "--modality: is missing; cmx_tiny needs" in capsys.readouterr().err
+    assert main([*arguments, "--as", "segformer_tiny"], SMALL) == 2
+    assert "--classes: is missing;" in capsys.readouterr().err
+    assert main([str(tmp_path), *arguments[1:], "--as", "segformer_tiny"], SMALL) == 2
+    assert "names no classes" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """What transformers writes."""
+    public = transformers_model().float()
+    public.config.id2label = {0: "road", 1: "gate", 2: "sky"}
+    public.save_pretrained(tmp_path / "yard")
+    return tmp_path / "yard"
+
+
+@pytest.mark.clip
+def test_a_folder_of_transformers_names_its_classes(folder, tmp_path):
+    out = tmp_path / "out.safetensors"
+    assert main([str(folder), "--as", "segformer_tiny", "--out", str(out)], SMALL) == 0
+    contract = Segmenter.from_checkpoint(out, label_space="yard").contract
+    assert contract.label_space["names"] == ["road", "gate", "sky"]
+    assert contract.model.backbone.block_norm_eps == 1e-5
+
+
+@pytest.mark.clip
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"num_attention_heads": [1, 1, 1, 1]}, "num_attention_heads is"),
+        ("config.json", {"hidden_act": "relu"}, "hidden_act is relu; this size needs gelu"),
+        ("config.json", {"id2label": {"0": "road", "2": "sky"}}, "does not name every class"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "image_mean is"),
+    ],
+)
+def test_folders_of_other_networks_are_refused(folder, tmp_path, capsys, file, change, message):
+    path = folder / file
+    text = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**text, **change}))
+    out = tmp_path / "out.safetensors"
+    assert main([str(folder), "--as", "segformer_tiny", "--out", str(out)], SMALL) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_delivers_cmx_has_its_epsilons():
+    config = RELEASES["cmx_deliver"].config
+    assert (config.backbone.block_norm_eps, config.head.norm_eps) == (1e-5, 1e-5)

@@ -8,6 +8,7 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.model.clip_weights import load_clip_weights, load_image_tower
 from segrgbx_core.model.lora import pool_layers
 from segrgbx_core.model.ma_clip import CLIP_PRESETS, CUSTOM, MaClipConfig, ModalityAwareClip
+from segrgbx_core.model.tensor_files import read_weights
 
 pytestmark = pytest.mark.clip
 
@@ -194,3 +195,60 @@ def test_absent_modalities_are_refused(lora):
         pool(torch.rand(1, 3, 64, 64), Modality.DEPTH)
     with pytest.raises(ConfigError, match="lora_rank above 0"):
         lora.TrainingPool(ModalityAwareClip(TINY.model_copy(update={"lora_rank": 0})))
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    """A CLIP as transformers writes it, and its image embeddings."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shape = ModalityAwareClip(SMALL).tower
+    width, depth = shape.cls_token.shape[-1], len(shape.blocks)
+    heads = shape.blocks[0].attn.num_heads
+    vision = {
+        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth,
+        "num_attention_heads": heads, "image_size": SMALL.image_size,
+        "patch_size": shape.patch_embed.proj.kernel_size[0], "hidden_act": "gelu",
+    }  # fmt: skip
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 50,
+            "num_attention_heads": 2}  # fmt: skip
+    config = transformers.CLIPConfig(
+        vision_config=vision, text_config=text, projection_dim=SMALL.output_dim
+    )
+    public = transformers.CLIPModel(config).eval()
+    with torch.no_grad():
+        for values in public.parameters():
+            values += 0.05 * torch.randn_like(values)
+    public.save_pretrained(tmp_path / "clip")
+    images = torch.randn(2, 3, SMALL.image_size, SMALL.image_size)
+    with torch.no_grad():
+        seen = public.vision_model(pixel_values=images).pooler_output
+        return tmp_path / "clip", images, public.visual_projection(seen)
+
+
+def test_folders_of_transformers_load(clip_folder):
+    folder, images, embeddings = clip_folder
+    ours = ModalityAwareClip(SMALL)
+    for path in (folder, folder / "model.safetensors"):
+        load_clip_weights(ours, path)
+        with torch.no_grad():
+            got = ours.embed(images, torch.tensor([0, 1]))
+        torch.testing.assert_close(got, embeddings, atol=1e-5, rtol=1e-5)
+
+
+def test_another_activation_is_refused(clip_folder):
+    folder, _, _ = clip_folder
+    other = ModalityAwareClip(SMALL.model_copy(update={"quick_gelu": True}))
+    with pytest.raises(CheckpointError, match="hidden_act is gelu; the tower has quick_gelu"):
+        load_clip_weights(other, folder)
+
+
+def test_transformers_names_are_checked(clip_folder):
+    folder, _, _ = clip_folder
+    state, ours = read_weights(folder), ModalityAwareClip(SMALL)
+    gone = "vision_model.encoder.layers.0.self_attn.k_proj.bias"
+    short = {name: values for name, values in state.items() if name != gone}
+    with pytest.raises(CheckpointError, match=r"'k_proj' is missing; our 'blocks.0.attn.qkv.bias"):
+        load_image_tower(ours.tower, short)
+    with pytest.raises(CheckpointError, match=r"'vision_model.other.weight' has no counterpart"):
+        load_image_tower(ours.tower, {**state, "vision_model.other.weight": torch.zeros(1)})
