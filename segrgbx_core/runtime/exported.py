@@ -87,10 +87,10 @@ class ExportedModel:
                 or changed while it is read.
         """
         data, digest = read_file(self.folder / file_name, MAX_GRAPH)
-        expected = self.hashes.get(file_name, digest)
-        if file_name == LOGITS:
-            expected = self.hash
-        if digest != expected:
+        expected = {self.hashes.get(file_name, digest)}
+        if file_name == LOGITS:  # the hash that names this model is of that very file, too
+            expected.add(self.hash)
+        if expected != {digest}:
             raise CheckpointError(
                 f"exported model {self.folder / file_name}: is not the file that was exported "
                 f"with {CONTRACT} (SHA-256 differs); copy the whole folder again, or export anew"

@@ -360,6 +360,16 @@ def test_packages_that_do_not_run_here_are_refused(exported, copy):
         Segmenter.from_checkpoint(with_packages(copy), AOT)
 
 
+@pytest.mark.parametrize("name", ["logits.onnx", "scene.onnx"])
+def test_every_graph_is_bound_to_the_contract(copy, name):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(copy / name)
+    graph.doc_string = "touched: runs as before, but is another file"
+    onnx.save(graph, copy / name)
+    with pytest.raises(CheckpointError, match=rf"{name}: is not the file that was exported"):
+        Segmenter.from_checkpoint(copy, ONNX)
+
+
 def test_native_code_is_bound_to_the_contract(copy, caplog):
     with pytest.raises(ConfigError):
         Segmenter.from_checkpoint(with_packages(copy, hashed=False), AOT)
