@@ -26,7 +26,13 @@ import torch
 import yaml
 
 from segrgbx_core.base.config import Config, from_mapping, read_mapping, result_options, to_plain
-from segrgbx_core.base.errors import CheckpointError, ConfigError, SegrgbxError, shortened
+from segrgbx_core.base.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SegrgbxError,
+    shortened,
+)
 from segrgbx_core.base.files import (
     free_space,
     read_json,
@@ -66,6 +72,7 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     Raises:
         ConfigError: when the folder cannot be created, or another process trains there.
         CheckpointError: when a file of the folder cannot be written or read.
+        DataError: when a process that loads data was killed.
     """
     folder = Path(out)
     try:
@@ -73,13 +80,29 @@ def run_folder(out: Path | str, config: Config) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"run.out: {folder}: cannot be made ({error.strerror})") from None
     if int(os.environ.get("RANK", "0")) != 0:
-        yield folder
+        with _killed_loaders_named():
+            yield folder
         return
-    with _locked(folder), _logged(folder / "log.txt"):
+    with _locked(folder), _logged(folder / "log.txt"), _killed_loaders_named():
         if not (folder / STATE).exists():  # else the loop says whether these options may go on
             write_config(folder, config)
         _add_start(folder / "environment.json")
         yield folder
+
+
+@contextmanager
+def _killed_loaders_named() -> Iterator[None]:
+    """Makes one line of a loader process that was killed; torch raises wherever the run is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        cause = str(error).strip().rstrip(".")
+        raise DataError(
+            f"run.workers: a process that loads data was killed ({cause}); where memory is short "
+            "use fewer of them, then the same command goes on"
+        ) from None
 
 
 @contextmanager

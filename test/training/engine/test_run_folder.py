@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 from stage2_case import assert_same_run, curve_of, read_case, state_of, write_run
+from torch.utils.data import DataLoader, Dataset
 
-from segrgbx_core.base.errors import CheckpointError, ConfigError, SegrgbxError
+from segrgbx_core.base.errors import CheckpointError, ConfigError, DataError, SegrgbxError
 from training.data import datasets
 from training.engine import loop as engine_loop
 from training.engine.loop import Loop, TrainingDivergedError
@@ -176,6 +177,23 @@ def test_a_killed_run_leaves_no_lock(holder, tmp_path):
     holder.wait()
     with run_folder(tmp_path / "a", read_case(tmp_path)):
         assert (tmp_path / "a/run.lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+class _KillsItsReader(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_loader_is_one_line(tmp_path):
+    with (
+        pytest.raises(DataError, match=r"run.workers: .* was killed \(DataLoader worker .*fewer"),
+        run_folder(tmp_path / "a", read_case(tmp_path)),
+    ):
+        list(DataLoader(_KillsItsReader(), num_workers=1))
+    assert "was killed" in (tmp_path / "a/log.txt").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
