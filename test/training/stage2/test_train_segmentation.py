@@ -108,7 +108,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, run_file, capsys):
 
 
 RUN_FILES = sorted(Path("config/train").glob("*.yaml"))
-STAGE_2 = [path for path in RUN_FILES if not path.stem.endswith("ma_clip")]
+STAGE_2 = [path for path in RUN_FILES if not path.stem.endswith("clip")]
 
 
 @pytest.mark.parametrize("path", STAGE_2, ids=lambda p: p.stem)
