@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from training.eval.scoring import evaluate
 from training.experiments.variants import Variant
 from training.stage2.config import SegmentationRun
 from training.stage2.task import train
+from training.world.processes import processes
 
 log = logging.getLogger(__name__)
 
@@ -188,18 +188,13 @@ def train_in_parallel(
         SegrgbxError: of the first run that fails.
     """
     total = sum(run.run.steps for run in runs.values())
-    context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        processes(workers) as pool,
         tqdm(total=total, unit="step", desc=f"training {len(runs)} models", smoothing=0.02) as bar,
     ):
         jobs = [pool.submit(_train, run) for run in runs.values() if not has_ended(run)]
-        try:
-            while not _update(jobs, list(runs.values()), bar):
-                time.sleep(poll_s)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while not _update(jobs, list(runs.values()), bar):
+            time.sleep(poll_s)
     return {name: Path(run.run.out) / "last.safetensors" for name, run in runs.items()}
 
 

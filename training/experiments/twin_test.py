@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,6 +16,7 @@ from training.data.datasets.synthetic import XSource
 from training.eval.scoring import EvalOptions, evaluate
 from training.experiments.variants import Variant, rendered_data
 from training.stage2.config import SegmentationRun, read_run
+from training.world.processes import processes
 from training.world.records import save_record
 from training.world.twins import FIRST, SECOND, twin_record
 
@@ -80,7 +79,7 @@ def render_twins(
     for folder in {path.parent for path, *_ in missing}:
         folder.mkdir(parents=True, exist_ok=True)
     if missing:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with processes(workers) as pool:
             done = pool.map(_render, missing, chunksize=20)
             list(tqdm(done, total=len(missing), unit="picture", desc="rendering twins"))
     return {modality: root / modality.value for modality in MODALITIES}

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from training.world.config import WorldConfig
+from training.world.processes import processes
 from training.world.records import save_record
 from training.world.world import World
 
@@ -175,11 +176,9 @@ def claim_folder(
 def render_all(jobs: Sequence[Job], workers: int) -> tuple[int, float]:
     """Renders jobs in parallel with a progress bar; returns records and CPU seconds."""
     total, spent = 0, 0.0
-    with (
-        multiprocessing.get_context("spawn").Pool(workers) as pool,
-        tqdm(total=len(jobs), unit="scene") as bar,
-    ):
-        for count, seconds in pool.imap_unordered(render_job, jobs):
+    with processes(workers) as pool, tqdm(total=len(jobs), unit="scene") as bar:
+        for done in as_completed([pool.submit(render_job, job) for job in jobs]):
+            count, seconds = done.result()
             total, spent = total + count, spent + seconds
             bar.set_postfix_str(f"{spent / max(total, 1):.2f} CPU s/record")
             bar.update()

@@ -18,7 +18,7 @@ def test_the_former_package_name_finds_the_same_files(name):
 
 
 def test_a_command_of_the_former_name_renders_with_worker_processes(tmp_path):
-    arguments = ["--out", str(tmp_path), "--seeds", "3:4", "--size", "32x32"]
+    arguments = ["--out", tmp_path, "--seeds", "3:4", "--size", "32x32", "--frames-per-scene", "1"]
     command = [sys.executable, "-m", "training.synthetic.render", *arguments]
-    subprocess.run([*command, "--frames-per-scene", "1", "--workers", "1"], check=True)
+    subprocess.run([*command, "--workers", "1"], check=True, timeout=300)
     assert [path.name for path in tmp_path.glob("*.npz")] == ["00003_00.npz"]
