@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROOT = Path(__file__).parent
+# `colcon build --symlink-install` runs this file through a link; everything lies beside the file itself.
+ROOT = Path(__file__).resolve().parent
 PACKAGE = "segrgbx_ros"
 # Writing ONNX files and running them; a robot that only runs them needs onnxruntime alone.
 EXPORT = ["onnx>=1.16,<2", "onnxruntime>=1.18,<2", "onnxscript>=0.5,<1"]
@@ -38,7 +39,10 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", files("launch/*.launch.py")),
         (f"share/{PACKAGE}/config", files("config/*.*")),
-        # pip puts console scripts into bin/; `ros2 run` looks for these wrappers.
+        # The demo keeps its place beside launch/ and config/, as in the source tree.
+        (f"share/{PACKAGE}/resource/demo", files("resource/demo/*.safetensors")),
+        (f"share/{PACKAGE}/resource/demo/thermal", files("resource/demo/thermal/*")),
+        # Console scripts go to bin/; `ros2 run` looks for these wrappers.
         (f"lib/{PACKAGE}", files("resource/lib/*")),
     ],
     install_requires=requirements(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
@@ -16,16 +18,20 @@ ROOT = Path(__file__).parents[3]
 DATA = f"segrgbx_ros-{segrgbx_core.__version__}.data/data"
 
 
+def clone(to: Path) -> Path:
+    """A copy of the tracked tree, because setuptools leaves files in the tree that it builds."""
+    pytest.importorskip("setuptools", reason="building needs setuptools")
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", str(to)], check=True
+    )
+    return to
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> dict[str, zipfile.ZipInfo]:
-    """Files of the wheel that pip builds from a copy of the tracked tree, by name."""
-    pytest.importorskip("setuptools", reason="building a wheel needs setuptools")
+    """Files of the wheel that pip builds, by name."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    # A copy, because setuptools leaves build/ and *.egg-info in the tree that it builds.
-    subprocess.run(
-        ["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", str(source)], check=True
-    )
+    source = clone(folder / "source")
     subprocess.run(
         [
             sys.executable,
@@ -84,6 +90,70 @@ def test_executables_lie_where_ros2_run_looks_and_can_be_run(wheel):
     }
     assert set(executables) >= {"segrgbx_node", "replay", "bench"}
     assert all((info.external_attr >> 16) & 0o111 for info in executables.values())
+
+
+def test_commands_and_executables_have_a_folder_each(wheel):
+    """So that `ros2 pkg executables`, which lists lib/, shows each once."""
+    scripts = (ROOT / "setup.cfg").read_text()
+    assert scripts.count("$base/bin") == 2
+    assert "$base/lib" not in scripts
+
+
+@pytest.mark.parametrize("kind", ["plain", "merged", "symlink"])
+def test_a_workspace_installs_what_launch_and_run_look_for(kind, tmp_path):
+    source = clone(tmp_path / "ws" / "src" / "segrgbx")
+    prefix = colcon_build(tmp_path / "ws", kind) if has_colcon() else setup(source, kind)
+    share = prefix / "share" / "segrgbx_ros"
+    for folder in ("launch", "config", "resource/demo/thermal"):
+        expected = {one.name for one in (ROOT / folder).iterdir() if one.is_file()}
+        assert {one.name for one in (share / folder).iterdir()} == expected
+    assert (share / "resource" / "demo" / "segrgbx_tiny.safetensors").stat().st_size > 1_000_000
+    executables = {one.name for one in (prefix / "lib" / "segrgbx_ros").iterdir()}
+    assert executables == {one.name for one in (ROOT / "resource" / "lib").iterdir()}
+    assert (prefix / "bin" / "segrgbx-replay").is_file()
+    assert (prefix / "share/ament_index/resource_index/packages/segrgbx_ros").is_file()
+
+
+def has_colcon() -> bool:
+    """Whether the real one can be asked; it wants a setuptools older than 80."""
+    return importlib.util.find_spec("colcon_core") is not None
+
+
+def colcon_build(workspace: Path, kind: str) -> Path:
+    """Builds the workspace with colcon; returns the prefix that `ros2` would search."""
+    options = {"plain": [], "merged": ["--merge-install"], "symlink": ["--symlink-install"]}[kind]
+    done = subprocess.run(
+        [sys.executable, "-m", "colcon", "build", *options],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return workspace / "install" / ("" if kind == "merged" else "segrgbx_ros")
+
+
+def setup(source: Path, kind: str) -> Path:
+    """The call of setup.py that colcon makes, for symlink through a folder of links."""
+    folder, prefix = source, source.parents[1] / "install"
+    if kind == "symlink":
+        folder = source.parents[1] / "build"
+        folder.mkdir()
+        linked = "setup.py setup.cfg package.xml resource launch config segrgbx_core segrgbx_ros"
+        for name in linked.split():
+            (folder / name).symlink_to(source / name)
+    command = ["egg_info", "build", "install", "--prefix", str(prefix), "--install-scripts"]
+    command += [str(prefix / "bin"), "--single-version-externally-managed"]
+    done = subprocess.run(
+        [sys.executable, "setup.py", *command, "--record", str(prefix.parent / "record.txt")],
+        cwd=folder,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return prefix
 
 
 def test_every_executable_imports_an_existing_main():
