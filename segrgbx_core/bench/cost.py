@@ -37,7 +37,7 @@ PAPER_TABLE_IV: dict[Structure, tuple[float, float]] = {
 """The paper's parameters in millions and "GFLOPs" of each DSRM structure, at 512 x 512."""
 
 _PARTS = {
-    "backbone": "MiT backbone, two streams",
+    "backbone": "backbone, two streams",
     "x_backbone": "backbone of X",
     "prompts": "modality-aligned embedding",
     "rectify": "FRM",
@@ -132,7 +132,7 @@ def _network_cost(
     with torch.device("meta"), torch.no_grad():
         network = build_model(config, num_classes, embed_dim).eval()
         if folded:
-            network.fold_head()
+            network.fold()
         images, embedding = torch.empty(1, 3, *size), torch.empty(1, embed_dim)
         modality = torch.zeros(1, dtype=torch.int64)
         macs = _count(network, lambda: network(images, images, embedding, embedding, modality))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias, overload
 
 from pydantic import Discriminator, Tag
 
-from segrgbx_core.model.backbone import BackboneConfig
+from segrgbx_core.model.backbone import BackboneConfig, LiteBackboneConfig
 from segrgbx_core.model.baselines import (
     BASELINE_PRESETS,
     BaselineConfig,
@@ -73,12 +73,28 @@ _TINY = ModelConfig(
 )
 
 
+_LITE0 = ModelConfig(
+    backbone=LiteBackboneConfig(embed_dims=(24, 40, 112, 96), drop_path=0.0),
+    prompts=PromptConfig(num_control=2, num_aligned=2),
+    refinement=RefinementConfig(
+        depth=1,
+        num_heads=4,
+        mlp_ratio=2.0,
+        query_grid=(2, 2),
+        query_hidden=64,
+        position_grid=(8, 10),
+    ),
+    head=HeadConfig(embed_dim=64),
+)
+
+
 def _mit(depths: tuple[int, int, int, int]) -> ModelConfig:
     return ModelConfig(backbone=BackboneConfig(depths=depths))
 
 
 PRESETS: dict[str, ModelConfig] = {
     "tiny": _TINY,
+    "lite0": _LITE0,
     "b0": ModelConfig(
         backbone=BackboneConfig(embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
         refinement=RefinementConfig(mlp_ratio=4.0),
@@ -95,7 +111,10 @@ PRESETS: dict[str, ModelConfig] = {
     "b5": _mit((3, 6, 40, 3)),
     "pvt_v2_b2": ModelConfig(backbone=BackboneConfig(mlp_ratios=(8.0, 8.0, 4.0, 4.0))),
 }
-"""Sizes by name; the paper's model is `b2`. `tiny` serves tests and the demo."""
+"""Sizes by name; the paper's model is `b2`. `tiny` serves tests and the demo.
+
+`lite0` is beyond the paper: EfficientNet-lite0 takes an ImageNet start that anybody may use.
+"""
 
 
 ALL_PRESETS: dict[str, AnyModelConfig] = {**PRESETS, **BASELINE_PRESETS}

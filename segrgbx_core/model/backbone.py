@@ -1,27 +1,45 @@
-"""The Mix Transformer (MiT) encoder of SegFormer, with prompts in its keys and values.
+"""The encoders: SegFormer's Mix Transformer (MiT) and EfficientNet-lite0, both with prompts.
+
+Each stage of EfficientNet-lite0 ends with one of the transformer blocks of MiT.
 
 Dimensions: B images (2B when both streams run as one batch), H W the pixels of a stage's map,
 N = H*W tokens, D their width, R tokens that remain after spatial reduction, K prompts, h heads.
 
-With no prompts the encoder is SegFormer's, value for value. PVTv2 is the same network with wider
-feed-forward layers in its first stages, so its weights fit too (and carry a freer licence).
+With no prompts the Mix Transformer is SegFormer's, value for value. PVTv2 is the same network with
+wider feed-forward layers in its first stages, so its weights fit too (and carry a freer licence).
+EfficientNet-lite0 is beyond the paper; see docs/decisions/0011-efficientnet-lite0.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Annotated, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
 
 STRIDES = (4, 8, 16, 32)
 """Input pixels per pixel of each stage's map."""
+
+LITE0_STEM = 32
+"""Channels of EfficientNet-lite0's first convolution, at half the input's size."""
+LITE0_STAGES: tuple[tuple[tuple[int, int, int, int], ...], ...] = (
+    ((16, 1, 3, 1), (24, 6, 3, 2), (24, 6, 3, 1)),
+    ((40, 6, 5, 2), (40, 6, 5, 1)),
+    ((80, 6, 3, 2), *((80, 6, 3, 1),) * 2, *((112, 6, 5, 1),) * 3),
+    ((192, 6, 5, 2), *((192, 6, 5, 1),) * 3),
+)
+"""EfficientNet-lite0's blocks by the stride of their maps: channels, expansion, kernel, stride.
+
+Its last block (320 channels), 1x1 convolution and classifier serve whole images and are left out.
+"""
+LITE0_WIDTHS = tuple(blocks[-1][0] for blocks in LITE0_STAGES)
+"""Channels of EfficientNet-lite0's maps at strides 4, 8, 16 and 32."""
 
 
 MAX_WIDTH = 8192
@@ -66,6 +84,58 @@ class BackboneConfig(Config):
     def _heads_divide_channels(self) -> BackboneConfig:
         check_heads(self.embed_dims, self.num_heads)
         return self
+
+
+class LiteBackboneConfig(BackboneConfig):
+    """Shape of EfficientNet-lite0 and of the transformer blocks behind its stages."""
+
+    encoder: Literal["efficientnet_lite0"] = option("efficientnet_lite0", doc="which encoder")
+    embed_dims: tuple[_Width, _Width, _Width, _Width] = option(
+        (24, 40, 112, 192),
+        doc="width of each map: EfficientNet-lite0's, but any for the last one, which a 1x1 "
+        "convolution brings there when it is not 192",
+    )
+    depths: tuple[_Depth, _Depth, _Depth, _Depth] = option(
+        (1, 1, 1, 1), doc="transformer blocks behind the convolutions"
+    )
+    num_heads: tuple[_Count, _Count, _Count, _Count] = option((1, 2, 4, 4), doc="attention heads")
+    mlp_ratios: tuple[_Ratio, _Ratio, _Ratio, _Ratio] = option(
+        (2.0, 2.0, 2.0, 2.0), doc="hidden width of the feed-forward layer over the token width"
+    )
+
+    frozen_statistics: bool = option(
+        True,
+        doc="whether batch norms keep the statistics that they start with while training: those "
+        "of a batch of RGB and X images are not those of the single image at run time",
+    )
+
+    @model_validator(mode="after")
+    def _widths_of_lite0(self) -> LiteBackboneConfig:
+        own = LITE0_WIDTHS[:3]
+        if self.embed_dims[:3] != own:
+            raise ValueError(
+                f"embed_dims {self.embed_dims}: EfficientNet-lite0's begin with {own}"
+            )
+        return self
+
+
+def _encoder(value: Any) -> str:
+    """Which encoder a config or its plain values describe; the Mix Transformer has no name."""
+    if isinstance(value, Mapping):
+        return str(value.get("encoder", "mit"))
+    return str(getattr(value, "encoder", "mit"))
+
+
+AnyBackboneConfig: TypeAlias = Annotated[
+    Annotated[BackboneConfig, Tag("mit")]
+    | Annotated[LiteBackboneConfig, Tag("efficientnet_lite0")],
+    Discriminator(
+        _encoder,
+        custom_error_type="encoder",
+        custom_error_message="encoder is not efficientnet_lite0; leave it out for MiT",
+    ),
+]
+"""The config of an encoder, distinguished by `encoder`."""
 
 
 class DropPath(nn.Module):
@@ -243,6 +313,144 @@ class MixTransformer(nn.Module):
         return outputs
 
 
+class SameConv2d(nn.Conv2d):
+    """A bias-free convolution with TensorFlow's "SAME" padding, whose odd pixel lies behind."""
+
+    def __init__(
+        self, channels: int, width: int, kernel: int, stride: int, groups: int = 1
+    ) -> None:
+        super().__init__(
+            channels, width, kernel, stride, kernel // 2 if stride == 1 else 0,
+            groups=groups, bias=False,
+        )  # fmt: skip
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, D, ceil(H / stride), ceil(W / stride)); stride 1 or 2."""
+        if self.stride[0] == 2:
+            rows, columns = (self.kernel_size[0] - 2 + n % 2 for n in features.shape[-2:])
+            ends = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+            features = F.pad(features, ends)
+        return super().forward(features)
+
+
+class NormedConv(nn.Module):
+    """A convolution, its batch norm and, but for linear bottlenecks, ReLU6."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        kernel: int,
+        stride: int,
+        groups: int = 1,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv: nn.Conv2d = SameConv2d(channels, width, kernel, stride, groups)
+        self.norm: nn.Module = nn.BatchNorm2d(width, eps=1e-3)
+        self.act = act
+        self.frozen_statistics = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H', W') to (B, D, H, W)."""
+        normed = self.norm(self.conv(features))
+        return F.relu6(normed) if self.act else normed
+
+    def train(self, mode: bool = True) -> NormedConv:
+        """Keeps the batch norm in eval mode where its statistics are frozen."""
+        super().train(mode)
+        if self.frozen_statistics:
+            self.norm.eval()
+        return self
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Puts the batch norm, as it is in eval mode, into the convolution."""
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            return
+        slope, offset = batch_norm_line(self.norm)
+        self.conv.weight.mul_(slope[:, None, None, None])
+        self.conv.bias = nn.Parameter(offset)
+        self.norm = nn.Identity()
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: expand, convolve each channel by itself, project."""
+
+    def __init__(
+        self, channels: int, width: int, expansion: int, kernel: int, stride: int
+    ) -> None:
+        super().__init__()
+        hidden = channels * expansion
+        self.expand = NormedConv(channels, hidden, 1, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = NormedConv(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = NormedConv(hidden, width, 1, 1, act=False)
+        self.is_residual = stride == 1 and channels == width
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H', W') to (B, D, H, W)."""
+        changed = self.project(self.depthwise(self.expand(features)))
+        return features + changed if self.is_residual else changed
+
+
+class LiteStage(nn.Module):
+    """A stage of EfficientNet-lite0 and prompted transformer blocks that start as identity."""
+
+    def __init__(self, config: LiteBackboneConfig, stage: int, rates: list[float]) -> None:
+        super().__init__()
+        channels = LITE0_WIDTHS[stage - 1] if stage else LITE0_STEM
+        self.stem = NormedConv(3, LITE0_STEM, 3, 2) if stage == 0 else nn.Identity()
+        convs = []
+        for width, expansion, kernel, stride in LITE0_STAGES[stage]:
+            convs.append(InvertedResidual(channels, width, expansion, kernel, stride))
+            channels = width
+        self.convs = nn.Sequential(*convs)
+        width = config.embed_dims[stage]
+        self.neck = nn.Conv2d(channels, width, 1) if width != channels else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
+
+    def prompt_kv(self, prompts: Tensor) -> Tensor:
+        """See `Stage`."""
+        return torch.stack([cast("Block", block).prompt_kv(prompts) for block in self.blocks])
+
+    def forward(self, features: Tensor, prompt_kv: Tensor | None = None) -> Tensor:
+        """Maps (B, C, H', W') of the stage before to maps (B, D, H, W)."""
+        features = self.neck(self.convs(self.stem(features)))
+        size, tokens = features.shape[-2:], to_tokens(features)
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, size, None if prompt_kv is None else prompt_kv[index])
+        return to_map(tokens, size)
+
+
+class LiteEncoder(nn.Module):
+    """EfficientNet-lite0 as four stages at 1/4, 1/8, 1/16 and 1/32 of the input.
+
+    Source: Tan and Le, EfficientNet, ICML 2019; its "lite" form has no squeeze-and-excitation and
+    ReLU6. Behind each stage stands a block of the Mix Transformer, so that prompts reach the
+    features. At the start it changes nothing: what the weights of ImageNet say survives.
+    """
+
+    def __init__(self, config: LiteBackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stages = nn.ModuleList(
+            LiteStage(config, stage, rates) for stage, rates in enumerate(drop_paths(config))
+        )
+        self.apply(init_weights)
+        for module in self.modules():
+            if isinstance(module, Block):
+                zero_weights(module.attn.proj, module.mlp.fc2)
+            elif isinstance(module, NormedConv):
+                module.frozen_statistics = config.frozen_statistics
+        self.train()
+
+    def fold(self) -> None:
+        """Folds batch norms into convolutions, for inference; not to be trained or saved."""
+        for module in self.modules():
+            if isinstance(module, NormedConv):
+                module.fold()
+
+
 def drop_paths(config: BackboneConfig) -> list[list[float]]:
     """Share of samples that skip a block in training, for every block of every stage."""
     count = sum(config.depths)
@@ -288,6 +496,21 @@ def init_normal(weight: Tensor, std: float = 1.0) -> None:
     """Draws normal values; none on the meta device, where this would import torch's compiler."""
     if not weight.is_meta:
         nn.init.normal_(weight, std=std)
+
+
+def zero_weights(*layers: nn.Module) -> None:
+    """Makes layers answer 0, so that the residual branches that they end change nothing."""
+    for layer in layers:
+        for values in layer.parameters():
+            nn.init.zeros_(values)
+
+
+def batch_norm_line(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Slope and offset of a batch norm in eval mode, per channel."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return slope, norm.bias - slope * norm.running_mean
 
 
 def init_weights(module: nn.Module) -> None:

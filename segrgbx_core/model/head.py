@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
-from segrgbx_core.model.backbone import MAX_WIDTH, init_normal, to_map, to_tokens
+from segrgbx_core.model.backbone import (
+    MAX_WIDTH,
+    batch_norm_line,
+    init_normal,
+    to_map,
+    to_tokens,
+)
 
 
 class HeadConfig(Config):
@@ -61,7 +67,7 @@ class MlpHead(nn.Module):
     @torch.no_grad()
     def folded(self) -> FoldedHead:
         """The same function in eval mode, all before the ReLU folded into one layer per stage."""
-        scale, bias = _batch_norm_line(self.norm)  # (E,), (E,)
+        scale, bias = batch_norm_line(self.norm)  # (E,), (E,)
         if self.fuse.bias is not None:
             bias = bias + scale * self.fuse.bias
         fuse = self.fuse.weight[:, :, 0, 0] * scale[:, None]  # (E, 4E), coarsest stage first
@@ -98,11 +104,3 @@ class FoldedHead(nn.Module):
 def resize(features: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, C, h, w) to (B, C, *size), bilinear between pixel centres; exact at the same size."""
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
-
-
-def _batch_norm_line(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Slope and offset of a batch norm in eval mode, per channel."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    slope = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return slope, norm.bias - slope * norm.running_mean

@@ -6,7 +6,7 @@ E width of an embedding, C classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,13 @@ from segrgbx_core.model.head import MlpHead, resize
 MIN_SIDE = 32
 """Shortest image side in pixels; below it stage 4 has no pixel."""
 
-# Mean and standard deviation of each channel.
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+Normalisation: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of each channel."""
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of the images of ImageNet, the usual one."""
+CENTRED: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""To [-1, 1], what EfficientNet-lite's weights were trained with."""
+_IDENTITY: Normalisation = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class Scene(NamedTuple):
@@ -47,18 +51,23 @@ class RgbxNetwork(nn.Module):
     std: Tensor
     head: nn.Module
 
-    def __init__(self, num_classes: int, embed_dim: int, normalise_x: bool) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        embed_dim: int,
+        normalise_x: bool,
+        normalisation: Normalisation = IMAGENET,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.embed_dim = embed_dim
         self.needs_embeddings = False
-        self._normalise_x = normalise_x
+        self._normalisation = (normalisation, normalisation if normalise_x else _IDENTITY)
         self.reset_normalisation()
 
     def reset_normalisation(self) -> None:
         """Makes the constants of `normalised` anew, on the current device."""
-        x_norm = _IMAGENET if self._normalise_x else _IDENTITY
-        mean, std = torch.tensor([_IMAGENET, x_norm]).unbind(1)  # (2, 3): RGB, X
+        mean, std = torch.tensor(self._normalisation).unbind(1)  # (2, 3): RGB, X
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -125,8 +134,8 @@ class RgbxNetwork(nn.Module):
         check_pair(rgb, x)
         return (rgb - self.mean[0, :, None, None]) / self.std[0, :, None, None]
 
-    def fold_head(self) -> None:
-        """Replaces the head by its cheaper equal for inference; not to be trained or saved."""
+    def fold(self) -> None:
+        """Replaces parts by their cheaper equals for inference; not to be trained or saved."""
         if isinstance(self.head, MlpHead):
             self.head = self.head.folded()
 

@@ -23,7 +23,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
-from segrgbx_core.model.backbone import MAX_WIDTH, merge_heads, split_heads, to_map, to_tokens
+from segrgbx_core.model.backbone import (
+    MAX_WIDTH,
+    merge_heads,
+    split_heads,
+    to_map,
+    to_tokens,
+    zero_weights,
+)
 from segrgbx_core.model.head import resize
 from segrgbx_core.model.prompts import Pairing
 
@@ -248,6 +255,12 @@ class DomainSpecificRefinement(nn.Module):
         self.blocks = nn.ModuleList(
             RefinementBlock(config, channels, embed_dim) for _ in range(depth)
         )
+
+    def start_as_identity(self) -> None:
+        """Ends every residual branch with zeros, so that the modules change nothing at first."""
+        for module in self.modules():
+            if isinstance(module, PromptedAttention):
+                zero_weights(module.proj, module.mlp[-1])
 
     def queries(self, embedding: Tensor) -> tuple[Tensor, ...]:
         """The scene prompt of every block: embeddings (B, E) to one (B, C, h, w) per block."""

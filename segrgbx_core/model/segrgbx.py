@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.model.backbone import (
+    AnyBackboneConfig,
     BackboneConfig,
+    LiteBackboneConfig,
+    LiteEncoder,
+    LiteStage,
     MixTransformer,
     Stage,
     check_heads,
@@ -24,7 +28,7 @@ from segrgbx_core.model.backbone import (
 )
 from segrgbx_core.model.fusion import FeatureFusion, FeatureRectify
 from segrgbx_core.model.head import HeadConfig, MlpHead
-from segrgbx_core.model.network import RgbxNetwork, Scene, split_streams
+from segrgbx_core.model.network import CENTRED, IMAGENET, RgbxNetwork, Scene, split_streams
 from segrgbx_core.model.prompts import PromptConfig, StagePrompts, pair_embeddings, stream_indices
 from segrgbx_core.model.refinement import DomainSpecificRefinement, RefinementConfig
 
@@ -33,7 +37,7 @@ class ModelConfig(Config):
     """Architecture of the segmentation network; the defaults are the paper's model."""
 
     architecture: Literal["segrgbx"] = option("segrgbx", doc="which network")
-    backbone: BackboneConfig = BackboneConfig()
+    backbone: AnyBackboneConfig = option(BackboneConfig(), doc="the encoder, shared by RGB and X")
     prompts: PromptConfig = PromptConfig()
     refinement: RefinementConfig = RefinementConfig()
     head: HeadConfig = HeadConfig()
@@ -52,11 +56,13 @@ class SegRGBX(RgbxNetwork):
     """General RGB-X segmentation; every pair of a batch may have another modality."""
 
     def __init__(self, config: ModelConfig, num_classes: int, embed_dim: int) -> None:
-        super().__init__(num_classes, embed_dim, config.normalise_x)
+        is_lite = isinstance(config.backbone, LiteBackboneConfig)
+        norm = CENTRED if is_lite else IMAGENET
+        super().__init__(num_classes, embed_dim, config.normalise_x, norm)
         widths = config.backbone.embed_dims
         self.config = config
         self.needs_embeddings = config.use_ma_clip
-        self.backbone = MixTransformer(config.backbone)
+        self.backbone = build_encoder(config.backbone)
         self.prompts = nn.ModuleList(
             StagePrompts(
                 config.prompts, embed_dim, width, config.use_ma_clip, config.use_aligned_prompts
@@ -72,6 +78,10 @@ class SegRGBX(RgbxNetwork):
         self.refine = DomainSpecificRefinement(config.refinement, widths[-1], embed_dim, depth)
         for part in (self.prompts, self.rectify, self.fuse, self.refine):
             part.apply(init_weights)
+        if is_lite:  # else gates and DSRM would shift what the ImageNet weights see
+            for gates in self.rectify:
+                cast("FeatureRectify", gates).start_nearly_closed()
+            self.refine.start_as_identity()
         self.head = MlpHead(config.head, widths, num_classes)
         # Without MA-CLIP the DSRM still needs a query: a learned vector replaces the embeddings.
         learns_scene = depth > 0 and not config.use_ma_clip
@@ -88,7 +98,8 @@ class SegRGBX(RgbxNetwork):
         refine = pair_embeddings(self.config.refinement.pairing, *embeddings)  # (2B, E)
         stream = stream_indices(modality)  # (2B,)
         prompt_kv = tuple(
-            cast("Stage", stage).prompt_kv(prompts(control, stream))  # (blocks, 2B, K, 2 D_i)
+            # (blocks, 2B, K, 2 D_i)
+            cast("Stage | LiteStage", stage).prompt_kv(prompts(control, stream))
             for stage, prompts in zip(self.backbone.stages, self.prompts, strict=True)
         )
         return Scene(prompt_kv, self.refine.queries(refine))
@@ -105,3 +116,16 @@ class SegRGBX(RgbxNetwork):
             fused.append(self.fuse[index](rgb_features, x_features))  # (B, D_i, H_i, W_i)
             features = torch.cat([rgb_features, x_features])
         return self.head(fused)
+
+    def fold(self) -> None:
+        """See `RgbxNetwork`."""
+        super().fold()
+        if isinstance(self.backbone, LiteEncoder):
+            self.backbone.fold()
+
+
+def build_encoder(config: BackboneConfig) -> MixTransformer | LiteEncoder:
+    """The encoder of a config, with random weights."""
+    if isinstance(config, LiteBackboneConfig):
+        return LiteEncoder(config)
+    return MixTransformer(config)

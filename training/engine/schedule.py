@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import Enum
+from typing import cast
 
 import torch
 from torch import nn
 
 from segrgbx_core.base.config import Config, option
+from segrgbx_core.base.errors import ConfigError
 
 _PROMPTS = ("aligned", "universal")
 """Last names of the prompts of `model.prompts.StagePrompts` and of the DSRM's U."""
@@ -35,6 +38,13 @@ class OptimizerConfig(Config):
     power: float = option(0.9, doc="exponent of the poly decay", low=0)
     warm_up: float = option(0.05, doc="share of the run in which the rate rises", low=0, high=1)
     clip_norm: float = option(0.0, doc="largest gradient norm; 0 means no limit", low=0)
+    slow_parts: tuple[str, ...] = option(
+        (),
+        doc="pieces of names of weights that learn slowly, such as .convs. of a pretrained lite0",
+    )
+    slow_rate: float = option(
+        1.0, doc="their learning rate relative to that of all other weights", low=0, high=1
+    )
     ema_decay: float = option(
         0.0,
         doc="memory of the averaged weights that are scored and saved; 0 means none",
@@ -81,34 +91,49 @@ def ema_factor(decay: float, step: int) -> float:
     return min(decay, (1.0 + step) / (10.0 + step))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Trainable parameters in two groups: matrices and kernels decay, 1-D and 0-D ones do not.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, slow_parts: Sequence[str] = (), slow_rate: float = 1.0
+) -> list[dict[str, object]]:
+    """Trainable parameters in groups: matrices and kernels decay, 1-D and 0-D ones do not.
 
     Learned prompts are matrices by shape but inputs by meaning, like position codes: no decay.
+    Weights with one of `slow_parts` in their names make two more groups, whose `factor` of the
+    learning rate is `slow_rate`.
+
+    Raises:
+        ConfigError: for a piece of a name that no trainable weight has.
     """
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    groups: list[dict[str, object]] = [
+        {"params": [], "weight_decay": decay, "factor": factor}
+        for factor in ((1.0, slow_rate) if slow_parts else (1.0,))
+        for decay in (weight_decay, 0.0)
+    ]
+    found = set()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        slow = [part for part in slow_parts if part in name]
+        found.update(slow)
         is_prompt = name.rsplit(".", maxsplit=1)[-1] in _PROMPTS
-        (kept if parameter.ndim <= 1 or is_prompt else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
+        place = 2 * bool(slow) + (parameter.ndim <= 1 or is_prompt)
+        cast("list[nn.Parameter]", groups[place]["params"]).append(parameter)
+    if lacking := sorted(set(slow_parts) - found):
+        raise ConfigError(
+            f"optimizer.slow_parts: no trained weight has '{lacking[0]}' in its name"
+        )
+    return groups
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`."""
     return torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
+        parameter_groups(model, config.weight_decay, config.slow_parts, config.slow_rate),
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
     )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every parameter group the same rate."""
+    """Gives every parameter group its `factor` of a rate, all of it where there is none."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)

@@ -82,7 +82,8 @@ class SegmentationRun(Config):
     )
     encoder_weights: PathText = option(
         "",
-        doc="file of ImageNet weights for the encoder, such as the published MiT; empty for none",
+        doc="file of ImageNet weights for the encoder, such as the published MiT, or "
+        "efficientnet_lite0 for those of the package of that name; empty for none",
     )
     ma_clip: MaClipConfig = option(MaClipConfig(), doc="MA-CLIP's image tower")
     clip: ClipConfig = option(ClipConfig(), doc="how MA-CLIP serves training")

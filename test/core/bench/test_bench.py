@@ -85,7 +85,7 @@ def test_count_report_of_the_papers_model(tmp_path, capsys):
         total = sum(part[key] for part in count["parts"].values())
         assert total == pytest.approx(count[key])
     printed = capsys.readouterr().out
-    assert "| MiT backbone, two streams" in printed
+    assert "| backbone, two streams" in printed
     assert f"{count['gmacs']:.2f}" in printed
 
 

@@ -161,7 +161,7 @@ def test_folded_head_and_half_precision_stay_near(name):
     model, batch = build(name).eval(), inputs(2)
     with torch.no_grad():
         exact = model(*batch)
-        model.fold_head()
+        model.fold()
         assert isinstance(model.head, FoldedHead)
         torch.testing.assert_close(model(*batch), exact, rtol=1e-3, atol=1e-4)
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -134,7 +134,7 @@ def test_folded_head_gives_equal_logits(fuse_bias):
     batch = inputs(2, 97, 131, dtype=torch.float64)
     with torch.no_grad():
         before = model(*batch)
-        model.fold_head()
+        model.fold()
         assert isinstance(model.head, FoldedHead)
         torch.testing.assert_close(model(*batch), before, rtol=1e-9, atol=1e-9)
 
