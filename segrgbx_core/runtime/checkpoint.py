@@ -260,7 +260,7 @@ def default_contract(preset: str = "b2", tower: str = "", **changes: Any) -> Con
     Args:
         preset: name in `segrgbx_core.model.ALL_PRESETS`.
         tower: name in `CLIP_PRESETS`; empty takes the paper's `vit_b16`, but `tiny` for sizes
-            `tiny` and for baselines, which do not look at embeddings.
+            `tiny` and `lite0` and for baselines, which do not look at embeddings.
         changes: fields of `Contract` that differ from the defaults.
 
     Raises:
@@ -282,7 +282,7 @@ def default_contract(preset: str = "b2", tower: str = "", **changes: Any) -> Con
 
 def default_tower(preset: str) -> str:
     """The tower of `CLIP_PRESETS` that goes with a preset; see `default_contract`."""
-    small = preset.endswith("tiny") or preset in BASELINE_PRESETS
+    small = preset.endswith(("tiny", "lite0")) or preset in BASELINE_PRESETS
     return "tiny" if small else "vit_b16"
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.model import PRESETS, build_model
 from training.engine.schedule import (
     Decay,
@@ -81,6 +82,20 @@ def test_only_matrices_and_kernels_decay():
     set_learning_rate(optimizer, 0.125)
     assert {group["lr"] for group in optimizer.param_groups} == {0.125}
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+
+
+def test_slow_parts_have_a_share_of_the_rate():
+    model = Small()
+    config = OptimizerConfig(slow_parts=("conv",), slow_rate=0.2)
+    optimizer = build_optimizer(model, config)
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    trained = {n: id(p) for n, p in model.named_parameters() if p.requires_grad}
+    assert rates.keys() == set(trained.values())
+    for name, place in trained.items():
+        assert rates[place] == (0.1 if "conv" in name else 0.5)
+    with pytest.raises(ConfigError, match="'convs' in its name"):
+        build_optimizer(model, OptimizerConfig(slow_parts=("conv", "convs")))
 
 
 def test_prompts_of_the_model_do_not_decay():
