@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# `colcon build --symlink-install` runs this file through a link; everything lies beside the file itself.
+# `colcon build --symlink-install` runs this file through a link; everything lies beside the
+# file itself.
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "segrgbx_ros"
 # Writing ONNX files and running them; a robot that only runs them needs onnxruntime alone.
