@@ -1,4 +1,4 @@
-"""segrgbx.launch.py with a recording and RViz; takes the same arguments, `bag` is required."""
+"""segrgbx.launch.py with a recording, the shipped one by default, and RViz."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ MAIN = str(Path(__file__).resolve().with_name("segrgbx.launch.py"))
 
 
 def generate_launch_description():
-    """The main file, once it has a recording to play."""
-    bag = DeclareLaunchArgument("bag", description="recording to play with its clock")
+    """The main file with a recording to play."""
+    bag = DeclareLaunchArgument("bag", default_value="demo", description="recording to play")
     rviz = DeclareLaunchArgument("rviz", default_value="true", description="false without RViz")
     main = IncludeLaunchDescription(PythonLaunchDescriptionSource(MAIN))
     return LaunchDescription([bag, rviz, main])

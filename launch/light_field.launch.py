@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 MAIN = str(Path(__file__).resolve().with_name("segrgbx.launch.py"))
@@ -11,7 +11,8 @@ MAIN = str(Path(__file__).resolve().with_name("segrgbx.launch.py"))
 
 def generate_launch_description():
     """The main file with this pair."""
-    arguments = {"pair": "light_field"}.items()
-    source = PythonLaunchDescriptionSource(MAIN)
-    main = IncludeLaunchDescription(source, launch_arguments=arguments)
-    return LaunchDescription([main])
+    pair = DeclareLaunchArgument(
+        "pair", default_value="light_field", choices=["light_field"], description="fixed here"
+    )
+    main = IncludeLaunchDescription(PythonLaunchDescriptionSource(MAIN))
+    return LaunchDescription([pair, main])

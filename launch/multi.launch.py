@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 MAIN = str(Path(__file__).resolve().with_name("segrgbx.launch.py"))
 
 
 def generate_launch_description():
-    """The main file with these pairs."""
-    arguments = {"pair": "thermal,depth,polarization"}.items()
-    source = PythonLaunchDescriptionSource(MAIN)
-    main = IncludeLaunchDescription(source, launch_arguments=arguments)
-    return LaunchDescription([main])
+    """The main file with these pairs, or others that are named."""
+    names = "thermal,depth,polarization"
+    pair = DeclareLaunchArgument("pair", default_value=names, description="pairs with commas")
+    main = IncludeLaunchDescription(PythonLaunchDescriptionSource(MAIN))
+    return LaunchDescription([pair, main])

@@ -19,7 +19,9 @@ from launch.actions import (
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-CONFIG = Path(__file__).resolve().parents[1] / "config"
+HOME = Path(__file__).resolve().parents[1]
+CONFIG = HOME / "config"
+DEMO = HOME / "resource" / "demo"
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 
 # name: (default, description, parameter it sets unless empty; {pair} stands for the pair's name)
@@ -33,7 +35,11 @@ ARGUMENTS = {
     "rgb_camera_info_topic": ("", "CameraInfo of RGB, for registration and points", ""),
     "x_camera_info_topic": ("", "CameraInfo of X, for registration", ""),
     "rgb_transport": ("", "raw or compressed", "{pair}.rgb_transport"),
-    "x_transport": ("", "raw, compressed or compressedDepth", "{pair}.x_transport"),
+    "x_transport": (
+        "",
+        "raw, compressed or compressedDepth",
+        "{pair}.x_transport",
+    ),
     "checkpoint": ("", "path of the checkpoint", "model.checkpoint"),
     "device": ("", "auto, cpu, cuda or cuda:N", "model.device"),
     "precision": ("", "auto, fp32, fp16 or bf16", "model.precision"),
@@ -46,7 +52,7 @@ ARGUMENTS = {
     "rviz": ("false", "true to open RViz", ""),
     "rviz_config": ("", "what RViz shows; empty: images, for pair:=depth its cloud too", ""),
     "fixed_frame": ("", "RViz's fixed frame; empty: that of rviz_config", ""),
-    "bag": ("", "recording to play with its clock", ""),
+    "bag": ("", "recording to play with its clock; demo: the shipped one and its weights", ""),
     "fastdds_profile": (
         str(CONFIG / "fastdds_large_images.xml"),
         "Fast DDS profile, taken unless the environment names one; empty: none",
@@ -77,6 +83,10 @@ def generate_launch_description():
 def _actions(context):
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     pairs = value["pair"].split(",")
+    if value["bag"] == "demo":
+        _take_demo(value)
+    if value["params_file"] and not Path(value["params_file"]).is_file():
+        raise RuntimeError(f"params_file: '{value['params_file']}' does not exist")
     if value["bag"] and not value["use_sim_time"]:
         value["use_sim_time"] = "true"
     parameters = {"pairs": pairs} if len(pairs) > 1 and not value["params_file"] else {}
@@ -117,6 +127,21 @@ def _actions(context):
     if value["fastdds_profile"] and _uses_fastdds() and not os.environ.get(PROFILE_VARIABLE):
         actions.insert(0, SetEnvironmentVariable(PROFILE_VARIABLE, value["fastdds_profile"]))
     return actions
+
+
+def _take_demo(value):
+    """The shipped recording, whose topics have no namespace, and the weights that fit it."""
+    if value["pair"] != "thermal":
+        raise RuntimeError(f"bag:=demo holds the pair 'thermal', not '{value['pair']}'")
+    shipped = {
+        "bag": str(DEMO / "thermal"),
+        "checkpoint": value["checkpoint"] or str(DEMO / "segrgbx_tiny.safetensors"),
+        "rgb_topic": value["rgb_topic"] or "/thermal/rgb/image",
+        "x_topic": value["x_topic"] or "/thermal/x/image",
+        "rgb_transport": "compressed",
+        "x_transport": "compressed",
+    }
+    value.update(shipped)
 
 
 def _for_each(argument, text, pairs):

@@ -224,26 +224,43 @@ def test_several_pairs_take_lists_or_one_value_for_all(stand_ins):
 
 
 def test_several_modalities_have_a_wrapper_too(stand_ins):
-    (include,) = described("multi.launch.py")
-    pairs = dict(include.launch_arguments)["pair"]
-    assert tuple(pairs.split(",")) == read_node_yaml(ROOT / "config" / "multi.yaml").pairs
+    pair, _ = described("multi.launch.py")
+    assert (
+        tuple(pair.default_value.split(","))
+        == read_node_yaml(ROOT / "config" / "multi.yaml").pairs
+    )
 
 
-def test_a_replay_asks_for_the_recording(stand_ins):
+def test_a_replay_plays_the_shipped_recording_unless_another_is_named(stand_ins):
     bag, rviz, include = described("bag_replay.launch.py")
-    assert bag.args == ("bag",)
-    assert not hasattr(bag, "default_value"), "without a default it is required"
+    assert (bag.args, bag.default_value) == (("bag",), "demo")
+    found = actions(bag=bag.default_value)
+    assert only(found, "ExecuteProcess").cmd[3] == str(ROOT / "resource" / "demo" / "thermal")
+    node = only(found, "Node")
+    assert Path(node.parameters[1]["model.checkpoint"]).is_file()
+    assert node.parameters[1]["thermal.rgb_transport"] == "compressed"
+    assert node.remappings == [
+        ("thermal/rgb/image", "/thermal/rgb/image"),
+        ("thermal/x/image", "/thermal/x/image"),
+    ]
+    with pytest.raises(RuntimeError, match="holds the pair 'thermal', not 'depth'"):
+        actions(bag="demo", pair="depth")
     assert (rviz.args, rviz.default_value) == (("rviz",), "true")
     assert Path(include.args[0].args[0]) == LAUNCH / "segrgbx.launch.py"
 
 
 @pytest.mark.parametrize("name", [str(modality) for modality in MODALITIES])
 def test_each_modality_has_a_thin_wrapper(stand_ins, name):
-    (include,) = described(f"{name}.launch.py")
+    pair, include = described(f"{name}.launch.py")
     assert include.kind == "IncludeLaunchDescription"
-    assert dict(include.launch_arguments) == {"pair": name}
+    assert (pair.args, pair.default_value, pair.choices) == (("pair",), name, [name])
     assert Path(include.args[0].args[0]) == LAUNCH / "segrgbx.launch.py"
     assert len((LAUNCH / f"{name}.launch.py").read_text().splitlines()) < 20
+
+
+def test_a_parameter_file_that_is_missing_is_named(stand_ins):
+    with pytest.raises(RuntimeError, match=r"params_file: '/nowhere\.yaml' does not exist"):
+        actions(params_file="/nowhere.yaml")
 
 
 def test_every_argument_is_described(stand_ins):
