@@ -1,5 +1,7 @@
 """Yardsticks: merged classes, boxes, exchanged embeddings, and the page on made-up folders."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.labels.label_space import VOID, synthetic_label_space
 from segrgbx_core.labels.tables import DELIVER, SYNTHETIC_STREET
 from segrgbx_core.runtime.checkpoint import random_checkpoint
-from training.data.datasets import Labelled
+from training.data.datasets import Labelled, open_reader
 from training.experiments.yardsticks import (
     CAMVID,
     ROADSCENE,
@@ -171,3 +173,14 @@ def test_the_page_of_made_up_folders(tmp_path, capsys):
         assert f"roadscene val (2), X {source}" in printed
     assert "of 1 (" in printed
     assert "| depth |" in printed
+
+
+@pytest.mark.parametrize("groups", [CAMVID, ROADSCENE])
+def test_the_real_folders_name_every_group(groups):
+    name = "camvid" if groups is CAMVID else "roadscene"
+    folder = Path(__file__).resolve().parents[4] / "shared" / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"real data: {folder} is absent")
+    reader = open_reader("folder", folder, "val", Modality.THERMAL)
+    table = group_table(reader.label_space.native(reader.native).names, groups)
+    assert set(range(len(groups))) <= set(table.tolist())
