@@ -314,7 +314,10 @@ class MixTransformer(nn.Module):
 
 
 class SameConv2d(nn.Conv2d):
-    """A bias-free convolution with TensorFlow's "SAME" padding, whose odd pixel lies behind."""
+    """A bias-free convolution with TensorFlow's "SAME" padding, whose odd pixel lies behind.
+
+    TensorFlow pads maps of odd sides by one pixel less behind and one more before.
+    """
 
     def __init__(
         self, channels: int, width: int, kernel: int, stride: int, groups: int = 1
@@ -326,10 +329,10 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, ceil(H / stride), ceil(W / stride)); stride 1 or 2."""
-        if self.stride[0] == 2:
-            rows, columns = (self.kernel_size[0] - 2 + n % 2 for n in features.shape[-2:])
-            ends = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-            features = F.pad(features, ends)
+        if self.stride[0] == 2:  # constants, so that exported graphs keep free sizes
+            before = (self.kernel_size[0] - 2) // 2
+            after = self.kernel_size[0] - 1 - before
+            features = F.pad(features, (before, after, before, after))
         return super().forward(features)
 
 

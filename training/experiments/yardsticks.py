@@ -36,7 +36,7 @@ from segrgbx_core.labels.metrics import ConfusionMatrix, iou_of
 from segrgbx_core.labels.tables import DELIVER, SYNTHETIC_STREET
 from segrgbx_core.runtime.checkpoint import load_checkpoint
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
-from training.data.datasets import Labelled, open_reader
+from training.data.datasets import Labelled, open_reader, sensor_of
 from training.data.datasets.synthetic import XSource
 from training.experiments.trials import SceneScores, difference
 
@@ -303,9 +303,13 @@ def embedding_rows(checkpoint: Path, scenes: Path, device: str) -> list[list[str
         for kind in Embeddings:
             loaded = load_checkpoint(checkpoint)
             exchange_embeddings(loaded.ma_clip, kind)
-            config = InferenceConfig(device=device)
-            segmenter = Segmenter(loaded, config, label_space=SYNTHETIC_STREET.name)
             reader = open_reader("synthetic_street", scenes, "test", modality)
+            segmenter = Segmenter(
+                loaded,
+                InferenceConfig(device=device),
+                sensor_of(reader, None),
+                label_space=SYNTHETIC_STREET.name,
+            )
             items = (reader[index] for index in range(len(reader)))
             scores[kind] = SceneScores(count_groups(segmenter, items, names, groups), {})
         own = scores[Embeddings.OWN]
