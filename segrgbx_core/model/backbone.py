@@ -314,10 +314,7 @@ class MixTransformer(nn.Module):
 
 
 class SameConv2d(nn.Conv2d):
-    """A bias-free convolution with TensorFlow's "SAME" padding, whose odd pixel lies behind.
-
-    TensorFlow pads maps of odd sides by one pixel less behind and one more before.
-    """
+    """A bias-free convolution with TensorFlow's "SAME" padding, whose odd pixel lies behind."""
 
     def __init__(
         self, channels: int, width: int, kernel: int, stride: int, groups: int = 1
@@ -329,10 +326,14 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, ceil(H / stride), ceil(W / stride)); stride 1 or 2."""
-        if self.stride[0] == 2:  # constants, so that exported graphs keep free sizes
-            before = (self.kernel_size[0] - 2) // 2
-            after = self.kernel_size[0] - 1 - before
-            features = F.pad(features, (before, after, before, after))
+        if self.stride[0] == 2:
+            half = self.kernel_size[0] // 2
+            features = F.pad(features, (half, half + 1, half, half + 1))
+            # Even sides need one row less before. Cut so, the sizes stay simple expressions for
+            # exports with free sizes, which a padding that depends on the size makes impossible.
+            for axis in (-2, -1):
+                length = features.shape[axis] - 1
+                features = features.narrow(axis, 1 - length % 2, length)
         return super().forward(features)
 
 

@@ -63,7 +63,7 @@ def inputs(batch=2, height=96, width=128):
     return *images, *embeddings, torch.arange(batch)
 
 
-@pytest.mark.parametrize("size", [(96, 128), (64, 160)])
+@pytest.mark.parametrize("size", [(96, 128), (97, 131), (240, 320)])
 def test_maps_are_those_of_timm_and_the_blocks_change_nothing_at_first(public, size):
     network, state = public
     image = torch.rand(1, 3, *size)
