@@ -49,6 +49,9 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> ModelConfig:
         check_heads(self.backbone.embed_dims[-1:], (self.refinement.num_heads,))
+        rows, columns = self.refinement.position_grid
+        for width in (self.backbone.embed_dims[-1], rows * columns):
+            self.refinement.hidden_width(width)
         return self
 
 
@@ -120,6 +123,7 @@ class SegRGBX(RgbxNetwork):
     def fold(self) -> None:
         """See `RgbxNetwork`."""
         super().fold()
+        self.refine.fold()
         if isinstance(self.backbone, LiteEncoder):
             self.backbone.fold()
 

@@ -196,7 +196,7 @@ class AblationPage:
         content = {
             "table": table.name,
             "paper_table": table.number,
-            "title": table.title,
+            "title": table.full_title,
             "reference": table.reference,
             "setting": setting,
             "arms": [self._row(variant, results) for variant in table.variants],
@@ -223,10 +223,10 @@ class AblationPage:
             for run in runs
             if variant.name != reference and (reference, run["seed"]) in results
         ]
-        paper: dict[str, Any] = {
-            "miou_percent": variant.paper_miou,
-            "difference": variant.paper_miou - paper_reference,
-        }
+        paper: dict[str, Any] = {}
+        if self.table.number:
+            paper["miou_percent"] = variant.paper_miou
+            paper["difference"] = variant.paper_miou - paper_reference
         if variant.paper_cost is not None:
             paper.update(zip(("parameters_m", "gflops"), variant.paper_cost, strict=True))
         return {

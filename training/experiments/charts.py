@@ -41,8 +41,7 @@ def draw_ablation(content: Mapping[str, Any], path: Path | str) -> None:
     data = ", ".join(size["name"] for size in setting["data"])
     title = content["title"]
     figure.suptitle(
-        f"{title[:1].upper()}{title[1:]} (the paper's Table {content['paper_table']})"
-        + (": synthetic data" if is_synthetic else ""),
+        f"{title[:1].upper()}{title[1:]}" + (": synthetic data" if is_synthetic else ""),
         fontsize=12,
         fontweight="bold",
     )
@@ -50,7 +49,7 @@ def draw_ablation(content: Mapping[str, Any], path: Path | str) -> None:
     figure.supxlabel(
         f"Ours: {data}, {setting['steps']} steps, {count} seed{'s' if count > 1 else ''}"
         + ("; a single seed shows no order of the arms" if count == 1 else "")
-        + ". Paper: its own five data sets.",
+        + (". Paper: its own five data sets." if content["paper_table"] else "."),
         fontsize=8,
         color="#68707c",
     )
@@ -95,8 +94,9 @@ def _ablation_differences(axes: Axes, rows: list[dict[str, Any]], reference: str
                 fontsize=8, color="#68707c",
             )  # fmt: skip
             continue
-        ours, paper = row["difference"], row["paper"]["difference"]
-        bars = [("paper", place + _BAR / 2, paper, None, _PAPER)]
+        ours, bars = row["difference"], []
+        if row["paper"]:
+            bars.append(("paper", place + _BAR / 2, row["paper"]["difference"], None, _PAPER))
         if ours is not None:
             half = None if ours["low"] is None else (ours["high"] - ours["low"]) / 2
             bars.insert(0, ("ours", place - _BAR / 2, ours["mean"], half, _OURS))

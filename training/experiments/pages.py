@@ -31,6 +31,10 @@ from training.experiments.variants import (
     AblationTable,
 )
 
+_PAPER_COLUMNS = (
+    "Columns marked *paper* repeat the paper, which measured on its five data sets; nothing in "
+    "them was measured here.",
+)
 MIN_SCENES, MIN_SEEDS = 300, 3
 """Below these, differences of components are noise."""
 
@@ -58,15 +62,15 @@ def _ablation_page(content: Mapping[str, Any], has_chart: bool) -> str:
     kind = "synthetic, " if all(size["is_synthetic"] for size in setting["data"]) else ""
     data = "; ".join(f"{d['name']} ({d['train']} train, {d['val']} val)" for d in setting["data"])
     lines = [
-        f"# Ablation `{name}`: {content['title']} (the paper's Table {content['paper_table']})",
+        f"# Ablation `{name}`: {content['title']}",
         "",
         f"Ours: run file `{setting['run']}`, {setting['steps']} steps of {setting['batch_size']}, "
         f"seeds {', '.join(map(str, setting['seeds']))}, commit `{setting['commit']}`.",
         f"Data, {kind}val split scored: {data}.",
         "",
-        "Columns marked *paper* repeat the paper, which measured on its five data sets; nothing "
-        f"in them was measured here. Differences are to `{reference}`, paired by seed, in "
-        "percentage points; brackets hold the 95 % interval.",
+        *_PAPER_COLUMNS[: bool(content["paper_table"])],
+        f"Differences are to `{reference}`, paired by seed, in percentage points; brackets hold "
+        "the 95 % interval.",
         "",
         _ablation_scores(content),
         "",
@@ -105,7 +109,8 @@ def _ablation_scores(content: Mapping[str, Any]) -> str:
     for row in content["arms"]:
         score, paper = row["miou_percent"], row["paper"]
         values = ", ".join(number(run["miou_percent"], 2) for run in row["runs"])
-        differences = [_difference(row["difference"]), format(paper["difference"], "+.2f")]
+        of_paper = f"{paper['difference']:+.2f}" if paper else UNDEFINED
+        differences = [_difference(row["difference"]), of_paper]
         if row["arm"] == content["reference"]:
             differences = ["reference", "reference"]
         rows.append(
@@ -116,11 +121,13 @@ def _ablation_scores(content: Mapping[str, Any]) -> str:
                 number(score["std"] if score else None, 2),
                 values or UNDEFINED,
                 differences[0],
-                number(paper["miou_percent"], 2),
+                number(paper.get("miou_percent"), 2),
                 differences[1],
             ]
         )
     titles = ["arm", "", "mIoU", "spread", "by seed", "difference"]
+    if not content["paper_table"]:
+        return markdown_table(titles, [row[: len(titles)] for row in rows], "llrrll")
     return markdown_table([*titles, "*paper* mIoU", "*paper* difference"], rows, "llrrllr")
 
 

@@ -61,7 +61,7 @@ class AblationTable:
 
     Attributes:
         name: for command lines and files.
-        number: of the paper's table.
+        number: of the paper's table; empty for arms that the paper does not have.
         title: for people.
         variants: its rows in the paper's order.
         reference: name of the row that the others are compared with; the paper's model.
@@ -74,6 +74,11 @@ class AblationTable:
     variants: tuple[Variant, ...]
     reference: str
     needs: tuple[str, ...] = ()
+
+    @property
+    def full_title(self) -> str:
+        """Title, and the number of the paper's table where it has one."""
+        return f"{self.title} (the paper's Table {self.number})" if self.number else self.title
 
     def variant(self, name: str) -> Variant:
         """The row of that name.
@@ -216,6 +221,23 @@ _ALL = (
         ),
         reference=Pairing.ALIGNED.value,
         needs=("use_ma_clip", "use_dsrm"),
+    ),
+    AblationTable(
+        name="refinement",
+        number="",
+        title="what the DSRM's indicator chooses, and how its change starts",
+        variants=(
+            Variant("literal", "chi chooses universal prompts"),
+            Variant(
+                "layer_scale",
+                "the same, its change scaled from 0.01 on",
+                {"refinement.layer_scale": 0.01},
+            ),
+            Variant("mixture", "chi chooses hidden units too", {"refinement.kind": "mixture"}),
+            Variant("without", "no DSRM", {"use_dsrm": False}),
+        ),
+        reference="literal",
+        needs=("use_dsrm",),
     ),
 )
 

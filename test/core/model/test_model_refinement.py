@@ -151,9 +151,9 @@ def test_selection_is_soft_and_sums_to_one():
     universal = build().blocks[0].universal
     with torch.no_grad():
         universal.universal.fill_(1.0)
-    torch.testing.assert_close(
-        universal(example()[0]), torch.ones(2, C, 2, 2, dtype=torch.float64)
-    )
+    prompt, chi = universal(example()[0])
+    torch.testing.assert_close(prompt, torch.ones(2, C, 2, 2, dtype=torch.float64))
+    assert (chi > 0).all()
 
 
 def test_letters_stand_for_what_the_paper_says():
