@@ -112,9 +112,10 @@ def export_checkpoint(
     plain = InferenceConfig(device="cpu", precision="fp32", channels_last=False)
     eager = EagerEngine(checkpoint, _CPU, "fp32", plain, merge_for=modality)
     size = contract.input.height, contract.input.width
-    tracer = Tracer(eager.model, eager.ma_clip, size if config.fixed_size else None)
+    sizes = (size, contract.input.canvas) if config.fixed_size else (None, None)
+    tracer = Tracer(eager.model, eager.ma_clip, *sizes)
     served = [modality] if modality else list(contract.modalities)
-    cases = make_cases(size, served, config.fixed_size)
+    cases = make_cases(size, served, config.fixed_size, pad=contract.input.pad)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         draft = Path(scratch) / "made"

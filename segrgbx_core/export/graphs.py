@@ -144,22 +144,24 @@ class Tracer:
         model: in evaluation mode, with its head folded.
         ma_clip: with one LoRA merged, or all of them selected by `modality`.
         size: (height, width) of all images; None leaves them free, too.
+        canvas: (height, width) of what the frame's graph sees; None: the same.
 
     Attributes:
         scene_names: names of the scene's tensors; empty for networks without a scene.
     """
 
     def __init__(
-        self, model: RgbxNetwork, ma_clip: ModalityAwareClip, size: tuple[int, int] | None = None
+        self,
+        model: RgbxNetwork,
+        ma_clip: ModalityAwareClip,
+        size: tuple[int, int] | None = None,
+        canvas: tuple[int, int] | None = None,
     ) -> None:
         self.scene_graph = SceneGraph(model, ma_clip).eval()
         self._size = size
-        batch, (height, width) = _TRACED[0], size or _TRACED[1:]
-        generator = torch.Generator().manual_seed(0)
-        self._rgb = torch.randint(
-            0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator
-        )
-        self._x = torch.rand((batch, height, width, 3), generator=generator)
+        batch = _TRACED[0]
+        self._images = _images(batch, size or _TRACED[1:])
+        self._frame_images = _images(batch, canvas or size or _TRACED[1:])
         self._modality = torch.zeros(batch, dtype=torch.int64)
         with torch.no_grad():
             embedding = torch.zeros(batch, model.embed_dim)
@@ -173,7 +175,7 @@ class Tracer:
         """The scene's graph."""
         image, batch = self._dynamic()
         shapes = (image, image, {0: batch})
-        return _trace(self.scene_graph, (self._rgb, self._x, self._modality), shapes)
+        return _trace(self.scene_graph, (*self._images, self._modality), shapes)
 
     def frame(self) -> ExportedProgram:
         """The frame's graph."""
@@ -181,7 +183,7 @@ class Tracer:
         axes = [{2: batch}] * self._num_stages
         axes += [{1: batch}] * (len(self._parts) - self._num_stages)
         shapes = (image, image, *([tuple(axes)] if axes else []))
-        return _trace(self.frame_graph, (self._rgb, self._x, *self._parts), shapes)
+        return _trace(self.frame_graph, (*self._frame_images, *self._parts), shapes)
 
     def _dynamic(self) -> tuple[dict[int, Dim], Dim]:
         batch = Dim("batch", min=1, max=64)
@@ -189,6 +191,13 @@ class Tracer:
             return {0: batch}, batch
         height, width = Dim("height", min=64, max=4096), Dim("width", min=64, max=4096)
         return {0: batch, 1: height, 2: width}, batch
+
+
+def _images(batch: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """RGB and X images in memory order, the same for the same size."""
+    shape, generator = (batch, *size, 3), torch.Generator().manual_seed(0)
+    rgb = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return rgb, torch.rand(shape, generator=generator)
 
 
 def make_onnx(

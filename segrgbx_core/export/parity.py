@@ -57,6 +57,7 @@ def make_cases(
     modalities: Sequence[Modality],
     fixed_size: bool = False,
     count: int = 3,
+    pad: bool = False,
 ) -> list[Case]:
     """Batches of different sizes and mixtures: the model's own size first.
 
@@ -65,6 +66,7 @@ def make_cases(
         modalities: those that must work.
         fixed_size: True takes no other size.
         count: how many cases.
+        pad: images get the border of `InputConfig.pad`.
     """
     height, width = size
     shapes = [(1, height, width), (2, max(64, height // 2) + 1, max(64, width // 2) + 33)]
@@ -72,7 +74,7 @@ def make_cases(
     if fixed_size:
         shapes = [(batch, height, width) for batch, _, _ in shapes]
     return [
-        _case(batch, rows, columns, modalities, seed)
+        _case(batch, InputConfig(height=rows, width=columns, pad=pad), modalities, seed)
         for seed, (batch, rows, columns) in enumerate(shapes[:count])
     ]
 
@@ -171,16 +173,18 @@ def _where(same: Tensor) -> str:
     )
 
 
-def _case(count: int, height: int, width: int, modalities: Sequence[Modality], seed: int) -> Case:
+def _case(count: int, config: InputConfig, modalities: Sequence[Modality], seed: int) -> Case:
     rng = np.random.default_rng(seed)
     mixture = [modalities[(seed + index) % len(modalities)] for index in range(count)]
-    placement = place(height, width, InputConfig(height=height, width=width))
-    draw: Callable[[], Tensor] = lambda: _scenery(rng, count, height, width)  # noqa: E731
+    height, width = config.height, config.width
+    placement = place(height, width, config)
+    draw: Callable[[], Tensor] = lambda: _scenery(rng, count, *config.canvas)  # noqa: E731
     batch = Batch(
         rgb_pixels=(draw() * 255).to(torch.uint8),
         x_pixels=draw(),
         modality=torch.tensor([modality.index for modality in mixture]),
         placements=(placement,) * count,
+        border=(config.canvas[0] - height, config.canvas[1] - width),
     )
     names = ", ".join(map(str, mixture))
     return Case(f"batch {count}, {width}x{height} ({names})", batch)

@@ -15,6 +15,8 @@ from segrgbx_core.model.head import MlpHead, resize
 
 MIN_SIDE = 32
 """Shortest image side in pixels; below it stage 4 has no pixel."""
+MULTIPLE = 32
+"""Sides of images whose maps cover them exactly at every stage are multiples of this."""
 
 Normalisation: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of each channel."""
@@ -159,6 +161,12 @@ class PairNetwork(RgbxNetwork):
     def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
         """As `coarse_logits`, without a scene."""
         raise NotImplementedError
+
+
+def padded(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) brought up to multiples of 32."""
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
+    return height, width
 
 
 def check_pair(rgb: Tensor, x: Tensor) -> None:

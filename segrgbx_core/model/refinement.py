@@ -214,7 +214,8 @@ class FeedForward(nn.Sequential):
                 tokens = layer(tokens)
             return tokens
         assert chi is not None
-        norm, inner, act, outer = self
+        norm, act = self[0], self[2]
+        inner, outer = cast("nn.Linear", self[1]), cast("nn.Linear", self[3])
         tokens = norm(tokens)
         if self.training:
             units = act(inner(tokens)).unflatten(2, (self.groups, -1))  # (B, L, K, hidden / K)

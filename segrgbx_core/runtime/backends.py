@@ -15,6 +15,7 @@ import torch
 from segrgbx_core.base.errors import CheckpointError, ConfigError, shortened
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
+from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.devices import choose_precision
 from segrgbx_core.runtime.exported import (
     AOT_FRAME,
@@ -78,7 +79,8 @@ def open_exported(
         engine = _open_onnx(model, config.onnx, device)
     trained = model.contract.input
     size = (config.input_height or trained.height, config.input_width or trained.width)
-    if engine.fixed_size not in (None, size):
+    asked = InputConfig(height=size[0], width=size[1], pad=trained.pad)
+    if engine.fixed_size not in (None, asked.canvas):
         raise ConfigError(
             f"exported model {model.name}: was exported for an input of {trained.width}x"
             f"{trained.height} alone, not {size[1]}x{size[0]}; export without --fixed-size"

@@ -23,6 +23,7 @@ from torch import Tensor
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
+from segrgbx_core.model.network import padded
 from segrgbx_core.sensors import EncodingConfig, resamples_linearly
 
 RGB_BORDER = (124, 116, 104)
@@ -48,6 +49,17 @@ class InputConfig(Config):
     resize_mode: ResizeMode = option(
         ResizeMode.STRETCH, doc="how images of another aspect are fitted in"
     )
+    pad: bool = option(
+        True,
+        doc="inputs whose sides are no multiples of 32 px get a border below and to the right for "
+        "the network; false in checkpoints of before, which were trained without it",
+    )
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) of what the network sees."""
+        size = self.height, self.width
+        return padded(size) if self.pad else size
 
 
 @dataclass(frozen=True)
@@ -76,12 +88,14 @@ class Batch:
         x_pixels: X images, float32 (B, H, W, 3) in [0, 1].
         modality: int64 (B,), `Modality.index`.
         placements: one per sample.
+        border: rows below and columns to the right that are the border of `InputConfig.pad`.
     """
 
     rgb_pixels: Tensor
     x_pixels: Tensor
     modality: Tensor
     placements: tuple[Placement, ...]
+    border: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.placements)
@@ -96,6 +110,20 @@ class Batch:
         """X images, float32 (B, 3, H, W) in [0, 1]."""
         return self.x_pixels.permute(0, 3, 1, 2)
 
+    @property
+    def without_border(self) -> Batch:
+        """The images alone, as MA-CLIP sees them; the batch itself where it has no border."""
+        if self.border == (0, 0):
+            return self
+        rows, columns = (
+            size - border
+            for size, border in zip(self.rgb_pixels.shape[1:3], self.border, strict=True)
+        )
+        rgb_pixels, x_pixels = (
+            part[:, :rows, :columns] for part in (self.rgb_pixels, self.x_pixels)
+        )
+        return Batch(rgb_pixels, x_pixels, self.modality, self.placements)
+
     def select(self, indices: Sequence[int]) -> Batch:
         """Some of the samples, in the order of `indices`; the batch itself where that is all."""
         if list(indices) == list(range(len(self))):
@@ -105,9 +133,8 @@ class Batch:
             torch.stack([part[index] for index in indices])
             for part in (self.rgb_pixels, self.x_pixels, self.modality)
         )
-        return Batch(
-            rgb_pixels, x_pixels, modality, tuple(self.placements[index] for index in indices)
-        )
+        placements = tuple(self.placements[index] for index in indices)
+        return Batch(rgb_pixels, x_pixels, modality, placements, self.border)
 
 
 class HostBuffers:
@@ -183,7 +210,7 @@ def make_batch(
     """
     buffers = buffers or HostBuffers(torch.device("cpu"))
     placements = tuple(place(image.shape[0], image.shape[1], config) for image in rgb_images)
-    size = (len(placements), config.height, config.width, 3)
+    size = (len(placements), *config.canvas, 3)
     buffers.begin_batch()
     rgb = buffers.array("rgb", size, torch.uint8)
     x = buffers.array("x", size, torch.float32)
@@ -199,7 +226,25 @@ def make_batch(
         x[index, rows, columns] = fit_to_model(x_images[index], *inner, linear)
         index_array[index] = modality.index
     rgb_pixels, x_pixels, modality_index = buffers.to_device(rgb, x, index_array)
-    return Batch(rgb_pixels, x_pixels, modality_index, placements)
+    border = (size[1] - config.height, size[2] - config.width)
+    return Batch(rgb_pixels, x_pixels, modality_index, placements, border)
+
+
+def with_border(images: Tensor, colour: Sequence[int]) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] with the border that `InputConfig.pad` gives a batch.
+
+    Args:
+        images: RGB or X.
+        colour: of the border, of 255.
+    """
+    height, width = images.shape[-2:]
+    canvas = padded((height, width))
+    if canvas == (height, width):
+        return images
+    fill = images.new_tensor(colour)[:, None, None] / 255
+    whole = fill.expand(len(images), 3, *canvas).clone()
+    whole[..., :height, :width] = images
+    return whole
 
 
 def place(rgb_height: int, rgb_width: int, config: InputConfig) -> Placement:

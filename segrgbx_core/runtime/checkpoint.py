@@ -337,6 +337,9 @@ def parse_contract(data: Any, where: str) -> Contract:
         raise CheckpointError(
             f"{where}: format {number} is newer than this package reads ({FORMAT}); update segrgbx"
         )
+    size = data.get("input", {})
+    if isinstance(size, dict):  # files from before `pad` hold networks that were trained without
+        data = {**data, "input": {"pad": False, **size}}
     try:
         return from_mapping(Contract, data, where=where)
     except ConfigError as error:

@@ -135,6 +135,7 @@ class EagerEngine:
 
     def encode_scene(self, batch: Batch) -> Scene:
         """See `Engine`."""
+        batch = batch.without_border
         if self.model.needs_embeddings:
             rgb_embedding, x_embedding = self.ma_clip(batch.rgb, batch.x, batch.modality)
         else:
@@ -328,6 +329,7 @@ class CudaExecutor:
         """Starts to encode a scene beside the frames and returns at once."""
         # The batch may be the current frame's own and caches `rgb` for it: computed on this
         # stream, the frame would read it too early. `x` is only a view.
+        batch = batch.without_border
         rgb = batch.rgb
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):

@@ -244,7 +244,7 @@ class ExportedEngine:
         """See `Engine`."""
         if self._scene is None:
             return Scene()
-        given = {**_images(batch), "modality": batch.modality.numpy()}
+        given = {**_images(batch.without_border), "modality": batch.modality.numpy()}
         parts = self._run(
             self._scene, {name: given[name] for name in given if name in self._scene.inputs}
         )
@@ -339,7 +339,8 @@ def scene_from_tensors(tensors: Sequence[Tensor], num_stages: int) -> Scene:
 
 
 def _images(batch: Batch) -> dict[str, Array]:
-    return {"rgb": batch.rgb_pixels.numpy(), "x": batch.x_pixels.numpy()}
+    images = {"rgb": batch.rgb_pixels.numpy(), "x": batch.x_pixels.numpy()}
+    return {name: np.ascontiguousarray(image) for name, image in images.items()}
 
 
 def _fits(shape: Shape, wanted: Shape) -> bool:

@@ -304,7 +304,7 @@ class Segmenter:
             self._calibrated(logits, modalities),
             [self._with_answer_size(placement) for placement in batch.placements],
             min_confidence,
-            (self.input.height, self.input.width),
+            self.input.canvas,
             self._confidence_kind,
             columns,
         )
@@ -375,6 +375,7 @@ def _input(trained: InputConfig, config: InferenceConfig) -> InputConfig:
         height=config.input_height or trained.height,
         width=config.input_width or trained.width,
         resize_mode=ResizeMode(config.resize_mode) if config.resize_mode else trained.resize_mode,
+        pad=trained.pad,
     )
 
 

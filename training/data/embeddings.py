@@ -115,7 +115,8 @@ def fingerprint(
         "ma_clip": to_plain(ma_clip.config),
         "encoding": to_plain(preparation.encoding),
         "sensor": to_plain(sensor_of(reader, preparation.sensor) or SensorConfig()),
-        "input": to_plain(size),
+        # The border of `pad` is not MA-CLIP's.
+        "input": {name: value for name, value in to_plain(size).items() if name != "pad"},
         "variants": [variant.name for variant in Variant],
         "modality": reader.modality.value,
         "samples": len(reader),

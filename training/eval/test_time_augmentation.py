@@ -220,7 +220,12 @@ class ClassProbabilities:
         own = self.segmenter.input
         if size is None:
             return own
-        options = {"height": size[0], "width": size[1], "resize_mode": own.resize_mode}
+        options = {
+            "height": size[0],
+            "width": size[1],
+            "resize_mode": own.resize_mode,
+            "pad": own.pad,
+        }
         return from_mapping(InputConfig, options, where="size of a view")
 
     def _batch(self, pairs: Sequence[EncodedPair], config: InputConfig) -> Batch:
@@ -343,7 +348,7 @@ class TtaSegmenter:
 def _on_rgb_grid(logits: Tensor, placement: Placement, config: InputConfig) -> Tensor:
     """Coarse logits (C, h, w) to probabilities (C, H, W)."""
     is_number = logits.isfinite().all(dim=0)  # (h, w)
-    axes = rgb_interpolation(logits, placement, (config.height, config.width))
+    axes = rgb_interpolation(logits, placement, config.canvas)
     rows, columns = axes[0].weights, axes[1].weights.T
     probabilities = (rows @ logits.nan_to_num(0.0, 0.0, 0.0) @ columns).softmax(dim=0)
     is_broken = rows @ (~is_number).float() @ columns > 0

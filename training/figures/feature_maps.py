@@ -127,7 +127,9 @@ def stage_maps(loaded: LoadedCheckpoint, item: Labelled, split: EvalSplit) -> St
     rgb, x, index = (part.to(device) for part in (batch.rgb, batch.x, batch.modality))
     columns = torch.from_numpy(loaded.label_space.project_index(split.reader.native)).to(device)
     with flushed_denormals(), record_stages(model) as outputs:
-        logits = model(rgb, x, *loaded.ma_clip(rgb, x, index), index)
+        alone = batch.without_border
+        embeddings = loaded.ma_clip(alone.rgb.to(device), alone.x.to(device), index)
+        logits = model(rgb, x, *embeddings, index)
     answer, _ = decode_logits(logits.index_select(1, columns), batch.placements)[0]
     stages = range(1, len(model.backbone.stages) + 1)
     both = range(len(_STREAMS))
@@ -140,7 +142,7 @@ def stage_maps(loaded: LoadedCheckpoint, item: Labelled, split: EvalSplit) -> St
         if has_dsrm
         else (),
         placement=batch.placements[0],
-        input_size=(contract.input.height, contract.input.width),
+        input_size=contract.input.canvas,
         x_image=x_image,
         labels=loaded.label_space.unify(answer, split.reader.native),
     )

@@ -307,7 +307,11 @@ def tabled_weights(
 
 
 def sample_points(
-    logits: Tensor, labels: Tensor, points: int, generator: torch.Generator | None = None
+    logits: Tensor,
+    labels: Tensor,
+    points: int,
+    generator: torch.Generator | None = None,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Measures a loss on random pixels instead of all: the same loss in expectation, far cheaper.
 
@@ -319,6 +323,8 @@ def sample_points(
         labels: int64 (B, H, W), full resolution.
         points: pixels per image.
         generator: random generator, on the CPU; None for the default one.
+        size: (height, width) that the logits cover, from the labels' first pixel; None: the
+            labels' own.
 
     Returns:
         logits (B, C, P) and labels (B, P) of the same random pixels.
@@ -328,7 +334,8 @@ def sample_points(
     y = torch.div(flat, width, rounding_mode="floor")
     x = flat % width
     # grid_sample counts from -1 (left edge of the first pixel) to 1 (right edge of the last).
-    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)  # (B, P, 2)
+    rows, columns = size or (height, width)
+    grid = torch.stack(((2 * x + 1) / columns - 1, (2 * y + 1) / rows - 1), dim=-1)  # (B, P, 2)
     picked = F.grid_sample(
         logits.float(), grid.unsqueeze(2), padding_mode="border", align_corners=False
     )  # (B, C, P, 1)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from segrgbx_core.model import RgbxNetwork
 from segrgbx_core.model.ma_clip import ModalityAwareClip
+from segrgbx_core.model.network import padded
+from segrgbx_core.runtime.batch import RGB_BORDER, with_border
 from training.engine.loop import Batch
 from training.stage2.losses import SegmentationLoss, sample_points
 
@@ -19,6 +21,7 @@ class SegmentationObjective(nn.Module):
         ma_clip: frozen; used for batches that bring no embeddings.
         loss: Eq. 8.
         channels_last: image layout.
+        pad: images get the border of `InputConfig.pad`.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class SegmentationObjective(nn.Module):
         ma_clip: ModalityAwareClip,
         loss: SegmentationLoss,
         channels_last: bool,
+        pad: bool = False,
     ) -> None:
         super().__init__()
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -35,6 +39,7 @@ class SegmentationObjective(nn.Module):
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=self.layout)
         self.loss = loss
+        self.pad = pad
         self._beside = (ma_clip,)
 
     @property
@@ -54,13 +59,18 @@ class SegmentationObjective(nn.Module):
         else:
             unused = rgb.new_zeros(len(rgb), self.model.embed_dim)
             embeddings = unused, unused
-        points = self.loss.config.points
+        points, labels = self.loss.config.points, batch["labels"]
+        height, width = padded_size = rgb.shape[2], rgb.shape[3]
+        if self.pad:
+            padded_size = padded(padded_size)
+            rgb = with_border(rgb, RGB_BORDER).contiguous(memory_format=self.layout)
+            x = with_border(x, (0, 0, 0)).contiguous(memory_format=self.layout)
         if points == 0:
-            logits, labels = self.model(rgb, x, *embeddings, modality), batch["labels"]
+            logits = self.model(rgb, x, *embeddings, modality)[..., :height, :width]
         else:
             scene = self.model.encode_scene(*embeddings, modality)
             coarse = self.model.coarse_logits(rgb, x, scene)
-            logits, labels = sample_points(coarse, batch["labels"], points)
+            logits, labels = sample_points(coarse, labels, points, size=padded_size)
         terms: dict[str, Tensor] = self.loss(logits, labels, batch["native"], batch.get("share"))
         return terms
 

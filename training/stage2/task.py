@@ -113,7 +113,7 @@ class SegmentationTask:
             load_weights(model, config.init, self.label_space)
         freeze(model, config.freeze)
         self.objective: nn.Module = SegmentationObjective(
-            model, self.ma_clip, loss, config.run.channels_last
+            model, self.ma_clip, loss, config.run.channels_last, config.input.pad
         )
         self.model = model
 

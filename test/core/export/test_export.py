@@ -1,11 +1,12 @@
 """Exported graphs answer like the checkpoint, in this package and in any other host."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
-from small_models import SIZE, small_contract
+from small_models import SIZE, sample, small_contract
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -16,6 +17,7 @@ from segrgbx_core.export import export
 from segrgbx_core.export.graphs import bicubic_weights
 from segrgbx_core.export.parity import ParityError, compare, make_cases, scene_error
 from segrgbx_core.runtime.backends import OnnxGraph
+from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import random_weights
 from segrgbx_core.runtime.engines import EagerEngine
 from segrgbx_core.runtime.exported import read_exported
@@ -114,9 +116,26 @@ def test_networks_without_embeddings_are_exported_too(tmp_path, preset, changes,
     assert Segmenter.from_checkpoint(folder, config).contract.model == contract.model
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_exported_models_answer_padded_inputs_as_pytorch_does(tmp_path, fixed):
+    odd = InputConfig(height=70, width=90)
+    checkpoint = random_weights(small_contract().model_copy(update={"input": odd}))
+    twin = copy.deepcopy(checkpoint)
+    options = export.ExportConfig(fixed_size=fixed, simplify=False)
+    export.export_checkpoint(checkpoint, tmp_path / "model", options)
+    samples = [sample(), sample(Modality.DEPTH, 40, 60)]
+    ours = Segmenter(twin, InferenceConfig(device="cpu")).predict(samples)
+    config = InferenceConfig(device="cpu", backend=Backend.ONNX)
+    theirs = Segmenter.from_checkpoint(tmp_path / "model", config).predict(samples)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.labels == other.labels).mean() > 0.999
+
+
 def test_graphs_carry_the_contract(exported):
     text = json.loads((exported.folder / "contract.json").read_text())
-    assert text["contract"]["input"] == {"height": 64, "width": 96, "resize_mode": "stretch"}
+    assert text["contract"]["input"] == {
+        "height": 64, "width": 96, "resize_mode": "stretch", "pad": True
+    }  # fmt: skip
     assert set(text.pop("files")) == set(GRAPHS)
     for name in GRAPHS:
         assert json.loads(graph(exported.folder, name).mark) == text

@@ -13,6 +13,7 @@ from segrgbx_core.runtime.batch import (
     fit_to_model,
     make_batch,
     place,
+    with_border,
 )
 from segrgbx_core.sensors import EncodingConfig, PolarizationEncoding
 
@@ -220,3 +221,23 @@ def test_beyond_the_border_is_the_fill(rng):
     assert (found[20:] == np.float32([0.0, 0.5, 0.25])).all()
     between = fit_to_model(image, 40, 50, True, Window(0.5, 0, 40, 50), (0.0, 0.5, 0.25))
     assert (between[22:] == np.float32([0.0, 0.5, 0.25])).all()
+
+
+def test_sides_get_a_border_up_to_the_next_multiple_of_32():
+    odd = InputConfig(height=70, width=64)
+    assert odd.canvas == (96, 64)
+    assert odd.model_copy(update={"pad": False}).canvas == (70, 64)
+    x = [np.ones((10, 10, 3), np.float32)]
+    made = make_batch([image(35, 32, 200)], x, [Modality.DEPTH], odd)
+    assert made.rgb_pixels.shape == made.x_pixels.shape == (1, 96, 64, 3)
+    assert made.border == (26, 0)
+    assert (made.rgb_pixels[:, :70] == 200).all()
+    assert (made.rgb_pixels[:, 70:] == torch.tensor(batch_module.RGB_BORDER)).all()
+    assert (made.x_pixels[:, 70:] == 0).all()
+    assert made.select([0, 0]).border == (26, 0)
+    alone = made.without_border
+    assert alone.rgb.shape == alone.x.shape == (1, 3, 70, 64)
+    assert alone.without_border is alone
+    # As training does it.
+    assert torch.equal(with_border(alone.rgb, batch_module.RGB_BORDER), made.rgb)
+    assert torch.equal(with_border(alone.x, (0, 0, 0)), made.x)

@@ -1,8 +1,12 @@
 import copy
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from segrgbx_core.base.errors import (
     CheckpointError,
@@ -13,7 +17,13 @@ from segrgbx_core.base.errors import (
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Events, RgbxSample, XForm
 from segrgbx_core.labels.label_space import VOID
-from segrgbx_core.runtime.batch import InputConfig, ResizeMode
+from segrgbx_core.runtime.batch import (
+    RGB_BORDER,
+    InputConfig,
+    ResizeMode,
+    fit_to_model,
+    with_border,
+)
 from segrgbx_core.runtime.checkpoint import (
     default_contract,
     load_checkpoint,
@@ -392,3 +402,51 @@ def test_answers_may_have_another_size(checkpoint):
     assert sizes("model") == [(64, 96)] * 2
     boxed = InferenceConfig(device="cpu", resize_mode="letterbox")
     assert sizes("model", boxed) == [(64, 85), (64, 80)]
+
+
+def with_input(checkpoint, **options):
+    loaded = load_checkpoint(checkpoint)
+    changed = loaded.contract.model_copy(update={"input": InputConfig(**options)})
+    return Segmenter(replace(loaded, contract=changed), CPU)
+
+
+def test_multiples_of_32_are_answered_alike_with_and_without_padding(checkpoint):
+    padded, plain = (
+        with_input(checkpoint, height=64, width=96, pad=pad).predict(everything())
+        for pad in (True, False)
+    )
+    for one, other in zip(padded, plain, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.confidence, other.confidence)
+
+
+def test_padding_is_a_border_for_the_network_alone(checkpoint):
+    """The answer is that part of the logits which covers the image; MA-CLIP sees no border."""
+    segmenter = with_input(checkpoint, height=70, width=90)
+    one = sample(Modality.LIGHT_FIELD, 70, 90)
+    [answer] = segmenter.predict([one])
+    loaded = load_checkpoint(checkpoint)
+    rgb = torch.from_numpy(one.rgb).permute(2, 0, 1)[None].float() / 255
+    x = torch.from_numpy(answer.x_image)
+    x = torch.from_numpy(fit_to_model(x.numpy(), 70, 90)).permute(2, 0, 1)[None]
+    index = torch.tensor([Modality.LIGHT_FIELD.index])
+    with torch.no_grad():
+        embeddings = loaded.ma_clip(rgb, x, index)
+        pair = with_border(rgb, RGB_BORDER), with_border(x, (0, 0, 0))
+        assert pair[0].shape == (1, 3, 96, 96)
+        logits = loaded.model(*pair, *embeddings, index)[0, :, :70, :90]
+    assert (answer.labels == logits.argmax(0).numpy()).mean() > 0.995
+
+
+def test_files_from_before_padding_are_run_without_it(checkpoint, tmp_path):
+    assert load_checkpoint(checkpoint).contract.input.pad
+    with safe_open(checkpoint, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        contract = json.loads(file.metadata()["segrgbx"])
+    del contract["input"]["pad"]
+    old = tmp_path / "old.safetensors"
+    save_file(tensors, old, {"segrgbx": json.dumps(contract)})
+    assert not load_checkpoint(old).contract.input.pad
+    assert not Segmenter.from_checkpoint(
+        old, InferenceConfig(device="cpu", input_height=70)
+    ).input.pad

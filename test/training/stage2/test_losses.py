@@ -151,6 +151,16 @@ def test_sampled_pixels_read_what_the_enlarged_map_holds():
         torch.testing.assert_close(points[image], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_points_of_logits_that_reach_beyond_the_labels():
+    """Logits over a padded input are read where the image is."""
+    coarse = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(2 * 20 * 30).view(2, 20, 30)  # every pixel its own label
+    picked, ids = sample_points(coarse, labels, 50, size=(32, 32))
+    whole = F.interpolate(coarse, (32, 32), mode="bilinear")[..., :20, :30].flatten(2)
+    place = ids - torch.tensor([[0], [600]])
+    torch.testing.assert_close(picked, whole.gather(2, place[:, None].expand(-1, 5, -1)))
+
+
 def test_sampled_loss_is_the_full_loss_on_average():
     generator = torch.Generator().manual_seed(1)
     label_space = space()

@@ -17,6 +17,7 @@ from segrgbx_core.base.images import read_image
 from segrgbx_core.model import ModelConfig
 from segrgbx_core.model.backbone import MixTransformer
 from segrgbx_core.model.baselines.geminifusion import GeminifusionConfig
+from segrgbx_core.runtime.batch import RGB_BORDER, with_border
 from segrgbx_core.runtime.segmenter import Segmenter
 from training.data.embeddings import embed_frames
 from training.engine.batch_norm import BatchNormMode, set_training
@@ -54,6 +55,33 @@ def test_parts_of_a_step_give_the_gradient_of_the_whole(read, loss):
         for name in terms:
             assert own[name] == pytest.approx(terms[name], rel=1e-5)
     assert max(value.abs().max() for value in whole.values()) > 1e-4
+
+
+@pytest.mark.parametrize("points", [0, 400])
+def test_training_pads_as_inference_does(read, points):
+    """A crop that is no multiple of 32 is trained with the border that it has at run time."""
+    size = ("augment.crop_height=40", "augment.crop_width=48", f"loss.points={points}")
+    config = read(*size)
+    assert config.input.pad
+    task = SegmentationTask(config)
+    batch = next(task.batches(0, 0, 1))
+    assert batch["rgb"].shape[-2:] == (40, 48)
+    seen = []
+    task.model.head.register_forward_hook(lambda _, __, logits: seen.append(logits.shape[-2:]))
+    torch.manual_seed(0)
+    terms = task.objective(batch)
+    assert seen == [(16, 16)]
+    index, native = batch["modality"], batch["native"]
+    embeddings = [batch[name] for name in ("rgb_embedding", "x_embedding")]
+    pair = with_border(batch["rgb"], RGB_BORDER), with_border(batch["x"], (0, 0, 0))
+    torch.manual_seed(0)
+    logits = task.model(*pair, *embeddings, index)[..., :40, :48]
+    if points == 0:
+        expected = task.objective.loss(logits, batch["labels"], native)
+        assert terms["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-5)
+    plain = SegmentationTask(read(*size, "input.pad=false", out="plain"))
+    assert plain.contract(0, {}).input.pad is False
+    plain.objective(batch)
 
 
 def test_parts_without_their_shares_would_not(read, monkeypatch):
