@@ -9,10 +9,14 @@ import torch
 
 from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError
-from segrgbx_core.model import PRESETS, build_model
+from segrgbx_core.bench.cost import count_cost
+from segrgbx_core.model import PRESETS, ModelConfig, build_model
+from segrgbx_core.model.ma_clip import CLIP_PRESETS
 from segrgbx_core.model.refinement import (
     Axis,
     DomainSpecificRefinement,
+    Kind,
+    LayerScale,
     RefinementConfig,
     Structure,
 )
@@ -188,3 +192,118 @@ def test_sizes_of_table_iv(letter):
     millions = sum(p.numel() for p in model.parameters()) / 1e6 + VIT_B16_IMAGE_TOWER
     paper, percent = TABLE_IV[letter]
     assert abs(millions / paper - 1) * 100 < percent
+
+
+def published(**changes):
+    """The DSRM of the preset `paper`, small."""
+    options = {"shares_prompts": True, "universal_conv": True, "universal_hidden": 5, **changes}
+    return build(depth=3, **options)
+
+
+def test_shared_prompts_are_made_once_and_serve_every_module():
+    refine = published()
+    features, embedding = example()
+    queries = refine.queries(embedding)
+    assert len(queries) == 1
+    prompt, chi = refine.universal(features)
+    expected = features
+    for block in refine.blocks:
+        assert block.universal is None
+        assert block.query is None
+        expected = block.second(block.first(expected, prompt, chi), queries[0], chi)
+    torch.testing.assert_close(refine(features, queries), expected)
+
+
+def test_the_generator_of_u_convolves_at_the_size_of_the_features():
+    universal = published().universal
+    features = example(6, 8)[0]
+    prompt, chi = universal(features)
+    assert universal.select[0].out_features == 5
+    mixed = sum(chi[:, k, None, None, None] * universal.universal[k] for k in range(3))
+    weight = universal.conv.weight
+    by_hand = torch.nn.functional.pad(resized(mixed, (6, 8)), (1, 1, 1, 1))
+    patches = by_hand.unfold(2, 3, 1).unfold(3, 3, 1)  # (B, C, 6, 8, 3, 3)
+    torch.testing.assert_close(prompt, torch.einsum("bchwij,ocij->bohw", patches, weight))
+
+
+def mixture_by_hand(layer, tokens, chi):
+    """Every group by itself, (K, B, L, W)."""
+    norm_, inner, _, outer = layer
+    size = inner.out_features // chi.shape[1]
+    parts = []
+    for k in range(chi.shape[1]):
+        own = slice(k * size, (k + 1) * size)
+        hidden = torch.nn.functional.gelu(
+            norm(norm_, tokens) @ inner.weight[own].T + inner.bias[own]
+        )
+        parts.append(hidden @ outer.weight[:, own].T)
+    return torch.stack(parts)
+
+
+def test_a_mixture_weighs_groups_in_training_and_computes_one_at_inference():
+    refine = build(kind=Kind.MIXTURE, num_universal=4)
+    layer = refine.blocks[0].second.attention.mlp
+    tokens = torch.randn(3, 7, C, dtype=torch.float64)
+    chi = torch.tensor(
+        [[0.1, 0.2, 0.4, 0.3], [0.7, 0.1, 0.1, 0.1], [0.0, 0.0, 0.0, 1.0]], dtype=torch.float64
+    )
+    groups = mixture_by_hand(layer, tokens, chi)
+    soft = torch.einsum("bk,kblw->blw", chi, groups) + layer[3].bias
+    torch.testing.assert_close(layer.train()(tokens, chi), soft)
+    top = torch.stack([groups[2, 0], groups[0, 1], groups[3, 2]]) + layer[3].bias
+    torch.testing.assert_close(layer.eval()(tokens, chi), top)
+    # Where chi is certain both are the same.
+    torch.testing.assert_close(layer.train()(tokens, chi)[2], layer.eval()(tokens, chi)[2])
+
+
+def test_a_mixture_has_the_literal_weights_and_an_eighth_of_their_work():
+    costs = {}
+    for kind in Kind:
+        b2 = PRESETS["b2"]
+        refinement = b2.refinement.model_copy(update={"kind": kind})
+        model = b2.model_copy(update={"refinement": refinement})
+        costs[kind] = count_cost(model, CLIP_PRESETS["vit_b16"], 71)["DSRM"]
+    literal, mixture = costs[Kind.LITERAL], costs[Kind.MIXTURE]
+    assert mixture.parameters_m == literal.parameters_m
+    assert literal.gmacs == pytest.approx(16.92, abs=0.01)
+    assert mixture.gmacs == pytest.approx(4.23, abs=0.01)
+    states = [build(kind=kind, num_universal=4).state_dict() for kind in Kind]
+    assert {n: t.shape for n, t in states[0].items()} == {n: t.shape for n, t in states[1].items()}
+
+
+def test_a_mixture_that_cannot_be_divided_is_refused():
+    with pytest.raises(ConfigError, match="kind mixture needs chi, which structure i lacks"):
+        from_mapping(RefinementConfig, {"kind": "mixture", "structure": "i"})
+    with pytest.raises(ConfigError, match="not divisible into num_universal 7 groups"):
+        from_mapping(ModelConfig, {"refinement": {"kind": "mixture", "num_universal": 7}})
+
+
+@pytest.mark.parametrize("structure", [Structure.A, Structure.H])
+def test_a_small_scale_refines_instead_of_shifting_and_folds_away(structure):
+    features, embedding = example(5, 7)
+    scaled, plain = build(structure, layer_scale=0.01), build(structure)
+    with torch.no_grad():
+        for scale in scaled.modules():
+            if isinstance(scale, LayerScale):
+                scale.factor.copy_(0.01 * torch.randn(len(scale.factor)).double())
+    own = {name: tensor for name, tensor in scaled.state_dict().items() if "scales" not in name}
+    plain.load_state_dict(own)
+    queries = plain.queries(embedding)
+    change = (plain(features, queries) - features).norm()
+    refined = scaled(features, queries)
+    assert (refined - features).norm() < 0.1 * change
+    scaled.fold()
+    torch.testing.assert_close(scaled(features, queries), refined)
+    assert not any(isinstance(module, LayerScale) for module in scaled.modules())
+
+
+def test_scales_start_where_the_option_says():
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"layer_scale": 0.02})
+    refine = DomainSpecificRefinement(config, C, E, 1)
+    before = [block.detach().clone() for block in refine.parameters()]
+    refine.start_as_identity()  # zeros on top of a small scale would learn nothing for long
+    assert all(map(torch.equal, before, refine.parameters()))
+    scales = [one for one in refine.modules() if isinstance(one, LayerScale)]
+    assert len(scales) == 4
+    assert all((scale.factor == 0.02).all() for scale in scales)
