@@ -116,6 +116,14 @@ class RgbxNetwork(nn.Module):
         """
         raise NotImplementedError
 
+    def training_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> tuple[Tensor, ...]:
+        """All logits that training has a loss on, each (B, C, H_1, W_1); the losses add up.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        return (self.coarse_logits(rgb, x, scene),)
+
     def normalised(self, rgb: Tensor, x: Tensor) -> Tensor:
         """Both images of every pair in one batch, (2B, 3, H, W), normalised per stream.
 

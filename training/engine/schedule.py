@@ -45,6 +45,9 @@ class OptimizerConfig(Config):
     slow_rate: float = option(
         1.0, doc="their learning rate relative to that of all other weights", low=0, high=1
     )
+    fused: bool = option(
+        False, doc="one kernel for all weights of a step; faster, and other last bits"
+    )
     ema_decay: float = option(
         0.0,
         doc="memory of the averaged weights that are scored and saved; 0 means none",
@@ -130,6 +133,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         parameter_groups(model, config.weight_decay, config.slow_parts, config.slow_rate),
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
+        fused=config.fused or None,
     )
 
 

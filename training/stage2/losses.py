@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,12 +119,47 @@ class SegmentationLoss(nn.Module):
         """
         logits = logits.float()
         targets = self._unified_targets(labels, native)
+        if logits.ndim == 4 and self.config.hard_below == 0:
+            return self._of_all_pixels(logits, labels, targets, native, share)
         unified = self._mean([(logits, targets, self.class_weights)])
         native_term = self._native_mean(logits, labels, native)
         if share is not None:
             unified, native_term = unified * share[0], native_term * share[1]
         loss = self.config.unified_weight * unified + self.config.native_weight * native_term
         return {"loss": loss, "unified": unified.detach(), "native": native_term.detach()}
+
+    def _of_all_pixels(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        native: Tensor,
+        share: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """As `forward`, in one pass over the logits (B, C, H, W) of every pixel."""
+        weights = self.class_weights
+        if weights is None:
+            weights = logits.new_ones(logits.shape[1])
+        weights = torch.cat([weights, weights.new_zeros(VOID + 1 - len(weights))])  # by id
+        places = native.tolist()
+        columns = [self.get_buffer(f"columns_{place}") for place in places]
+        natives = torch.stack(
+            [
+                self.get_buffer(f"native_ids_{place}")[own]
+                for place, own in zip(places, labels, strict=True)
+            ]
+        )
+        pixel_weights = torch.stack([weights[targets], weights[labels] * (natives != VOID)])
+        totals = pixel_weights.double().sum(dim=(1, 2, 3)).clamp(min=1e-6).to(logits.dtype)
+        counts = (1 if share is None else share.to(logits.dtype)) / totals
+        factors = counts * counts.new_tensor(
+            [self.config.unified_weight, self.config.native_weight]
+        )
+        loss, sums = PixelCrossEntropy.apply(
+            logits, (targets, natives), pixel_weights, factors, columns
+        )
+        unified, native_term = sums * counts
+        return {"loss": loss, "unified": unified, "native": native_term}
 
     def weigh(self, labels: Tensor, native: Tensor) -> Tensor:
         """Weight of a batch's labelled pixels in each term, float64 (2,).
@@ -178,6 +214,61 @@ class SegmentationLoss(nn.Module):
         if weights is None:
             return total, labelled.sum().to(logits.dtype)
         return total, weights[targets[labelled]].sum()
+
+
+class PixelCrossEntropy(torch.autograd.Function):
+    """The unified and the native cross-entropy of every pixel.
+
+    The gradient is found with the value, while a sample's logits are in the cache: written with
+    torch's own functions, every term reads and writes maps of all classes several times.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: tuple[Tensor, Tensor],
+        weights: Tensor,
+        factors: Tensor,
+        columns: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, and the sums over pixels (2,) of its unified and native term.
+
+        Args:
+            ctx: of autograd.
+            logits: (B, C, H, W), float32.
+            targets: int64 (B, H, W): unified ids, and positions in the sample's `columns`.
+            weights: of pixels in each term, (2, B, H, W); 0 where a target is `VOID`.
+            factors: what the sums count in the loss, (2,).
+            columns: per sample, the unified ids of its data set's classes.
+        """
+        sums = logits.new_zeros(2)
+        gradient = torch.empty_like(logits, memory_format=torch.channels_last)
+        for index, own in enumerate(columns):
+            rows = logits[index].permute(1, 2, 0).flatten(0, 1)  # (P, C)
+            joint = torch.zeros_like(rows)
+            for term, choice in enumerate((None, own)):
+                chosen = rows if choice is None else rows.index_select(1, choice)
+                scores = chosen.log_softmax(dim=1)
+                weight = weights[term, index].flatten()
+                target = targets[term][index].flatten().where(weight != 0, 0)[:, None]
+                sums[term] -= (scores.gather(1, target)[:, 0] * weight).sum()
+                scores.exp_().mul_((weight * factors[term])[:, None])
+                scores.scatter_add_(1, target, -(weight * factors[term])[:, None])
+                if choice is None:
+                    joint = scores
+                else:
+                    joint.index_add_(1, choice, scores)
+            gradient[index] = torch.unflatten(joint, 0, logits.shape[2:]).permute(2, 0, 1)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(sums)
+        return (sums * factors).sum(), sums
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the logits; the sums have none."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * given[0], None, None, None, None
 
 
 def _pixel_costs(logits: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:

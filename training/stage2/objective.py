@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segrgbx_core.model import RgbxNetwork
+from segrgbx_core.model.head import resize
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.network import padded
 from segrgbx_core.runtime.batch import RGB_BORDER, with_border
@@ -59,20 +60,34 @@ class SegmentationObjective(nn.Module):
         else:
             unused = rgb.new_zeros(len(rgb), self.model.embed_dim)
             embeddings = unused, unused
-        points, labels = self.loss.config.points, batch["labels"]
-        height, width = padded_size = rgb.shape[2], rgb.shape[3]
+        padded_size = rgb.shape[2], rgb.shape[3]
         if self.pad:
             padded_size = padded(padded_size)
             rgb = with_border(rgb, RGB_BORDER).contiguous(memory_format=self.layout)
             x = with_border(x, (0, 0, 0)).contiguous(memory_format=self.layout)
-        if points == 0:
-            logits = self.model(rgb, x, *embeddings, modality)[..., :height, :width]
-        else:
-            scene = self.model.encode_scene(*embeddings, modality)
-            coarse = self.model.coarse_logits(rgb, x, scene)
-            logits, labels = sample_points(coarse, labels, points, size=padded_size)
-        terms: dict[str, Tensor] = self.loss(logits, labels, batch["native"], batch.get("share"))
-        return terms
+        scene = self.model.encode_scene(*embeddings, modality)
+        every: list[dict[str, Tensor]] = []
+        for coarse in self.model.training_logits(rgb, x, scene):
+            logits, labels = self._at_pixels(coarse, batch["labels"], padded_size)
+            every.append(self.loss(logits, labels, batch["native"], batch.get("share")))
+        return {
+            name: torch.stack([terms[name] for terms in every]).sum(dim=0) for name in every[0]
+        }
+
+    def _at_pixels(
+        self, coarse: Tensor, labels: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and labels of all pixels, (B, C, H, W) and (B, H, W), or of random ones.
+
+        Args:
+            coarse: logits (B, C, h, w) over an input of `size`.
+            labels: (B, H, W).
+            size: (height, width) with the border of `InputConfig.pad`.
+        """
+        if self.loss.config.points:
+            return sample_points(coarse, labels, self.loss.config.points, size=size)
+        height, width = labels.shape[-2:]
+        return resize(coarse, size)[..., :height, :width], labels
 
     def weigh(self, batch: Batch) -> Tensor:
         """See `training.engine.loop.DivisibleObjective`."""

@@ -238,11 +238,6 @@ def _counted(reader: Reader) -> str:
 def _check(config: SegmentationRun) -> None:
     """Refuses options that exclude each other; warns of those that do nothing."""
     require_stretch(config.input)
-    if getattr(config.model, "detach_ensemble", False):
-        raise ConfigError(
-            "model.detach_ensemble: trains two weights and nothing else, as this training has no "
-            "loss on the streams; leave it out"
-        )
     if config.init and config.encoder_weights:
         raise ConfigError("init and encoder_weights: are both set; init brings the encoder too")
     if config.clip.stale.probability > 0 and not config.clip.full_frame:

@@ -27,7 +27,7 @@ from segrgbx_core.model.backbone import (
     init_weights,
 )
 from segrgbx_core.model.head import HeadConfig, MlpHead
-from segrgbx_core.model.network import PairNetwork, split_streams
+from segrgbx_core.model.network import PairNetwork, Scene, split_streams
 
 EXCHANGE_HEADS = 8
 """Heads with which streams look at each other, in every stage."""
@@ -48,9 +48,9 @@ class GeminifusionConfig(Config):
     head: HeadConfig = HeadConfig(embed_dim=256, fuse_bias=False, norm_eps=1e-5)
     normalise_x: bool = option(False, doc="X gets the ImageNet normalisation that RGB always gets")
     detach_ensemble: bool = option(
-        False,
-        doc="the ensemble trains only its two weights, as published; a loss on each of "
-        "`stream_logits` must then train the rest, which `training` does not have",
+        True,
+        doc="as published: training adds a loss on each stream, and the ensemble's own trains its "
+        "two weights alone; false: one loss on the ensemble trains all",
     )
 
     @model_validator(mode="after")
@@ -76,7 +76,18 @@ class GeminiFusion(PairNetwork):
 
     def pair_logits(self, rgb: Tensor, x: Tensor) -> Tensor:
         """Logits (B, C, H_1, W_1) of the ensemble."""
-        streams = torch.stack(self.stream_logits(rgb, x))  # (2, B, C, H_1, W_1)
+        return self.ensemble(*self.stream_logits(rgb, x))
+
+    def training_logits(self, rgb: Tensor, x: Tensor, scene: Scene) -> tuple[Tensor, ...]:
+        """See `RgbxNetwork`; as published, those of both streams and of their ensemble."""
+        if not self.config.detach_ensemble:
+            return super().training_logits(rgb, x, scene)
+        streams = self.stream_logits(rgb, x)
+        return (*streams, self.ensemble(*streams))
+
+    def ensemble(self, rgb_logits: Tensor, x_logits: Tensor) -> Tensor:
+        """The weighted mean of both streams' logits (B, C, H_1, W_1)."""
+        streams = torch.stack([rgb_logits, x_logits])
         if self.config.detach_ensemble:
             streams = streams.detach()
         share = self.alpha.softmax(dim=0)

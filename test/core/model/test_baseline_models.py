@@ -114,9 +114,10 @@ def test_any_size_and_every_parameter_learns(name, size):
     if name == "stitchfusion":  # silent adapters pass nothing back through themselves at first
         for parameter in model.backbone.parameters():
             parameter.data.add_(0.01 * torch.randn_like(parameter))
-    logits = model(*inputs(3, *size, dtype=torch.float64))
-    assert logits.shape == (3, CLASSES, *size)
-    logits.square().mean().backward()
+    rgb, x, *others = inputs(3, *size, dtype=torch.float64)
+    assert model(rgb, x, *others).shape == (3, CLASSES, *size)
+    for logits in model.training_logits(rgb, x, model.encode_scene(*others)):
+        logits.square().mean().backward(retain_graph=True)
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         dead = key.startswith("fuse.") and ".gate." in key  # one ReLU here, which may be closed

@@ -108,3 +108,18 @@ def test_prompts_of_the_model_do_not_decay():
     all_prompts = [n for n in names if n.endswith((".aligned", ".universal"))]
     assert matrices - {names[name] for name in all_prompts} == decayed
     assert "prompts.0.control.1.weight" not in all_prompts
+
+
+def test_the_fused_optimizer_takes_the_same_steps():
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5))
+        optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.1, fused=fused))
+        for _ in range(3):
+            model(torch.randn(4, 6)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert bool(optimizer.param_groups[0]["fused"]) is fused
+        weights.append(torch.cat([value.flatten() for value in model.parameters()]))
+    torch.testing.assert_close(*weights)

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from segrgbx_core.base.errors import ConfigError
-from segrgbx_core.labels.label_space import VOID, LabelSpace
+from segrgbx_core.labels.label_space import VOID, LabelSpace, unified_label_space
 from segrgbx_core.labels.tables import NativeSpace
 from training.stage2.losses import (
     LossConfig,
@@ -248,3 +248,37 @@ def test_tables_weigh_single_classes():
                         ({"car": -1.0}, "is below 0")):  # fmt: skip
         with pytest.raises(ConfigError, match=f"class_weight_table.*{text}"):
             tabled_weights(label_space, wrong, None)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_maps_cost_what_their_pixels_cost(weighted, layout):
+    """All pixels at once have their own, faster way; its value and gradient are the plain ones."""
+    space = unified_label_space()
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(space.num_classes, generator=generator) if weighted else None
+    config = LossConfig(native_weight=0.7, unified_ignore=("mfnet.bump",))
+    loss = SegmentationLoss(space, config, weights)
+    maps = torch.randn(3, space.num_classes, 9, 11, generator=generator)
+    native = torch.tensor([1, 0, 1])  # two data sets in one batch
+    names = [space.natives[place].name for place in native.tolist()]
+    columns = [torch.from_numpy(space.project_index(name)) for name in names]
+    labels = torch.stack(
+        [own[torch.randint(len(own), (9, 11), generator=generator)] for own in columns]
+    )
+    labels[:, :2] = VOID
+    labels[1] = VOID  # a sample without any label
+    share = torch.tensor([0.25, 0.5])
+    results = []
+    for ndim in (4, 3):
+        logits = maps.clone().to(memory_format=layout).requires_grad_()
+        given = (logits, labels) if ndim == 4 else (logits.flatten(2), labels.flatten(1))
+        terms = loss(*given, native, share)
+        (3 * terms["loss"]).backward()
+        results.append({**terms, "gradient": logits.grad})
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], msg=name)
+    nothing = loss(maps.requires_grad_(), torch.full_like(labels, VOID), native)
+    nothing["loss"].backward()
+    assert nothing["loss"] == 0
+    assert (maps.grad == 0).all()

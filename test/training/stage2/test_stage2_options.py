@@ -365,11 +365,32 @@ def test_a_letterbox_is_refused(read, tmp_path):
         read_ma_clip_run(path)
 
 
-def test_an_ensemble_that_alone_would_learn_is_refused(read):
-    model = {"architecture": "geminifusion", "detach_ensemble": True}
-    config = read().model_copy(update={"model": GeminifusionConfig(**model)})
-    with pytest.raises(ConfigError, match=r"model.detach_ensemble: trains two weights and noth"):
-        train(config)
+@pytest.mark.parametrize("points", [0, 300])
+def test_geminifusion_has_a_loss_on_each_stream_and_on_its_ensemble(read, points):
+    shape = {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}
+    model = GeminifusionConfig(backbone=shape, head={"embed_dim": 16, "dropout": 0.0})
+    assert model.detach_ensemble  # as published
+    task = SegmentationTask(read(f"loss.points={points}").model_copy(update={"model": model}))
+    batch = next(task.batches(0, 0, 1))
+    torch.manual_seed(0)
+    terms = task.objective(batch)
+    torch.manual_seed(0)
+    streams = task.model.stream_logits(batch["rgb"], batch["x"])
+    ensemble = task.model.ensemble(*streams)
+    size = batch["labels"].shape[1:]
+    losses = []
+    for coarse in (*streams, ensemble):
+        pixels = task.objective._at_pixels(coarse, batch["labels"], size)
+        losses.append(task.objective.loss(*pixels, batch["native"])["loss"])
+    assert terms["loss"].item() == pytest.approx(sum(losses).item(), rel=1e-5)
+    terms["loss"].backward()
+    assert all(value.grad is not None for value in task.model.parameters())
+    alpha = task.model.alpha.grad.clone()
+    task.objective.zero_grad()
+    losses[2].backward()
+    trained = [name for name, value in task.model.named_parameters() if value.grad is not None]
+    assert trained == ["alpha"]
+    torch.testing.assert_close(task.model.alpha.grad, alpha, rtol=1e-3, atol=1e-6)
 
 
 def test_a_state_of_other_weight_decay_is_refused(read):
