@@ -88,6 +88,23 @@ _LITE0 = ModelConfig(
 )
 
 
+_PAPER = ModelConfig(
+    backbone=BackboneConfig(patch_norm_eps=1e-5, block_norm_eps=1e-5),
+    refinement=RefinementConfig(
+        depth=4,
+        mlp_ratio=8.0,
+        shares_prompts=True,
+        num_universal=5,
+        universal_grid=(16, 16),
+        universal_hidden=128,
+        universal_conv=True,
+    ),
+    head=HeadConfig(fuse_bias=False, norm_eps=1e-5),
+    normalise_x=False,
+)
+"""The paper's model in the code base of DeLiVER, with the DSRM of Table IV (docs/paper.md)."""
+
+
 def _mit(depths: tuple[int, int, int, int]) -> ModelConfig:
     return ModelConfig(backbone=BackboneConfig(depths=depths))
 
@@ -109,9 +126,11 @@ PRESETS: dict[str, ModelConfig] = {
     "b3": _mit((3, 4, 18, 3)),
     "b4": _mit((3, 8, 27, 3)),
     "b5": _mit((3, 6, 40, 3)),
+    "paper": _PAPER,
     "pvt_v2_b2": ModelConfig(backbone=BackboneConfig(mlp_ratios=(8.0, 8.0, 4.0, 4.0))),
 }
-"""Sizes by name; the paper's model is `b2`. `tiny` serves tests and the demo.
+"""Sizes by name; the paper's size is `b2`, with CMX's details, and `paper`, with those of DELIVER's
+code base. `tiny` serves tests and the demo.
 
 `lite0` is beyond the paper: EfficientNet-lite0 takes an ImageNet start that anybody may use.
 """

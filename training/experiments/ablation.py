@@ -190,7 +190,7 @@ class AblationPage:
             "ma_clip_weights": Path(clip.checkpoint or clip.weights or "random").name,
             "data": [dict(size) for size in self.data],
             "is_paper_size": isinstance(model, ModelConfig)
-            and model.backbone == PRESETS["b2"].backbone,
+            and model.backbone in (PRESETS["b2"].backbone, PRESETS["paper"].backbone),
             "cost_size": list(COST_SIZE),
         }
         content = {
