@@ -129,8 +129,8 @@ PRESETS: dict[str, ModelConfig] = {
     "paper": _PAPER,
     "pvt_v2_b2": ModelConfig(backbone=BackboneConfig(mlp_ratios=(8.0, 8.0, 4.0, 4.0))),
 }
-"""Sizes by name; the paper's size is `b2`, with CMX's details, and `paper`, with those of DELIVER's
-code base. `tiny` serves tests and the demo.
+"""Sizes by name; the paper's size is `b2`, with CMX's details, and `paper`, with those of the
+DELIVER code base. `tiny` serves tests and the demo.
 
 `lite0` is beyond the paper: EfficientNet-lite0 takes an ImageNet start that anybody may use.
 """

@@ -50,6 +50,9 @@ class Fit(str, Enum):
 
     WHOLE = "whole"
     """Whole, in the model's input size, as on a vehicle."""
+    ASPECT = "aspect"
+    """Whole, its short side as long as the input's, in its own aspect: scale 1 of what training
+    with `augment.scale_of: crop` saw."""
     NATIVE = "native"
     """Whole, in its own resolution, each side up to a multiple of 32."""
     WINDOW = "window"
@@ -61,7 +64,8 @@ class TtaConfig(Config):
 
     fit: Fit = option(
         Fit.WHOLE,
-        doc="whole: frames in the model's input size; native: in their own resolution; window: "
+        doc="whole: frames in the model's input size; aspect: their short side as long as the "
+        "input's; native: in their own resolution; window: "
         "windows of the input size over their own resolution",
     )
     scales: tuple[float, ...] = option(
@@ -94,6 +98,7 @@ class TtaConfig(Config):
         size = f"{width}x{height}"
         words = {
             Fit.WHOLE: f"whole frames at {size}",
+            Fit.ASPECT: f"whole frames, short side {min(height, width)}, own aspect",
             Fit.NATIVE: "whole frames at native resolution",
             Fit.WINDOW: f"windows {size}, stride {self.stride:.2g}",
         }[self.fit]
@@ -278,7 +283,8 @@ class TtaSegmenter:
             if config.fit is Fit.WINDOW:
                 answers = self._windowed(pairs, scene, scale)
             else:
-                answers = self._classes.probabilities(pairs, scene, self._size(native, scale))
+                size = self._size((height, width), scale)
+                answers = self._classes.probabilities(pairs, scene, size)
             for position, answer in enumerate(answers):
                 answer = answer.flip(-1) if position else answer  # the second pair is mirrored
                 total = answer if total is None else total.add_(answer)
@@ -290,14 +296,20 @@ class TtaSegmenter:
         x_image = flip_horizontally(pair.x_image, pair.modality, encoding)
         return replace(pair, rgb=np.ascontiguousarray(pair.rgb[:, ::-1]), x_image=x_image)
 
-    def _size(self, native: tuple[int, int], scale: float) -> tuple[int, int] | None:
+    def _size(self, frame: tuple[int, int], scale: float) -> tuple[int, int] | None:
         """Input size at a scale; None for the segmenter's own, which need be no multiple of 32."""
-        size = (self._segmenter.input.height, self._segmenter.input.width)
+        own = self._segmenter.input
+        height, width = own.height, own.width
         if self._config.fit is Fit.NATIVE:
-            size = native
+            height, width = _up(frame[0]), _up(frame[1])
+        elif self._config.fit is Fit.ASPECT:
+            scale *= min(height, width) / min(frame)
+            height, width = frame
+            if own.pad:  # padding brings it to multiples of 32, the aspect stays
+                return round(height * scale), round(width * scale)
         elif scale == 1:
             return None
-        return _up(size[0] * scale), _up(size[1] * scale)
+        return _up(height * scale), _up(width * scale)
 
     def _windowed(self, pairs: Sequence[EncodedPair], scene: Scene, scale: float) -> list[Tensor]:
         """Per pair the mean over windows, (C, H, W)."""

@@ -16,6 +16,7 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.export import export
 from segrgbx_core.export.graphs import bicubic_weights
 from segrgbx_core.export.parity import ParityError, compare, make_cases, scene_error
+from segrgbx_core.model.refinement import Kind
 from segrgbx_core.runtime.backends import OnnxGraph
 from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import random_weights
@@ -114,6 +115,35 @@ def test_networks_without_embeddings_are_exported_too(tmp_path, preset, changes,
     assert all(case["agreement"] >= 0.999 for case in report["onnx"])
     config = InferenceConfig(device="cpu", backend=Backend.ONNX)
     assert Segmenter.from_checkpoint(folder, config).contract.model == contract.model
+
+
+def test_a_mixture_with_shared_prompts_is_exported(tmp_path):
+    """One group per image is chosen inside the graph; the export compares it with PyTorch."""
+    contract = small_contract()
+    changes = {
+        "kind": Kind.MIXTURE, "depth": 2, "shares_prompts": True, "universal_conv": True,
+        "layer_scale": 0.5, "num_universal": 4,
+    }  # fmt: skip
+    refinement = contract.model.refinement.model_copy(update=changes)
+    model = contract.model.model_copy(update={"refinement": refinement})
+    checkpoint = random_weights(contract.model_copy(update={"model": model}))
+    with torch.no_grad():
+        select = checkpoint.model.refine.universal.select[2]
+        select.weight.normal_(std=30.0)  # else all images would choose one group
+    twin = copy.deepcopy(checkpoint)
+    report = export.export_checkpoint(checkpoint, tmp_path / "model")
+    assert all(case["agreement"] > 0.999 for form in report.values() for case in form)
+    chosen = []
+    twin.model.refine.universal.register_forward_hook(
+        lambda _, __, made: chosen.extend(made[1].argmax(dim=1).tolist())
+    )
+    pairs = [sample(seed=seed) for seed in range(4)]
+    ours = Segmenter(twin, InferenceConfig(device="cpu")).predict(pairs)
+    assert len(set(chosen)) > 1
+    config = InferenceConfig(device="cpu", backend=Backend.ONNX)
+    theirs = Segmenter.from_checkpoint(tmp_path / "model", config).predict(pairs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.labels == other.labels).mean() > 0.999
 
 
 @pytest.mark.parametrize("fixed", [True, False])

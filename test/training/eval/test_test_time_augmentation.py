@@ -1,5 +1,7 @@
 """Scales, mirrored copies and windows against single passes and against sums by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.labels.label_space import VOID
 from segrgbx_core.runtime.batch import InputConfig, fit_to_model
-from segrgbx_core.runtime.checkpoint import random_checkpoint
+from segrgbx_core.runtime.checkpoint import load_checkpoint, random_checkpoint
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
 from segrgbx_core.sensors import PolarizationSensor, SensorConfig
 from segrgbx_core.sensors.polarization import PolarizationLayout
@@ -88,6 +90,27 @@ def test_native_resolution_is_an_input_of_that_size(checkpoint, segmenter):
     native = TtaSegmenter(segmenter, TtaConfig(fit=Fit.NATIVE)).labels(given)
     assert native.shape == (70, 125)
     assert agree(native, other.predict([given])[0].labels)
+
+
+@pytest.mark.parametrize(
+    ("frame", "pad", "size"),
+    [((80, 160), True, (64, 128)), ((70, 125), True, (64, 114)), ((70, 125), False, (64, 128))],
+)
+def test_a_frame_in_its_own_aspect_has_the_inputs_short_side(checkpoint, frame, pad, size):
+    loaded = load_checkpoint(checkpoint)
+    own = InputConfig(height=HEIGHT, width=WIDTH, pad=pad)
+    contract = loaded.contract.model_copy(update={"input": own})
+    segmenter = Segmenter(replace(loaded, contract=contract), CPU, SENSORS, label_space="mfnet")
+    given = sample(height=frame[0], width=frame[1])
+    viewer = TtaSegmenter(segmenter, TtaConfig(fit=Fit.ASPECT))
+    source = ClassProbabilities(segmenter)
+    pair = source.encode(given)
+    scene = source.encode_scene([pair], None)  # MA-CLIP sees what it sees on a vehicle
+    [expected] = source.probabilities([pair], scene, size)
+    torch.testing.assert_close(viewer.probabilities(given), expected)
+    larger = TtaSegmenter(segmenter, TtaConfig(fit=Fit.ASPECT, scales=(2.0,))).probabilities(given)
+    assert larger.shape == expected.shape
+    assert not torch.allclose(larger, expected, atol=1e-3)
 
 
 def test_scales_and_mirrors_are_averaged(segmenter):
