@@ -43,6 +43,8 @@ def config_of(name, **changes):
     head = HeadConfig(
         embed_dim=WIDTH, fuse_bias=default.head.fuse_bias, norm_eps=default.head.norm_eps
     )
+    if name == "geminifusion":  # gradients of the whole network are compared through its answer
+        changes = {"detach_ensemble": False, **changes}
     return kind(backbone=backbone, head=head, **changes)
 
 

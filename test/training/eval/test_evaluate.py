@@ -191,7 +191,7 @@ def test_command_line_of_one_data_set(tmp_path, checkpoint, urbanlf, capsys):
         (["--run", "missing.yaml"], "missing.yaml: cannot be read"),
         (["--size", "64x64", "--fit", "native"], "--size has no effect with --fit native"),
         (["--stride", "0.5"], "--stride has no effect without --fit window"),
-        (["--fit", "windows"], "'windows' is not one of whole, native, window"),
+        (["--fit", "windows"], "'windows' is not one of whole, aspect, native, window"),
         (["--scales", "0"], "scales are one or more factors"),
     ],
 )
