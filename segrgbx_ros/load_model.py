@@ -79,8 +79,8 @@ def load_segmenter(config: NodeConfig) -> Segmenter:
     merge_for: Modality | None = None
     weights: LoadedCheckpoint | ExportedModel
     if model.checkpoint:
-        weights = load_weights(Path(model.checkpoint), model)
         merge_for = next(iter(modalities)) if len(modalities) == 1 else None
+        weights = load_weights(Path(model.checkpoint), model, merge_for)
     elif model.allow_random_weights:
         weights = random_weights(default_contract("tiny"))
     else:

@@ -34,6 +34,7 @@ from segrgbx_core.export.parity import (
     make_cases,
 )
 from segrgbx_core.model import Scene
+from segrgbx_core.model.tensor_files import file_hash
 from segrgbx_core.runtime.backends import OnnxGraph, open_exported
 from segrgbx_core.runtime.batch import Batch
 from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, load_checkpoint
@@ -41,12 +42,14 @@ from segrgbx_core.runtime.engines import EagerEngine
 from segrgbx_core.runtime.exported import (
     AOT_FRAME,
     AOT_SCENE,
+    CONTRACT,
     FRAME,
     KEY,
     LOGITS,
     SCENE,
     ExportedEngine,
     contract_mark,
+    folder_beside,
     frame_inputs,
     read_exported,
     write_manifest,
@@ -69,6 +72,7 @@ class ExportConfig:
         aot: also write AOTInductor packages, for this machine's kind of processor.
         fixed_size: fix height and width at the contract's input size; faster to export.
         simplify: as in `make_onnx`.
+        replace: an exported model that has the folder's name is replaced.
     """
 
     modality: Modality | None = None
@@ -77,6 +81,12 @@ class ExportConfig:
     aot: bool = False
     fixed_size: bool = False
     simplify: bool = True
+    replace: bool = False
+
+    def source(self, checkpoint_hash: str) -> dict[str, Any]:
+        """As `ExportedModel.source`, for a checkpoint's SHA-256."""
+        options = {"opset": self.opset, "fixed_size": self.fixed_size, "aot": self.aot}
+        return {"checkpoint": checkpoint_hash, **options}
 
 
 def export_checkpoint(
@@ -89,7 +99,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: taken over: its head is folded, its LoRA merged where a modality is chosen.
-        folder: is created; must not exist.
+        folder: is created; must not exist, unless `config.replace` allows an exported model.
         config: choices.
         progress: called with a line of text before every step.
 
@@ -101,10 +111,9 @@ def export_checkpoint(
         ConfigError: when a library is missing or the network cannot be exported.
         ParityError: when the exported form answers otherwise.
     """
-    folder = Path(folder)
-    if folder.exists():
+    folder, config = Path(folder), config or ExportConfig()
+    if folder.exists() and not (config.replace and (folder / CONTRACT).is_file()):
         raise CheckpointError(f"export: {folder} exists; name a new folder")
-    config = config or ExportConfig()
     contract, modality = checkpoint.contract, config.modality
     if modality is not None:
         checkpoint.require(modality)
@@ -125,16 +134,19 @@ def export_checkpoint(
         if tracer.scene_names:
             progress("tracing the scene's network")
             programs[SCENE] = tracer.scene()
-        mark = contract_mark(contract, modality)
+        source = config.source(checkpoint.hash)
+        mark = contract_mark(contract, modality, source)
         _write_graphs(tracer, programs, draft, config, mark, progress)
-        write_manifest(draft, contract, modality)
+        write_manifest(draft, contract, modality, source)
         results = _compared(eager, draft, cases, config.min_agreement, progress)
         if config.aot:
             _write_packages(programs, draft, progress)
-            write_manifest(draft, contract, modality)
+            write_manifest(draft, contract, modality, source)
             progress("comparing the packages with PyTorch")
             packaged = _opened(draft, Backend.AOT)
             results["aot"] = compare(eager, packaged, cases, "aot", config.min_agreement)
+        if folder.exists():
+            shutil.rmtree(folder)
         shutil.move(draft, folder)
     return {form: [asdict(case) for case in cases] for form, cases in results.items()}
 
@@ -204,28 +216,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def progress(text: str) -> None:
         print(f"{time.monotonic() - start:6.1f} s  {text}", flush=True)
 
-    progress(f"reading {args.checkpoint}")
-    report = export_checkpoint(
-        load_checkpoint(args.checkpoint),
-        args.folder,
-        ExportConfig(
-            Modality(args.modality) if args.modality else None,
-            args.opset,
-            args.min_agreement,
-            args.aot,
-            args.fixed_size,
-        ),
-        progress,
+    config = ExportConfig(
+        Modality(args.modality) if args.modality else None,
+        args.opset,
+        args.min_agreement,
+        args.aot,
+        args.fixed_size,
+        replace=not args.folder,
     )
+    folder = Path(args.folder) if args.folder else folder_beside(args.checkpoint, config.modality)
+    if not args.folder and is_current(folder, args.checkpoint, config):
+        print(f"{folder}: is the export of {args.checkpoint}; nothing to do")
+        return 0
+    progress(f"reading {args.checkpoint}")
+    report = export_checkpoint(load_checkpoint(args.checkpoint), folder, config, progress)
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for form, cases in report.items():
         for case in cases:
             agreement, gap = 100 * case["agreement"], case["logit_error"]
             print(f"{form}: {agreement:.3f} % of labels, logits within {gap:.1e}: {case['case']}")
-    files = sorted(path.name for path in Path(args.folder).iterdir())
-    print(f"{args.folder}: {', '.join(files)}")
+    files = sorted(path.name for path in folder.iterdir())
+    print(f"{folder}: {', '.join(files)}")
     return 0
+
+
+def is_current(folder: Path, checkpoint: Path | str, config: ExportConfig) -> bool:
+    """True where a folder holds this export of this very checkpoint, whole."""
+    if not (folder / CONTRACT).is_file() or not Path(checkpoint).is_file():
+        return False
+    try:
+        model = read_exported(folder)
+        for name in model.hashes:
+            model.read_file(name)
+    except CheckpointError:
+        return False
+    source = config.source(file_hash(Path(checkpoint)))
+    return (model.source, model.merged_for) == (source, config.modality)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -234,7 +261,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", type=path_text, help=".safetensors file")
     parser.add_argument(
-        "folder", type=path_text, help="to make; holds frame.onnx, scene.onnx and contract.json"
+        "folder",
+        type=path_text,
+        nargs="?",
+        default="",
+        help="to make; holds frame.onnx, scene.onnx and contract.json. Without it, CHECKPOINT's "
+        "name with .exported, beside it, where backend: auto finds it; kept while the checkpoint "
+        "is the same, else replaced",
     )
     parser.add_argument(
         "--modality",

@@ -15,8 +15,9 @@ import torch
 from segrgbx_core.base.errors import CheckpointError, ConfigError, shortened
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
+from segrgbx_core.model.tensor_files import file_hash
 from segrgbx_core.runtime.batch import InputConfig
-from segrgbx_core.runtime.devices import choose_precision
+from segrgbx_core.runtime.devices import choose_device, choose_precision
 from segrgbx_core.runtime.exported import (
     AOT_FRAME,
     AOT_SCENE,
@@ -27,6 +28,8 @@ from segrgbx_core.runtime.exported import (
     ExportedEngine,
     ExportedModel,
     Shape,
+    folder_beside,
+    read_exported,
     scene_shapes,
 )
 from segrgbx_core.runtime.options import Backend, InferenceConfig, OnnxConfig
@@ -45,6 +48,63 @@ _KEPT_SHAPES = 4
 _OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 log = logging.getLogger(__name__)
+
+
+def export_beside(
+    checkpoint: Path | str, config: InferenceConfig, merge_for: Modality | None = None
+) -> ExportedModel | None:
+    """The export that `backend: auto` runs in place of a checkpoint; None: PyTorch runs it.
+
+    The log says which, and why an export that lies beside the checkpoint is not used.
+
+    Args:
+        checkpoint: the checkpoint's file.
+        config: an option that PyTorch alone has rules exports out.
+        merge_for: the one modality to serve, whose own export comes first; None serves all.
+
+    Raises:
+        ConfigError: when the device does not exist.
+    """
+    if reason := _needs_torch(config):
+        log.info("backend: auto runs %s in PyTorch: %s", checkpoint, reason)
+        return None
+    folders = [folder_beside(checkpoint, served) for served in dict.fromkeys((merge_for, None))]
+    present = [folder for folder in folders if folder.exists()]
+    digest = file_hash(Path(checkpoint)) if present and Path(checkpoint).is_file() else ""
+    for folder in present:
+        try:
+            model = read_exported(folder)
+        except CheckpointError as error:
+            log.warning("backend: auto does not use a damaged export: %s", error)
+            continue
+        if model.source.get("checkpoint") == digest:
+            log.info("backend: auto runs %s in OpenVINO", folder)
+            return model
+        log.warning(
+            "backend: auto does not use %s, which was exported from another checkpoint than "
+            "%s; export anew: segrgbx-export %s",
+            *(folder, checkpoint, checkpoint),
+        )
+    log.info(
+        "backend: auto runs %s in PyTorch: no export of it is beside it, segrgbx-export %s makes "
+        "one",
+        *(checkpoint, checkpoint),
+    )
+    return None
+
+
+def _needs_torch(config: InferenceConfig) -> str:
+    """Why no export can run; empty where one can."""
+    device = choose_device(config.device)
+    if device.type != "cpu":
+        return f"the device is {device}"
+    if config.compile:
+        return "compile is an option of PyTorch"
+    try:
+        _openvino()
+    except ConfigError:
+        return "OpenVINO is not installed, pip install 'segrgbx_ros[openvino]'"
+    return ""
 
 
 def open_exported(
@@ -73,7 +133,7 @@ def open_exported(
         )
     if config.backend is Backend.AOT:
         engine = _open_aot(model)
-    elif config.backend is Backend.OPENVINO:
+    elif config.backend in (Backend.OPENVINO, Backend.AUTO):
         engine = _open_openvino(model, choose_precision(config.precision, torch.device("cpu")))
     else:
         engine = _open_onnx(model, config.onnx, device)

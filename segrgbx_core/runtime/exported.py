@@ -59,6 +59,8 @@ class ExportedModel:
         merged_for: the one modality that MA-CLIP serves, or None for all.
         hashes: SHA-256 by file name; empty for folders of format 1.
         mark: the text that the graphs carry.
+        source: what it was made from and how: `checkpoint`, the SHA-256 of the file, and options
+            of the export; empty for folders that do not say it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class ExportedModel:
     merged_for: Modality | None
     hashes: Mapping[str, str]
     mark: str
+    source: Mapping[str, Any]
 
     @property
     def has_scene(self) -> bool:
@@ -103,16 +106,30 @@ def has_scene(contract: Contract) -> bool:
     return isinstance(contract.model, ModelConfig)
 
 
-def contract_mark(contract: Contract, merged_for: Modality | None, number: int = FORMAT) -> str:
-    """The text that every graph carries: contract and choices of the export."""
-    return _sorted_json(_manifest(contract, merged_for, number))
+def folder_beside(checkpoint: Path | str, merged_for: Modality | None) -> Path:
+    """Where `segrgbx-export CHECKPOINT` puts its export, and `backend: auto` looks for it."""
+    path = Path(checkpoint)
+    modality = f".{merged_for.value}" if merged_for else ""
+    return path.with_name(f"{path.stem}{modality}.exported")
 
 
-def write_manifest(folder: Path, contract: Contract, merged_for: Modality | None) -> None:
+def contract_mark(
+    contract: Contract, merged_for: Modality | None, source: Mapping[str, Any] | None = None
+) -> str:
+    """The text that every graph carries: contract, choices of the export, `source`."""
+    return _sorted_json(_manifest(contract, merged_for, source))
+
+
+def write_manifest(
+    folder: Path,
+    contract: Contract,
+    merged_for: Modality | None,
+    source: Mapping[str, Any] | None = None,
+) -> None:
     """Writes `contract.json` for the files that lie in the folder now."""
     names = sorted(path.name for path in folder.iterdir() if path.name != CONTRACT)
     hashes = {name: file_hash(folder / name) for name in names}
-    data = {**_manifest(contract, merged_for, FORMAT), "files": hashes}
+    data = {**_manifest(contract, merged_for, source), "files": hashes}
     (folder / CONTRACT).write_text(_sorted_json(data) + "\n", encoding="utf-8")
 
 
@@ -140,13 +157,14 @@ def read_exported(path: Path | str) -> ExportedModel:
             f"{where}: format {number} is newer than this package runs ({FORMAT}); update segrgbx"
         )
     hashes = data.pop("files", {})
-    merged = data.get("merged_for")
+    merged, source = data.get("merged_for"), data.get("source", {})
     if (
         not isinstance(hashes, dict)
+        or not isinstance(source, dict)
         or not all(isinstance(value, str) for value in hashes.values())
         or merged not in ("", *(modality.value for modality in MODALITIES))
     ):
-        raise CheckpointError(f"{place} is damaged (files or merged_for); copy it anew")
+        raise CheckpointError(f"{place} is damaged (files, merged_for or source); copy it anew")
     contract = parse_contract(data.get("contract"), place)
     for name in (LOGITS, *([SCENE] if has_scene(contract) else [])):
         if not (folder / name).is_file():
@@ -160,6 +178,7 @@ def read_exported(path: Path | str) -> ExportedModel:
         merged_for=Modality(merged) if merged else None,
         hashes=hashes,
         mark=_sorted_json(data),
+        source=source,
     )
 
 
@@ -170,7 +189,9 @@ def refuse_exported(path: Path | str) -> None:
         CheckpointError: when the path is an exported model's folder.
     """
     if (Path(path) / CONTRACT).is_file():
-        raise CheckpointError(f"{path}: is an exported model; run it with backend: onnx")
+        raise CheckpointError(
+            f"{path}: is an exported model; run it with backend: onnx or openvino"
+        )
 
 
 class Graph(Protocol):
@@ -358,11 +379,14 @@ def _shape_text(shape: Shape | None) -> str:
     )
 
 
-def _manifest(contract: Contract, merged_for: Modality | None, number: int) -> dict[str, Any]:
+def _manifest(
+    contract: Contract, merged_for: Modality | None, source: Mapping[str, Any] | None
+) -> dict[str, Any]:
     return {
-        "format": number,
+        "format": FORMAT,
         "merged_for": merged_for.value if merged_for else "",
         "contract": plain_contract(contract),
+        **({"source": dict(source)} if source else {}),
     }
 
 

@@ -20,6 +20,8 @@ class Backend(str, Enum):
 
     TORCH = "torch"
     """PyTorch, from a checkpoint."""
+    AUTO = "auto"
+    """OpenVINO on a CPU where a current export lies beside the checkpoint, else PyTorch."""
     ONNX = "onnx"
     """ONNX Runtime, from a folder that `segrgbx-export` wrote."""
     OPENVINO = "openvino"
@@ -30,7 +32,7 @@ class Backend(str, Enum):
     @property
     def runs_exported(self) -> bool:
         """True where it takes an exported model's folder and no checkpoint."""
-        return self is not Backend.TORCH
+        return self not in (Backend.TORCH, Backend.AUTO)
 
 
 class ConfidenceKind(str, Enum):
@@ -149,7 +151,11 @@ class InferenceConfig(Config):
         False,
         doc="replay the network as one CUDA graph per batch size, for GPUs that wait for CPUs",
     )
-    backend: Backend = option(Backend.TORCH, doc="what runs the network")
+    backend: Backend = option(
+        Backend.TORCH,
+        doc="what runs the network; auto: OpenVINO on a CPU where `segrgbx-export CHECKPOINT` has "
+        "put an export of this very checkpoint beside it, else torch; the log says which",
+    )
     onnx: OnnxConfig = OnnxConfig()
     scene: SceneConfig = SceneConfig()
 

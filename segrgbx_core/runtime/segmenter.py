@@ -22,6 +22,7 @@ from segrgbx_core.base.images import MAX_FILE_PIXELS, size_fault
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Prediction, RgbxSample
 from segrgbx_core.labels.label_space import UNIFIED, LabelSpace, PublishedLabels
+from segrgbx_core.runtime.backends import export_beside
 from segrgbx_core.runtime.batch import (
     HostBuffers,
     InputConfig,
@@ -38,7 +39,7 @@ from segrgbx_core.runtime.decode import decode_logits
 from segrgbx_core.runtime.devices import StageTimer, flushed_denormals, use_threads
 from segrgbx_core.runtime.engines import CudaExecutor, check_options, make_engine
 from segrgbx_core.runtime.exported import ExportedModel, read_exported, refuse_exported
-from segrgbx_core.runtime.options import ConfidenceKind, InferenceConfig
+from segrgbx_core.runtime.options import Backend, ConfidenceKind, InferenceConfig
 from segrgbx_core.runtime.scene_cache import SceneCache, StreamFrame, thumbnail
 from segrgbx_core.sensors import SensorConfig, encode
 
@@ -126,7 +127,7 @@ class Segmenter:
             CheckpointError: as `load_weights`.
         """
         return cls(
-            load_weights(path, config or InferenceConfig()),
+            load_weights(path, config or InferenceConfig(), merge_for),
             config,
             sensors,
             label_space,
@@ -350,8 +351,15 @@ class Segmenter:
         return self._columns[label_space]
 
 
-def load_weights(path: Path | str, config: InferenceConfig) -> LoadedCheckpoint | ExportedModel:
+def load_weights(
+    path: Path | str, config: InferenceConfig, merge_for: Modality | None = None
+) -> LoadedCheckpoint | ExportedModel:
     """Reads a checkpoint, or the folder of an exported model where `config.backend` runs one.
+
+    Args:
+        path: the file or folder.
+        config: where and how it will run.
+        merge_for: as in `Segmenter`; `backend: auto` prefers its export.
 
     Raises:
         ConfigError: when an option does not fit this machine; before anything is read.
@@ -361,6 +369,8 @@ def load_weights(path: Path | str, config: InferenceConfig) -> LoadedCheckpoint 
     if config.backend.runs_exported:
         return read_exported(path)
     refuse_exported(path)
+    if config.backend is Backend.AUTO and (model := export_beside(path, config, merge_for)):
+        return model
     return load_checkpoint(path)
 
 

@@ -102,7 +102,7 @@ def test_scene_shapes_are_those_of_the_network():
 
 
 def test_folders_of_format_1_still_load(copy):
-    """They have no hashes, and their graphs carry the text of that format."""
+    """They have neither hashes nor source, and their graphs carry the text of that format."""
     onnx = pytest.importorskip("onnx")
     contract = json.loads((copy / "contract.json").read_text())["contract"]
     mark = json.dumps({"format": 1, "merged_for": "", "contract": contract}, sort_keys=True)
@@ -110,7 +110,7 @@ def test_folders_of_format_1_still_load(copy):
         graph = onnx.load(copy / name)
         graph.metadata_props[0].value = mark
         onnx.save(graph, copy / name)
-    rewrite(copy, format=1, files=None)
+    rewrite(copy, format=1, files=None, source=None)
     assert len(Segmenter.from_checkpoint(copy, ONNX).predict([sample()])) == 1
 
 
