@@ -66,6 +66,15 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def use_exact_float32() -> None:
+    """Switches TF32 off for the whole process: on a GPU it rounds factors to 10 bits.
+
+    torch's default allows it for convolutions alone.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def use_threads(count: int) -> int:
     """Sets the number of threads of a CPU pass, for the whole process.
 

@@ -29,6 +29,7 @@ from segrgbx_core.runtime.devices import (
     device_text,
     flushed_denormals,
     keep_freed_memory,
+    use_exact_float32,
 )
 from segrgbx_core.runtime.exported import ExportedModel
 from segrgbx_core.runtime.options import Backend, InferenceConfig
@@ -100,6 +101,7 @@ class EagerEngine:
         config: InferenceConfig,
         merge_for: Modality | None = None,
     ) -> None:
+        use_exact_float32()
         if device.type == "cpu" and config.keep_memory:
             keep_freed_memory()
         self.device = device
@@ -121,6 +123,12 @@ class EagerEngine:
         # softmax and sums in float32.
         self.ma_clip.tower.to(DTYPES[precision])
         cast_products(self.model, DTYPES[precision])
+        # Once: state dicts take milliseconds, and every report of the node asks.
+        self._weight_bytes = sum(
+            tensor.numel() * tensor.element_size()
+            for part in (self.model, self.ma_clip)
+            for tensor in part.state_dict().values()
+        )
         self._network: NetworkPart = self.model.coarse_logits
         if config.compile:
             self._network = _compiled(self.model.coarse_logits)
@@ -130,8 +138,7 @@ class EagerEngine:
         """Bytes of the weights; on a GPU all that this process has allocated there."""
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device)
-        tensors = [*self.model.state_dict().values(), *self.ma_clip.state_dict().values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return self._weight_bytes
 
     def encode_scene(self, batch: Batch) -> Scene:
         """See `Engine`."""

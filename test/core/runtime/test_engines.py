@@ -136,6 +136,21 @@ def demo_frames(count):
     ]
 
 
+def test_float32_is_float32():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    engine()
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_the_size_of_the_weights_is_counted_once(plain, monkeypatch):
+    parts = (plain.model, plain.ma_clip)
+    tensors = [tensor for part in parts for tensor in part.state_dict().values()]
+    expected = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    monkeypatch.setattr(torch.nn.Module, "state_dict", None)  # not to be built for every report
+    assert plain.memory == expected > 1e6
+
+
 def test_recorded_frames_read_static_memory_and_overwrite_their_output(plain):
     replays = []
 
