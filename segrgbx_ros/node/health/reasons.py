@@ -142,7 +142,7 @@ def input_status(
     if health.last_bad:
         errors.append(health.last_bad)
     level = ERROR if errors else WARN if warnings else OK
-    text = "; ".join(errors or warnings) or "receiving"
+    text = "; ".join(errors + warnings) or "receiving"
     return Status(level, f"{health.pair} input", text, values, health.pair)
 
 
