@@ -27,8 +27,16 @@ _SWITCH_S = 0.0005
 _POLL_S = 0.05
 
 
+class EndRequested(KeyboardInterrupt):
+    """A signal to end.
+
+    CPython remembers a plain KeyboardInterrupt that leaves `exec(text)`, which imports call for
+    every namedtuple and dataclass, and ends `python -m` by SIGINT in spite of its status.
+    """
+
+
 class Ending:
-    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt; the ones after it are ignored.
+    """Turns the first SIGINT or SIGTERM into EndRequested; the ones after it are ignored.
 
     Use it in a `with` block in the main thread. Whatever the main thread waits for, the process
     ends `END_S` after the signal at the latest, with status 0.
@@ -79,7 +87,7 @@ class Ending:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if is_first:
-            raise KeyboardInterrupt
+            raise EndRequested
 
     def _watch(self) -> None:
         """In a thread of its own: C code that the main thread is in holds up its handler only."""

@@ -28,6 +28,14 @@ def announced(self):
 process.Ending.__enter__ = announced
 sys.exit(process.main(["node", *sys.argv[1:]]))
 """
+EXECUTING = """
+import sys
+from segrgbx_ros.node import process
+def run(arguments, ending):
+    exec("print('begins', flush=True)\\nwhile True: pass")
+process._run = run
+sys.exit(process.main([]))
+"""
 HANGING = """
 import sys, threading, time
 from segrgbx_ros.node import process
@@ -53,6 +61,18 @@ def test_a_signal_at_any_moment_ends_the_node_without_a_word(run, checkpoint, nu
     process = run("-c", SPEAKING, "--ros-args", "-p", f"model.checkpoint:={checkpoint}")
     process.wait_for("begins")
     time.sleep(delay_s)
+    ends_clean(process, number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_inside_an_exec_of_text_leaves_the_status_alone(
+    run, environment, tmp_path, number
+):
+    """Imports run such code for every namedtuple; only `python -m` shows the fault."""
+    (tmp_path / "executing.py").write_text(EXECUTING)
+    environment["PYTHONPATH"] = str(tmp_path)
+    process = run("-m", "executing")
+    process.wait_for("begins")
     ends_clean(process, number)
 
 

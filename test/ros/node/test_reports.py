@@ -66,7 +66,7 @@ def test_an_overlay_that_fails_leaves_the_mask_and_the_rest(rig):
     ask(one)
     one.until(lambda: masks and previews)
     one.until(lambda: values(one, "inference").get("failed_overlay") == "1")
-    assert values(one, "inference")["answered_total"] == "1"
+    one.until(lambda: values(one, "inference")["answered_total"] == "1")
     assert not overlays
     assert any(
         "images could not be made: 1 overlay" in status.message
