@@ -51,7 +51,8 @@ fuzz: $(READY)  ## show every reader CASES (100000) broken messages or files; ot
 
 bench: $(READY)  ## time SegRGB-X beside its ancestors in one run; results in bench_out/
 	mkdir -p bench_out
-	$(BIN)/segrgbx-bench --compare --json bench_out/compare.json --chart bench_out/compare.png
+	$(BIN)/segrgbx-bench --compare --repeats 8 --warm-up 1 --json bench_out/compare.json \
+	  --chart bench_out/compare.png
 
 twins: $(READY)  ## the proof that X is used: classes that only X shows, one model for all five
 	$(BIN)/python -m training.twin_test --out runs/twins

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from segrgbx_core.base.images import image_size
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.base.tables import markdown_table
-from segrgbx_core.bench.compare import MODELS, CompareSetting, compare, draw_chart, table
+from segrgbx_core.bench.compare import ALL_MODELS, CompareSetting, compare, draw_chart, table
 from segrgbx_core.bench.cost import PAPER_TABLE_IV, Cost, count_cost, count_structures, total_cost
 from segrgbx_core.bench.harness import (
     measure,
     measure_batches,
     measure_in_turns,
+    processor,
     synthetic_sample,
     variants,
     with_changes,
@@ -67,10 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report |= _count(args)
     if args.latency:
         report["latency"] = _latency(args)
-    if args.compare:
+    if args.compare or args.peers:
         report |= _compare(args)
     if len(report) == 2:
-        raise ConfigError("nothing to do; give --count, --structures, --latency or --compare")
+        raise ConfigError(
+            "nothing to do; give --count, --structures, --latency, --compare or --peers"
+        )
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if args.markdown:
@@ -130,7 +133,7 @@ def _latency(args: argparse.Namespace) -> dict[str, Any]:
     setting = {
         "checkpoint": segmenter.checkpoint.name,
         "device": segmenter.device_name,
-        "processor": platform.processor() or platform.machine(),
+        **processor(),
         "threads": torch.get_num_threads(),
         "precision": segmenter.precision,
         "input": f"{segmenter.input.width}x{segmenter.input.height}",
@@ -233,14 +236,23 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         rounds=args.repeats,
         warm_up=args.warm_up,
         only=tuple(args.only or ()),
+        openvino=args.openvino,
+        peers=Path(args.peers) if args.peers else None,
     )
-    report = compare(setting)
+    start = time.monotonic()
+
+    def progress(text: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - start:6.1f} s  {text}\n")
+
+    report = compare(setting, progress)
     described = ", ".join(f"{name} {value}" for name, value in report["setting"].items())
     show(f"\n{described}\n")
     _print_table(*table(report))
     show("")
     for name, ratio in report["ratios"].items():
-        show(f"{name}: {ratio:.2f}, in CPU time {report['cpu_ratios'][name]:.2f}")
+        low, high = report["cpu_spread"][name]
+        cpu = f"{report['cpu_ratios'][name]:.2f} ({low:.2f} to {high:.2f})"
+        show(f"{name}: {ratio:.2f}, in CPU time {cpu}")
     if args.chart:
         draw_chart(report, args.chart)
     return report
@@ -295,7 +307,17 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--repeats", type=int, default=30)
     latency.add_argument("--warm-up", type=int, default=5)
     side = parser.add_argument_group("compare", "uses the options of latency, too")
-    side.add_argument("--only", action="append", choices=list(MODELS), help="not all models")
+    side.add_argument("--only", action="append", choices=ALL_MODELS, help="not all models")
+    side.add_argument(
+        "--openvino", action="store_true", help="also exported models in OpenVINO (minutes)"
+    )
+    side.add_argument(
+        "--peers",
+        type=path_text,
+        default="",
+        help="with the authors' own models: a folder of checkouts that you made, see "
+        "docs/performance.md",
+    )
     side.add_argument(
         "--refresh-every", type=int, default=10, help="frames that keep a scene (10)"
     )

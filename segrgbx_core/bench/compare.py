@@ -7,12 +7,16 @@ of them alike. Weights are random, which changes labels but not times.
 Two styles are compared. Plain is how the papers' code runs: the network as it is trained, in
 float32, MA-CLIP on every frame. Fast is how `Segmenter` runs a checkpoint: an engine with folded
 head and the device's precision, coarse logits decoded in one step, and for SegRGB-X merged LoRA
-and a scene that is kept for some frames.
+and a scene that is kept for some frames; in PyTorch or, exported, in OpenVINO. The authors' own
+code may take part, see `segrgbx_core.bench.peers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,18 +25,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from segrgbx_core.base.errors import ConfigError, did_you_mean
-from segrgbx_core.base.samples import RgbxSample
-from segrgbx_core.base.tables import Summary
+from segrgbx_core.base.errors import ConfigError, did_you_mean, shortened
+from segrgbx_core.base.samples import Array, RgbxSample
+from segrgbx_core.base.tables import Summary, number
 from segrgbx_core.bench.cost import count_cost, total_cost
-from segrgbx_core.bench.harness import in_turn, timed
-from segrgbx_core.model import BASELINE_PRESETS, Scene
+from segrgbx_core.bench.harness import in_turn, processor, timed
+from segrgbx_core.bench.peers import PEERS, PeerModel, found, load_peer
+from segrgbx_core.export.export import ExportConfig, export_checkpoint
+from segrgbx_core.labels.label_space import unified_label_space
+from segrgbx_core.model import BASELINE_PRESETS, ModelConfig, Scene
+from segrgbx_core.model.refinement import Kind
 from segrgbx_core.runtime.batch import Batch, HostBuffers, InputConfig, make_batch
-from segrgbx_core.runtime.checkpoint import LoadedCheckpoint, default_contract, random_weights
+from segrgbx_core.runtime.checkpoint import (
+    Contract,
+    LoadedCheckpoint,
+    default_contract,
+    random_weights,
+)
 from segrgbx_core.runtime.decode import decode_logits
 from segrgbx_core.runtime.devices import choose_device
 from segrgbx_core.runtime.engines import Engine, make_engine
-from segrgbx_core.runtime.options import InferenceConfig
+from segrgbx_core.runtime.exported import read_exported
+from segrgbx_core.runtime.options import Backend, InferenceConfig
 from segrgbx_core.sensors import SensorConfig, encode
 
 PAPER_MS = {
@@ -46,17 +60,30 @@ PAPER_MS = {
 
 RATIOS = {
     "ours_vs_cmx": ("segrgbx_fast", "cmx_fast"),
+    "mixture_vs_cmx": ("segrgbx_mixture", "cmx_fast"),
     "ours_every_frame_vs_cmx": ("segrgbx_fast_every_frame", "cmx_fast"),
+    "ours_vs_cmx_openvino": ("segrgbx_openvino", "cmx_openvino"),
+    "mixture_vs_cmx_openvino": ("segrgbx_mixture_openvino", "cmx_openvino"),
     "ours_vs_paper_style": ("segrgbx_fast", "segrgbx_paper_style"),
+    "paper_style_vs_ours": ("segrgbx_paper_style", "segrgbx_fast"),
+    "paper_style_vs_mixture": ("segrgbx_paper_style", "segrgbx_mixture"),
     "ours_vs_plain_cmx": ("segrgbx_fast", "cmx"),
     "paper_style_vs_plain_cmx": ("segrgbx_paper_style", "cmx"),
 }
 """Quotients of median times; the paper's Table III gives the last one as 1.85."""
+_OF_FASTEST = {
+    "ours_vs_fastest_peer": "segrgbx_fast",
+    "mixture_vs_fastest_peer": "segrgbx_mixture",
+    "ours_openvino_vs_fastest_peer": "segrgbx_openvino",
+    "mixture_openvino_vs_fastest_peer": "segrgbx_mixture_openvino",
+}
+"""Quotients by the authors' model that takes the least CPU time."""
 
 _PLAIN, _FAST, _OURS = "#9aa5b1", "#5b7c99", "#d1603d"
 
-Run = Callable[[int], object]
-"""Segments the pair once; the argument counts frames from 0."""
+Run = Callable[[bool], object]
+"""Segments the pair once; the argument asks for a new scene."""
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +99,10 @@ class CompareSetting:
         refresh_every: frames for which `segrgbx_fast` keeps a scene.
         rounds: measured turns of every model.
         warm_up: turns before them.
-        only: models to measure, keys of `MODELS`; none means all.
+        only: models to measure, keys of `MODELS`, `OPENVINO_MODELS` or `PEERS`; none means all
+            of `MODELS` and of those that the next two ask for.
+        openvino: `OPENVINO_MODELS`, too; each is exported first, which takes a minute or more.
+        peers: folder of the checkouts that `PEERS` names; None: none.
     """
 
     sample: RgbxSample
@@ -84,6 +114,8 @@ class CompareSetting:
     rounds: int = 30
     warm_up: int = 5
     only: tuple[str, ...] = ()
+    openvino: bool = False
+    peers: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,17 +124,19 @@ class Contender:
 
     Attributes:
         title: for tables.
-        frames: frames per turn, so that every turn encodes as many scenes.
+        frames: frames that share a scene; 1: each has its own. A turn is one frame with a new
+            scene and, where frames share it, one with a kept scene, which stands for the others.
         run: segments the pair once.
         parameters_m: parameters in millions, MA-CLIP included where it is used.
-        gmacs: multiply-adds in 1e9 of a frame, MA-CLIP's shared among those that keep a scene.
+        gmacs: multiply-adds in 1e9 of a frame, MA-CLIP's shared among those that keep a scene;
+            None where they are not counted.
     """
 
     title: str
     frames: int
     run: Run
     parameters_m: float
-    gmacs: float
+    gmacs: float | None
 
 
 MODELS = {
@@ -116,34 +150,47 @@ MODELS = {
     "cmx_fast": "CMX, fast",
     "segrgbx_fast_every_frame": "SegRGB-X, fast, scene of every frame",
     "segrgbx_fast": "SegRGB-X, fast, scene kept",
+    "segrgbx_mixture": "SegRGB-X with a mixture in the DSRM, fast, scene kept",
 }
-"""What can be compared: titles by key."""
+"""What is compared: titles by key."""
+OPENVINO_MODELS = {
+    "cmx_openvino": "CMX, OpenVINO",
+    "segrgbx_openvino": "SegRGB-X, OpenVINO, scene kept",
+    "segrgbx_mixture_openvino": "SegRGB-X with a mixture in the DSRM, OpenVINO, scene kept",
+}
+"""The fast style of exported models, in OpenVINO."""
+ALL_MODELS = (*MODELS, *OPENVINO_MODELS, *PEERS)
 
 
-def compare(setting: CompareSetting) -> dict[str, Any]:
+def compare(setting: CompareSetting, progress: Progress = lambda _: None) -> dict[str, Any]:
     """Measures the models in turns.
+
+    Args:
+        setting: what is compared.
+        progress: called with a line of text before every step.
 
     Returns:
         `setting`; `models`: by key title, size, and `median_ms` and `cpu_median_ms` of a turn per
         frame, `p95_ms` of single frames, `min_ms`; `ratios` of the medians, where both were run,
-        and `cpu_ratios` of CPU time, which other programs on the machine disturb less.
+        and `cpu_ratios` of CPU time, which other programs on the machine disturb less;
+        `cpu_spread`: the least and the largest of these quotients in one round.
 
     Raises:
-        ConfigError: when a model is not known or the options do not fit this machine.
+        ConfigError: when a model is not known, a checkout is missing or cannot be run, or the
+            options do not fit this machine.
     """
-    if unknown := [key for key in setting.only if key not in MODELS]:
-        raise ConfigError(f"model '{unknown[0]}' is not known{did_you_mean(unknown[0], MODELS)}")
-    if f"cmx_{setting.preset}" not in BASELINE_PRESETS:
-        raise ConfigError(f"preset '{setting.preset}': baselines come as tiny, b0, b1 and b2")
-    batch = _batch(setting)
-    contenders = {
-        key: _contender(key, setting, batch)
-        for key in MODELS
-        if not setting.only or key in setting.only
-    }
-    with torch.inference_mode():
-        _take_turns(contenders, setting.warm_up)
-        frames = _take_turns(contenders, setting.rounds)
+    chosen = _chosen(setting)
+    batch = _batch(setting, choose_device(setting.config.device))
+    with ExitStack() as stack:
+        contenders = {}
+        for key in chosen:
+            progress(f"making {key}")
+            contenders[key] = stack.enter_context(_contender(key, setting, batch, progress))
+        with torch.inference_mode():
+            progress("warming up")
+            _take_turns(contenders, setting.warm_up)
+            progress(f"taking {setting.rounds} turns")
+            frames = _take_turns(contenders, setting.rounds)
     models: dict[str, dict[str, Any]] = {
         key: {
             "title": contender.title,
@@ -154,12 +201,34 @@ def compare(setting: CompareSetting) -> dict[str, Any]:
         }
         for key, contender in contenders.items()
     }
+    wall, cpu = (
+        {key: model[column] for key, model in models.items()}
+        for column in ("median_ms", "cpu_median_ms")
+    )
+    pairs = _pairs(cpu)
+    turns = {key: _turns(frames[key], contenders[key].frames)[:, 1] for key in contenders}
+    quotients = {name: turns[above] / turns[below] for name, (above, below) in pairs.items()}
     return {
         "setting": _described(setting, batch),
         "models": models,
-        "ratios": _ratios({key: model["median_ms"] for key, model in models.items()}),
-        "cpu_ratios": _ratios({key: model["cpu_median_ms"] for key, model in models.items()}),
+        "ratios": {name: wall[above] / wall[below] for name, (above, below) in pairs.items()},
+        "cpu_ratios": {name: cpu[above] / cpu[below] for name, (above, below) in pairs.items()},
+        "cpu_spread": {n: [float(q.min()), float(q.max())] for n, q in quotients.items()},
     }
+
+
+def _chosen(setting: CompareSetting) -> list[str]:
+    if unknown := [key for key in setting.only if key not in ALL_MODELS]:
+        hint = did_you_mean(unknown[0], ALL_MODELS)
+        raise ConfigError(f"model '{unknown[0]}' is not known{hint}")
+    if f"cmx_{setting.preset}" not in BASELINE_PRESETS:
+        raise ConfigError(f"preset '{setting.preset}': baselines come as tiny, b0, b1 and b2")
+    if setting.peers is None and (asked := [key for key in setting.only if key in PEERS]):
+        raise ConfigError(f"model {asked[0]}: needs --peers and the folder of its checkout")
+    if setting.only:
+        return [key for key in ALL_MODELS if key in setting.only]
+    peers = found(setting.peers) if setting.peers else []
+    return [*MODELS, *(OPENVINO_MODELS if setting.openvino else ()), *peers]
 
 
 def table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -171,7 +240,7 @@ def table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             model[key] for key in ("parameters_m", "gmacs", "median_ms", "p95_ms", "cpu_median_ms")
         ]
         paper = model["paper_ms"]
-        cells = [f"{value:.2f}" for value in values]
+        cells = [number(value, 2) for value in values]
         rows.append([model["title"], *cells, "" if paper is None else f"{paper:.2f}"])
     return header, rows
 
@@ -224,27 +293,87 @@ def draw_chart(report: dict[str, Any], path: Path | str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _contender(key: str, setting: CompareSetting, batch: Batch) -> Contender:
-    is_ours = key.startswith("segrgbx")
-    preset = setting.preset if is_ours else f"{key.removesuffix('_fast')}_{setting.preset}"
-    loaded = random_weights(default_contract(preset, setting.tower if is_ours else ""))
-    contract = loaded.contract
+@contextmanager
+def _contender(
+    key: str, setting: CompareSetting, batch: Batch, progress: Progress
+) -> Iterator[Contender]:
+    if key in PEERS:
+        yield _peer(key, setting, batch)
+        return
+    contract = _contract(key, setting)
+    loaded = random_weights(contract)
+    is_exported = key in OPENVINO_MODELS
+    is_plain = not is_exported and "_fast" not in key and "_mixture" not in key
     classes = loaded.label_space.num_classes
-    is_fast = "_fast" in key
-    parts = count_cost(contract.model, contract.ma_clip, classes, setting.size, folded=is_fast)
+    parts = count_cost(contract.model, contract.ma_clip, classes, setting.size, not is_plain)
     cost = total_cost(parts)
-    frames = setting.refresh_every if key == "segrgbx_fast" else 1
+    is_kept = key.startswith("segrgbx") and not is_plain and not key.endswith("every_frame")
+    frames = setting.refresh_every if is_kept else 1
     clip = sum(part.gmacs for name, part in parts.items() if name.startswith("MA-CLIP"))
-    gmacs = cost.gmacs - clip * (1 - 1 / frames)
     modality = setting.sample.modality
-    if is_fast:
-        engine = make_engine(loaded, setting.config, merge_for=modality)
-        run = _fast(engine, batch, setting, frames)
-    else:
-        if key == "segrgbx_merged":
-            loaded.ma_clip.merge(modality)
-        run = _plain(loaded, batch)
-    return Contender(MODELS[key], frames, run, cost.parameters_m, gmacs)
+    with tempfile.TemporaryDirectory(prefix="segrgbx-") as scratch:
+        if is_plain:
+            if key == "segrgbx_merged":
+                loaded.ma_clip.merge(modality)
+            run = _plain(loaded, batch)
+        elif is_exported:
+            folder = Path(scratch) / key
+            export_checkpoint(
+                loaded, folder, ExportConfig(modality=modality, fixed_size=True), progress
+            )
+            changed = {"backend": Backend.OPENVINO, "device": "auto", "cuda_graph": False}
+            config = setting.config.model_copy(update=changed)
+            batch = _batch(setting, torch.device("cpu"))
+            run = _fast(make_engine(read_exported(folder), config), batch, setting.size)
+        else:
+            run = _fast(make_engine(loaded, setting.config, modality), batch, setting.size)
+        gmacs = cost.gmacs - clip * (1 - 1 / frames)
+        title = {**MODELS, **OPENVINO_MODELS}[key]
+        yield Contender(title, frames, run, cost.parameters_m, gmacs)
+
+
+def _contract(key: str, setting: CompareSetting) -> Contract:
+    """The contract whose input is what is compared, so that exports may fix it."""
+    size = InputConfig(height=setting.size[0], width=setting.size[1])
+    if not key.startswith("segrgbx"):
+        return default_contract(f"{key.partition('_')[0]}_{setting.preset}", input=size)
+    contract = default_contract(setting.preset, setting.tower, input=size)
+    if "mixture" not in key:
+        return contract
+    assert isinstance(contract.model, ModelConfig)
+    refinement = contract.model.refinement.model_copy(update={"kind": Kind.MIXTURE})
+    model = contract.model.model_copy(update={"refinement": refinement})
+    return contract.model_copy(update={"model": model})
+
+
+def _peer(key: str, setting: CompareSetting, batch: Batch) -> Contender:
+    assert setting.peers is not None
+    device = batch.modality.device
+    classes = unified_label_space().num_classes
+    network = load_peer(key, setting.peers, setting.preset, classes).to(device)
+    _check_peer(key, network, batch, classes)
+
+    def run(is_new_scene: bool) -> object:
+        del is_new_scene
+        return network(batch.rgb, batch.x).argmax(dim=1).to(torch.uint8).cpu()
+
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Contender(PEERS[key].title, 1, run, parameters / 1e6, None)
+
+
+@torch.inference_mode()
+def _check_peer(key: str, network: PeerModel, batch: Batch, classes: int) -> None:
+    """Runs foreign code once, and checks that it did the same work as ours."""
+    try:
+        made = network(batch.rgb, batch.x)
+    except Exception as error:  # foreign code may raise anything
+        raise ConfigError(
+            f"peers: {key} cannot be run: {type(error).__name__}: {shortened(str(error), 200)}"
+        ) from error
+    expected = (len(batch), classes, *batch.rgb.shape[-2:])
+    if not isinstance(made, torch.Tensor) or tuple(made.shape) != expected:
+        shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+        raise ConfigError(f"peers: {key} answers with {shape}; expected logits {expected}")
 
 
 def _plain(loaded: LoadedCheckpoint, batch: Batch) -> Run:
@@ -252,8 +381,8 @@ def _plain(loaded: LoadedCheckpoint, batch: Batch) -> Run:
     network, ma_clip = loaded.model.eval().to(device), loaded.ma_clip.to(device)
     unused = torch.zeros(len(batch), network.embed_dim, device=device)
 
-    def run(frame: int) -> object:
-        del frame
+    def run(is_new_scene: bool) -> object:
+        del is_new_scene
         embeddings = (unused, unused)
         if network.needs_embeddings:
             embeddings = ma_clip(batch.rgb, batch.x, batch.modality)
@@ -263,25 +392,24 @@ def _plain(loaded: LoadedCheckpoint, batch: Batch) -> Run:
     return run
 
 
-def _fast(engine: Engine, batch: Batch, setting: CompareSetting, refresh_every: int) -> Run:
+def _fast(engine: Engine, batch: Batch, size: tuple[int, int]) -> Run:
     kept: list[Scene] = []
 
-    def run(frame: int) -> object:
-        if frame % refresh_every == 0:
+    def run(is_new_scene: bool) -> object:
+        if is_new_scene:
             kept[:] = [engine.encode_scene(batch)]
         return decode_logits(
-            engine.coarse_logits(batch, kept[0]), batch.placements, input_size=setting.size
+            engine.coarse_logits(batch, kept[0]), batch.placements, input_size=size
         )
 
     return run
 
 
-def _batch(setting: CompareSetting) -> Batch:
+def _batch(setting: CompareSetting, device: torch.device) -> Batch:
     sample = setting.sample
     contract = default_contract("tiny")
     x_image = encode(sample, contract.encoding, SensorConfig())
     input_config = InputConfig(height=setting.size[0], width=setting.size[1])
-    device = choose_device(setting.config.device)
     return make_batch(
         [sample.rgb], [x_image], [sample.modality], input_config, buffers=HostBuffers(device)
     )
@@ -294,37 +422,50 @@ def _take_turns(
     frames: dict[str, list[tuple[float, float]]] = {key: [] for key in contenders}
     for turn in range(rounds):
         for key in in_turn(list(contenders), turn):
-            for frame in range(contenders[key].frames):
-                _, wall_ms, cpu_ms = timed(partial(contenders[key].run, frame))
+            for is_new_scene in (True, False)[: contenders[key].frames]:
+                _, wall_ms, cpu_ms = timed(partial(contenders[key].run, is_new_scene))
                 frames[key].append((wall_ms, cpu_ms))
     return frames
 
 
-def _statistics(frames: Sequence[tuple[float, float]], per_turn: int) -> dict[str, float]:
-    times = np.array(frames)  # (frames, 2): wall, CPU
-    turns = times.reshape(-1, per_turn, 2).mean(axis=1)
+def _statistics(frames: Sequence[tuple[float, float]], per_scene: int) -> dict[str, float]:
+    turns = _turns(frames, per_scene)
     wall = Summary.of(list(turns[:, 0]))
+    # In a sequence, frames with a kept scene are as many more.
+    weights = (1, per_scene - 1)[:per_scene]
+    single = [
+        wall_ms for i, (wall_ms, _) in enumerate(frames) for _ in range(weights[i % len(weights)])
+    ]
     return {
         "median_ms": wall.p50,
-        "p95_ms": Summary.of(list(times[:, 0])).p95,
+        "p95_ms": Summary.of(single).p95,
         "min_ms": wall.min,
-        "cpu_median_ms": Summary.of(list(turns[:, 1])).p50,
-        "frames": len(times),
+        "cpu_median_ms": statistics.median(turns[:, 1]),
+        "frames": len(frames),
     }
 
 
-def _ratios(times: dict[str, float]) -> dict[str, float]:
-    return {
-        name: times[above] / times[below]
-        for name, (above, below) in RATIOS.items()
-        if above in times and below in times
-    }
+def _turns(frames: Sequence[tuple[float, float]], per_scene: int) -> Array:
+    """Wall and CPU time of a frame in each turn, (turns, 2); its share of the scene included."""
+    weights = np.array((1, per_scene - 1)[:per_scene])
+    times = np.array(frames).reshape(-1, len(weights), 2)
+    return np.average(times, axis=1, weights=weights)
+
+
+def _pairs(cpu: dict[str, float]) -> dict[str, tuple[str, str]]:
+    """The quotients of which both models were run, above and below."""
+    pairs = dict(RATIOS)
+    if peers := [key for key in PEERS if key in cpu]:
+        fastest = min(peers, key=cpu.__getitem__)
+        pairs |= {name: (above, fastest) for name, above in _OF_FASTEST.items()}
+    return {name: pair for name, pair in pairs.items() if set(pair) <= set(cpu)}
 
 
 def _described(setting: CompareSetting, batch: Batch) -> dict[str, Any]:
     device = batch.modality.device
     is_cuda = device.type == "cuda"
     return {
+        **processor(),
         "preset": setting.preset,
         "tower": setting.tower,
         "input": f"{setting.size[1]}x{setting.size[0]}",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import math
+import platform
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +116,27 @@ def with_changes(config: InferenceConfig, changes: Mapping[str, Any]) -> Inferen
             level = level[section]
         level[last] = value
     return from_mapping(InferenceConfig, plain)
+
+
+def processor() -> dict[str, Any]:
+    """What decides about products of matrices on this machine.
+
+    Returns:
+        its name, the instruction set that torch uses, its BLAS, and `sgemm_gmacs`: multiply-adds
+        in 1e9 per second of CPU time in a float32 product of 1024 x 1024, the best of some.
+    """
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.is_file() else ""
+    named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    built = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    one = torch.rand(1024, 1024)
+    fastest_ms = min(timed(lambda: one @ one)[2] for _ in range(5))
+    return {
+        "processor": named[1].strip() if named else platform.processor() or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "blas": built[1] if built else "unknown",
+        "sgemm_gmacs": round(1024**3 / fastest_ms / 1e6, 1),
+    }
 
 
 def timed(call: Callable[[], ResultT]) -> tuple[ResultT, float, float]:

@@ -24,12 +24,16 @@ def setting(**changes):
 def test_every_model_is_measured_and_every_ratio_given():
     report = compare(setting())
     assert list(report["models"]) == list(MODELS)
-    assert set(report["ratios"]) == set(report["cpu_ratios"]) == set(RATIOS)
+    among_these = {name for name, pair in RATIOS.items() if set(pair) <= set(MODELS)}
+    assert set(report["ratios"]) == set(report["cpu_ratios"]) == among_these
+    for name, (low, high) in report["cpu_spread"].items():
+        assert low == high == pytest.approx(report["cpu_ratios"][name])  # of one round
     for key, model in report["models"].items():
         assert 0 < model["min_ms"] <= model["median_ms"]
-        assert model["frames"] == (2 if key == "segrgbx_fast" else 1)
+        assert model["frames"] == (2 if key in ("segrgbx_fast", "segrgbx_mixture") else 1)
         assert model["paper_ms"] is None  # the paper's figures are of another size
     gmacs = {key: model["gmacs"] for key, model in report["models"].items()}
+    assert gmacs["segrgbx_mixture"] < gmacs["segrgbx_fast"]
     assert gmacs["segrgbx_fast"] < gmacs["segrgbx_fast_every_frame"] < gmacs["segrgbx_merged"]
     medians = {key: model["median_ms"] for key, model in report["models"].items()}
     assert report["ratios"]["ours_vs_cmx"] == medians["segrgbx_fast"] / medians["cmx_fast"]
@@ -45,7 +49,7 @@ def test_fast_and_plain_label_alike(monkeypatch):
         module,
         "_take_turns",
         lambda contenders, _: {
-            key: answers.update({key: one.run(0)}) or [(1.0, 1.0)]
+            key: answers.update({key: one.run(True)}) or [(1.0, 1.0)]
             for key, one in contenders.items()
         },
     )
@@ -59,21 +63,28 @@ def test_models_take_turns_and_nobody_is_always_first():
     order = []
 
     def contender(name, frames):
-        return module.Contender(name, frames, lambda frame: order.append((name, frame)), 0.0, 0.0)
+        return module.Contender(name, frames, lambda new: order.append((name, new)), 0.0, 0.0)
 
-    frames = take_turns({"a": contender("a", 1), "b": contender("b", 2)}, 2)
-    assert order == [("a", 0), ("b", 0), ("b", 1), ("b", 0), ("b", 1), ("a", 0)]
+    frames = take_turns({"a": contender("a", 1), "b": contender("b", 10)}, 2)
+    a, b = [("a", True)], [("b", True), ("b", False)]
+    assert order == [*a, *b, *b, *a]
     assert [len(frames[name]) for name in "ab"] == [2, 4]
 
 
 def test_a_kept_scene_is_paid_by_all_frames_that_share_it():
-    times = [(10.0, 20.0), (2.0, 4.0), (30.0, 60.0), (4.0, 8.0), (10.0, 20.0), (2.0, 4.0)]
-    found = statistics(times, 2)
-    assert found["median_ms"] == 6.0
-    assert found["cpu_median_ms"] == 12.0
-    assert found["min_ms"] == 6.0
-    assert found["p95_ms"] == pytest.approx(25.0)
+    """One frame with a new scene stands for one in ten, one with a kept scene for nine."""
+    times = [(12.0, 24.0), (2.0, 4.0), (32.0, 64.0), (4.0, 8.0), (12.0, 24.0), (2.0, 4.0)]
+    found = statistics(times, 10)
+    assert found["median_ms"] == 3.0
+    assert found["cpu_median_ms"] == 6.0
+    assert found["min_ms"] == 3.0
+    assert found["p95_ms"] == pytest.approx(12.0)
     assert found["frames"] == 6
+
+
+def test_a_frame_with_a_scene_of_its_own_counts_once():
+    found = statistics([(10.0, 20.0), (2.0, 4.0), (30.0, 60.0)], 1)
+    assert (found["median_ms"], found["cpu_median_ms"]) == (10.0, 20.0)
 
 
 def test_scenes_are_made_when_they_are_due():
@@ -89,11 +100,32 @@ def test_scenes_are_made_when_they_are_due():
             return torch.zeros(1, 3, 8, 8)
 
     chosen = setting()
-    batch = module._batch(chosen)
-    run = module._fast(Engine(), batch, chosen, refresh_every=3)
-    for frame in range(7):
-        run(frame)
+    run = module._fast(Engine(), module._batch(chosen, torch.device("cpu")), chosen.size)
+    for is_new in (True, False, False, True, False, True):
+        run(is_new)
     assert len(looks) == 3
+
+
+@pytest.mark.slow
+def test_exported_models_take_part_and_label_alike(monkeypatch):
+    """In the order of `MODELS`; the exported ones answer as those in PyTorch do."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    answers = {}
+
+    def once(contenders, _):
+        answers.update({key: one.run(True)[0][0] for key, one in contenders.items()})
+        return {key: [(2.0, 3.0), (1.0, 2.0)][: one.frames] for key, one in contenders.items()}
+
+    monkeypatch.setattr(module, "_take_turns", once)
+    chosen = ("cmx_fast", "segrgbx_mixture", "cmx_openvino", "segrgbx_mixture_openvino")
+    lines = []
+    report = compare(setting(only=chosen), lines.append)
+    assert list(answers) == list(chosen)
+    for torchs, openvinos in (chosen[::2], chosen[1::2]):
+        assert (answers[torchs] == answers[openvinos]).mean() > 0.995
+    assert report["ratios"]["mixture_vs_cmx_openvino"] == 0.75
+    assert "tracing the frame's network" in lines
 
 
 @pytest.mark.parametrize(
