@@ -27,6 +27,7 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import LabelSpace
 from segrgbx_core.model import ModelConfig, Scene, build_model
+from segrgbx_core.model.baselines import SegformerConfig
 from segrgbx_core.model.tensor_files import MAX_JSON, file_hash, parse_json_object, read_file
 from segrgbx_core.runtime.batch import Batch
 from segrgbx_core.runtime.checkpoint import Contract, parse_contract, plain_contract
@@ -253,7 +254,10 @@ class ExportedEngine:
         logits: Shape = (None, self._num_classes, None, None)
         self._scene_names = tuple(parts)
         every = {**images, **parts}
-        self._compare("frame", "inputs", frame.inputs, every, required=every)
+        # Runtimes may drop the X that a network of RGB alone does not read.
+        rgb_alone = isinstance(model.contract.model, SegformerConfig)
+        needed = {name: shape for name, shape in every.items() if name != "x" or not rgb_alone}
+        self._compare("frame", "inputs", frame.inputs, every, required=needed)
         self._compare("frame", "outputs", frame.outputs, {"logits": logits}, required=("logits",))
         height, width = frame.inputs["rgb"][1:3]
         self.fixed_size = (height, width) if height and width else None
@@ -276,7 +280,10 @@ class ExportedEngine:
 
     def coarse_logits(self, batch: Batch, scene: Scene) -> Tensor:
         """See `Engine`; the next call may overwrite the result."""
-        logits = self._run(self._frame, frame_inputs(batch, scene))["logits"]
+        given = frame_inputs(batch, scene)
+        logits = self._run(self._frame, {name: given[name] for name in self._frame.inputs})[
+            "logits"
+        ]
         size = (len(batch), self._num_classes)
         if logits.ndim != 4 or logits.shape[:2] != size or logits.dtype != np.float32:
             raise CheckpointError(

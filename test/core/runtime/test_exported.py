@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,19 @@ def frame_graph(inputs=None, outputs=None, answers=None):
 def test_graphs_with_other_inputs_or_outputs_are_refused(exported, changes, message):
     with pytest.raises(CheckpointError, match=message):
         ExportedEngine(read_exported(exported.folder), "fake", frame_graph(**changes))
+
+
+def test_x_may_be_missing_where_rgb_alone_is_read(exported):
+    """OpenVINO drops inputs that nothing reads."""
+    model = read_exported(exported.folder)
+    images = {"rgb": IMAGES["rgb"]}
+    with pytest.raises(CheckpointError, match="frame graph's inputs hold x nothing"):
+        ExportedEngine(model, "fake", FakeGraph({**images, **PARTS}, LOGITS))
+    logits = np.zeros((1, 71, 4, 4), np.float32)
+    segformer = replace(model, contract=small_contract("segformer_tiny"))
+    engine = ExportedEngine(segformer, "fake", FakeGraph(images, LOGITS, {"logits": logits}))
+    [case] = make_cases(SIZE, [Modality.DEPTH], count=1)
+    assert engine.coarse_logits(case.batch, Scene()).shape == logits.shape
 
 
 def test_scene_graphs_with_other_outputs_are_refused(exported):
