@@ -27,8 +27,9 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.export.graphs import FRAME_OUTPUTS, LOGITS_OUTPUT, Tracer, make_onnx, write_onnx
 from segrgbx_core.export.parity import (
     MIN_AGREEMENT,
-    Case,
+    Answer,
     Parity,
+    answer,
     compare,
     compare_labels,
     make_cases,
@@ -138,13 +139,19 @@ def export_checkpoint(
         mark = contract_mark(contract, modality, source)
         _write_graphs(tracer, programs, draft, config, mark, progress)
         write_manifest(draft, contract, modality, source)
-        results = _compared(eager, draft, cases, config.min_agreement, progress)
+        answers = []
+        for case in cases:
+            progress(f"answering in PyTorch: {case.name}")
+            answers.append(answer(eager, case))
+        results = _compared(answers, draft, config.min_agreement, progress)
         if config.aot:
             _write_packages(programs, draft, progress)
             write_manifest(draft, contract, modality, source)
             progress("comparing the packages with PyTorch")
             packaged = _opened(draft, Backend.AOT)
-            results["aot"] = compare(eager, packaged, cases, "aot", config.min_agreement)
+            results["aot"] = [
+                compare(each, packaged, "aot", config.min_agreement) for each in answers
+            ]
         if folder.exists():
             shutil.rmtree(folder)
         shutil.move(draft, folder)
@@ -159,15 +166,17 @@ def _write_graphs(
     mark: str,
     progress: Progress,
 ) -> None:
-    progress(f"writing {FRAME} and {LOGITS}")
+    progress("converting the frame's network to ONNX")
     names = (["rgb", "x", *tracer.scene_names], [*FRAME_OUTPUTS, LOGITS_OUTPUT])
     graph = make_onnx(programs[FRAME], names, config.opset, config.simplify)
+    progress(f"writing {FRAME} and {LOGITS}")
     write_onnx(graph, folder / FRAME, FRAME_OUTPUTS, {KEY: mark})
     write_onnx(graph, folder / LOGITS, [LOGITS_OUTPUT], {KEY: mark})
     if SCENE in programs:
-        progress(f"writing {SCENE}")
+        progress("converting the scene's network to ONNX")
         names = (["rgb", "x", "modality"], list(tracer.scene_names))
         graph = make_onnx(programs[SCENE], names, config.opset, config.simplify)
+        progress(f"writing {SCENE}")
         write_onnx(graph, folder / SCENE, tracer.scene_names, {KEY: mark})
 
 
@@ -185,20 +194,18 @@ def _write_packages(
 
 
 def _compared(
-    eager: EagerEngine,
-    folder: Path,
-    cases: Sequence[Case],
-    min_agreement: float,
-    progress: Progress,
+    answers: Sequence[Answer], folder: Path, limit: float, progress: Progress
 ) -> dict[str, list[Parity]]:
-    progress("comparing the graphs with PyTorch")
-    onnx = compare(eager, _opened(folder, Backend.ONNX), cases, "onnx", min_agreement)
+    progress(f"comparing {LOGITS} with PyTorch")
+    engine = _opened(folder, Backend.ONNX)
+    onnx = [compare(each, engine, "onnx", limit) for each in answers]
+    progress(f"comparing {FRAME} with PyTorch")
     graph = OnnxGraph((folder / FRAME).read_bytes(), FRAME)
 
     def labels(batch: Batch, scene: Scene) -> Tensor:
         return torch.from_numpy(graph.run(frame_inputs(batch, scene))["labels"])
 
-    frame = compare_labels(eager, labels, cases, FRAME, min_agreement)
+    frame = [compare_labels(each, labels, FRAME, limit) for each in answers]
     return {"onnx": onnx, "frame": frame}
 
 

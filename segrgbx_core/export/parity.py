@@ -83,53 +83,58 @@ Labels: TypeAlias = Callable[[Batch, Scene], Tensor]
 """Labels (B, H, W) on the grid of the model's input, made in another way than from logits."""
 
 
-def compare(
-    ours: Engine, other: Engine, cases: Sequence[Case], what: str, limit: float = MIN_AGREEMENT
-) -> list[Parity]:
-    """Runs both on every case, each with the scene that it made itself.
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the reference says to a case."""
+
+    case: Case
+    scene: Scene
+    logits: Tensor
+
+
+@torch.inference_mode()
+def answer(ours: Engine, case: Case) -> Answer:
+    """The reference's answer, computed once for every exported form."""
+    scene = ours.encode_scene(case.batch)
+    return Answer(case, scene, ours.coarse_logits(case.batch, scene).float())
+
+
+@torch.inference_mode()
+def compare(expected: Answer, other: Engine, what: str, limit: float = MIN_AGREEMENT) -> Parity:
+    """Runs another form of the network on a case, with the scene that it makes itself.
 
     Args:
-        ours: the reference.
+        expected: the reference's answer.
         other: the exported form.
-        cases: what they see.
         what: the exported form in words, for messages.
         limit: least share of equal labels.
 
     Raises:
-        ParityError: for the first case below the limit, saying where they differ.
+        ParityError: for a case below the limit, saying where they differ.
     """
-    return [_compare(ours, other, case, what, limit) for case in cases]
-
-
-@torch.inference_mode()
-def _compare(ours: Engine, other: Engine, case: Case, what: str, limit: float) -> Parity:
-    expected_scene, scene = ours.encode_scene(case.batch), other.encode_scene(case.batch)
-    worst, error = scene_error(expected_scene, scene)
+    case = expected.case
+    scene = other.encode_scene(case.batch)
+    worst, error = scene_error(expected.scene, scene)
     if not error <= _MAX_SCENE_ERROR:
         raise ParityError(
             f"{what}: {worst} of the scene is off by {error:.3g} standard deviations "
             f"(at most {_MAX_SCENE_ERROR:g}) at {case.name}"
         )
-    expected = ours.coarse_logits(case.batch, expected_scene)
-    logits = other.coarse_logits(case.batch, scene)
-    labels = labels_of(logits.float(), case.batch.rgb_pixels.shape[1:3])[0]
-    agreement = _agreement(expected.float(), labels, case, what, limit)
-    difference = (expected.float() - logits.float()).abs().max().item()
+    logits = other.coarse_logits(case.batch, scene).float()
+    labels = labels_of(logits, case.batch.rgb_pixels.shape[1:3])[0]
+    agreement = _agreement(expected, labels, what, limit)
+    difference = (expected.logits - logits).abs().max().item()
     return Parity(case.name, agreement, difference, error)
 
 
 @torch.inference_mode()
 def compare_labels(
-    ours: Engine, labels: Labels, cases: Sequence[Case], what: str, limit: float = MIN_AGREEMENT
-) -> list[Parity]:
-    """As `compare`, for a form that answers with labels only, given our scenes."""
-    results = []
-    for case in cases:
-        scene = ours.encode_scene(case.batch)
-        expected = ours.coarse_logits(case.batch, scene).float()
-        agreement = _agreement(expected, labels(case.batch, scene), case, what, limit)
-        results.append(Parity(case.name, agreement, 0.0, 0.0))
-    return results
+    expected: Answer, labels: Labels, what: str, limit: float = MIN_AGREEMENT
+) -> Parity:
+    """As `compare`, for a form that answers with labels only, given the reference's scene."""
+    case = expected.case
+    agreement = _agreement(expected, labels(case.batch, expected.scene), what, limit)
+    return Parity(case.name, agreement, 0.0, 0.0)
 
 
 def scene_error(expected: Scene, scene: Scene) -> tuple[str, float]:
@@ -146,8 +151,9 @@ def scene_error(expected: Scene, scene: Scene) -> tuple[str, float]:
     return max(errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
 
-def _agreement(expected: Tensor, labels: Tensor, case: Case, what: str, limit: float) -> float:
-    same = labels_of(expected, case.batch.rgb_pixels.shape[1:3])[0] == labels
+def _agreement(expected: Answer, labels: Tensor, what: str, limit: float) -> float:
+    case = expected.case
+    same = labels_of(expected.logits, case.batch.rgb_pixels.shape[1:3])[0] == labels
     agreement = same.float().mean().item()
     if not agreement >= limit:
         raise ParityError(
