@@ -34,10 +34,10 @@ ARGUMENTS = {
     "events_topic": ("", "topic of the event stream", ""),
     "rgb_camera_info_topic": ("", "CameraInfo of RGB, for registration and points", ""),
     "x_camera_info_topic": ("", "CameraInfo of X, for registration", ""),
-    "rgb_transport": ("", "raw or compressed", "{pair}.rgb_transport"),
+    "rgb_transport": ("", "auto (what arrives), raw or compressed", "{pair}.rgb_transport"),
     "x_transport": (
         "",
-        "raw, compressed or compressedDepth",
+        "auto (what arrives), raw, compressed or compressedDepth",
         "{pair}.x_transport",
     ),
     "checkpoint": ("", "path of the checkpoint", "model.checkpoint"),
@@ -138,8 +138,6 @@ def _take_demo(value):
         "checkpoint": value["checkpoint"] or str(DEMO / "segrgbx_tiny.safetensors"),
         "rgb_topic": value["rgb_topic"] or "/thermal/rgb/image",
         "x_topic": value["x_topic"] or "/thermal/x/image",
-        "rgb_transport": "compressed",
-        "x_transport": "compressed",
     }
     value.update(shipped)
 

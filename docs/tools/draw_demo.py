@@ -26,7 +26,7 @@ from segrgbx_ros.load_model import load_segmenter
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import evaluate
 from segrgbx_ros.replay.ground_truth import recorded_ground_truth
-from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
+from segrgbx_ros.replay.topic_routes import find_routes
 from segrgbx_ros.replay.writers import SegmentedFrame, SheetRow, sheet
 from segrgbx_ros.tools.demo import CHECKPOINT, NOTE, ROOT, demo_recording
 
@@ -57,8 +57,7 @@ def replayed(modality: Modality) -> tuple[list[SegmentedFrame], Any]:
     """All frames of a modality's recording as segmented, and the published classes."""
     file, kept = ROOT / "config" / f"{modality}.yaml", _Frames()
     with Bag(demo_recording(modality, ROOT / "demo_out")) as bag:
-        changes: dict[str, Any] = recorded_transports(bag, read_node_yaml(file), modality)
-        config = read_node_yaml(file, {**changes, "model.checkpoint": str(CHECKPOINT)})
+        config = read_node_yaml(file, {"model.checkpoint": str(CHECKPOINT)})
         routes = find_routes(bag, config, [modality])
         truth = recorded_ground_truth(bag, routes, modality)
         assert truth is not None

@@ -72,10 +72,12 @@ __all__ = [
     "XTransport",
     "flatten",
     "is_foreign",
+    "named_transport",
     "nested",
     "node_config",
     "node_config_type",
     "read_node_yaml",
+    "transport_topic",
 ]
 
 NODE_NAME = "segrgbx"
@@ -150,15 +152,27 @@ class NodeConfig(Config):
             return (Stream.RGB_INFO,)
         return ()
 
+    def topics(self, pair: str, stream: Stream) -> dict[str, str]:
+        """Relative topics by which an input may arrive, by transport, the preferred one first."""
+        base = f"{pair}/{stream.value}"
+        transports = self.pair(pair).transports(stream)
+        return {one: transport_topic(base, one) for one in transports}
+
     def topic(self, pair: str, stream: Stream) -> str:
-        """Relative topic of one input of a pair, with the suffix of its transport."""
-        section = self.pair(pair)
-        transport: str = section.x_transport.value
-        if stream is Stream.RGB:
-            transport = section.rgb_transport.value
-        is_plain = stream in (Stream.EVENTS, Stream.RGB_INFO, Stream.X_INFO)
-        suffix = "" if transport == "raw" or is_plain else f"/{transport}"
-        return f"{pair}/{stream.value}{suffix}"
+        """The preferred one of `topics`."""
+        return next(iter(self.topics(pair, stream).values()))
+
+
+def transport_topic(base: str, transport: str) -> str:
+    """Topic of a transport, as image_transport names it; a base that names it is left alone."""
+    suffix = "" if transport == "raw" else f"/{transport}"
+    return base if suffix and base.endswith(suffix) else base + suffix
+
+
+def named_transport(topic: str) -> str:
+    """The transport that a topic's name ends in, raw for none."""
+    ends = (one.value for one in XTransport if topic.endswith(f"/{one.value}"))
+    return next(ends, XTransport.RAW.value)
 
 
 @cache

@@ -32,15 +32,17 @@ ANGLES = {"i0": Stream.I0, "i45": Stream.I45, "i90": Stream.I90, "i135": Stream.
 
 
 class RgbTransport(str, Enum):
-    """How RGB images travel."""
+    """How RGB images travel; auto: by whatever arrives."""
 
+    AUTO = "auto"
     RAW = "raw"
     COMPRESSED = "compressed"
 
 
 class XTransport(str, Enum):
-    """How X images travel. The value is also the suffix of the topic, but for raw."""
+    """How X images travel; auto: by whatever arrives."""
 
+    AUTO = "auto"
     RAW = "raw"
     COMPRESSED = "compressed"
     COMPRESSED_DEPTH = "compressedDepth"
@@ -77,8 +79,15 @@ class PairConfig(Config):
     modality: Modality = option(
         doc="which sensor X is; a pair named after a modality need not say it"
     )
-    rgb_transport: RgbTransport = option(RgbTransport.RAW, doc="transport of the RGB topic")
-    x_transport: XTransport = option(XTransport.RAW, doc="transport of the X topic")
+    rgb_transport: RgbTransport = option(
+        RgbTransport.AUTO,
+        doc="transport of the RGB topic; auto: what arrives is taken, raw where both do",
+    )
+    x_transport: XTransport = option(
+        XTransport.AUTO,
+        doc="transport of the X topic; auto: what arrives is taken, raw before compressedDepth "
+        "before compressed",
+    )
     x_source: XSource = option(
         XSource.AUTO,
         doc="image, events (raw event camera) or angles (polarization on x/i0, x/i45, x/i90, "
@@ -97,8 +106,8 @@ class PairConfig(Config):
     )
     rgb_encoding: str = option(
         "",
-        doc="encoding of raw RGB images where the driver names a wrong one or none; empty: as in "
-        "the message",
+        doc="encoding of raw RGB images where the driver names a wrong one or none, which makes "
+        "rgb_transport auto mean raw; empty: as in the message",
     )
     rgb_full_scale: int = option(
         65535,
@@ -109,8 +118,8 @@ class PairConfig(Config):
     )
     x_encoding: str = option(
         "",
-        doc="encoding of raw images of X where the driver names a wrong one; empty: as in the "
-        "message",
+        doc="encoding of raw images of X where the driver names a wrong one, which makes "
+        "x_transport auto mean raw; empty: as in the message",
     )
     x_form: XForm = option(
         XForm.RAW, doc="raw: what the driver publishes; image: an already drawn 8-bit picture of X"
@@ -163,7 +172,7 @@ class PairConfig(Config):
         return self
 
     def _check_encoding(self) -> None:
-        if self.rgb_encoding and self.rgb_transport is not RgbTransport.RAW:
+        if self.rgb_encoding and self.rgb_transport is RgbTransport.COMPRESSED:
             raise ValueError(
                 f"rgb_encoding has no effect with rgb_transport '{self.rgb_transport.value}', "
                 "whose images say themselves what they hold; leave it out"
@@ -174,11 +183,26 @@ class PairConfig(Config):
             raise ValueError(
                 "x_encoding has no effect on events, whose messages have their own; leave it out"
             )
-        if self.x_transport is not XTransport.RAW:
+        if self.x_transport not in (XTransport.AUTO, XTransport.RAW):
             raise ValueError(
                 f"x_encoding has no effect with x_transport '{self.x_transport.value}', whose "
                 "images say themselves what they hold; leave it out"
             )
+
+    def transports(self, stream: Stream) -> tuple[str, ...]:
+        """Transports by which an input may arrive, the preferred one first."""
+        if stream in (Stream.EVENTS, Stream.RGB_INFO, Stream.X_INFO):
+            return ("raw",)
+        chosen, encoding = self.x_transport.value, self.x_encoding
+        if stream is Stream.RGB:
+            chosen, encoding = self.rgb_transport.value, self.rgb_encoding
+        if chosen != "auto":
+            return (chosen,)
+        if encoding:  # it is an encoding of raw images
+            return ("raw",)
+        if stream is Stream.X and self.modality is Modality.DEPTH:
+            return ("raw", "compressedDepth", "compressed")
+        return ("raw", "compressed")
 
     @property
     def x_stream(self) -> Stream:

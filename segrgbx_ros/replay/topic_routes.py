@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from segrgbx_core.bags.message_types import CAMERA_INFO, COMPRESSED_IMAGE, EVENT_PACKET, IMAGE
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
 from segrgbx_core.sync.aligner import OnMissingX
-from segrgbx_ros.config.node import ANGLES, NodeConfig, Registration, Stream
+from segrgbx_ros.config.node import (
+    ANGLES,
+    NodeConfig,
+    Registration,
+    Stream,
+    named_transport,
+    transport_topic,
+)
 from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.replay.bags import Bag
 
@@ -71,9 +78,9 @@ def find_routes(
     """Resolves every input of the pairs.
 
     A relative name `thermal/rgb/image` becomes `<namespace>/thermal/rgb/image`, with the suffix of
-    its transport. Both sides of a remap may name it with or without that suffix. Without a
-    namespace the root is tried, then the one namespace under which the recording has all the
-    inputs.
+    its transport; where that is auto, the preferred one of those that are recorded. Both sides of
+    a remap may name it with or without that suffix. Without a namespace the root is tried, then
+    the one namespace under which the recording has all the inputs.
 
     Args:
         bag: open recording.
@@ -98,42 +105,17 @@ def find_routes(
         known = [config.topic(pair, stream) for pair, stream in wanted]
         first = next(iter(unused))
         raise ConfigError(f"--remap: '{first}' is no input{did_you_mean(first, known)}")
-    prefix, notes = _namespace(bag, wanted.values(), namespace)
+    prefix, notes = _namespace(bag, list(wanted.values()), namespace)
     inputs: dict[str, tuple[tuple[str, Stream], ...]] = {}
-    for (pair, stream), name in wanted.items():
-        topic = _absolute(prefix, name)
+    for (pair, stream), candidates in wanted.items():
+        topics = [_absolute(prefix, name) for name in candidates]
+        topic = next((name for name in topics if name in bag.topics), topics[0])
         if stream is not Stream.RGB and topic not in bag.topics and not _needs_x(config):
             notes.append(f"pair '{pair}': topic '{topic}' is not recorded; RGB goes alone")
             continue
         _check(bag, config, pair, stream, topic)
         inputs[topic] = (*inputs.get(topic, ()), (pair, stream))
     return Routes(prefix, inputs, tuple(notes))
-
-
-def recorded_transports(bag: Bag, config: NodeConfig, pair: str) -> dict[str, str]:
-    """Options that make a pair's transports those of the recording, by dotted name.
-
-    Args:
-        bag: open recording.
-        config: node options.
-        pair: name of the pair.
-
-    Returns:
-        options for the inputs that are recorded under another transport than configured.
-    """
-    transports = {}
-    for stream in config.streams(pair).values():
-        if stream is Stream.EVENTS:
-            continue
-        if any(name.endswith(f"/{config.topic(pair, stream)}") for name in bag.topics):
-            continue
-        base = f"/{pair}/{stream.value}"
-        for transport in _TRANSPORTS[stream]:
-            full = base if transport == "raw" else f"{base}/{transport}"
-            if any(name.endswith(full) for name in bag.topics):
-                transports[f"{pair}.{_FIELDS[stream]}"] = transport
-                break
-    return transports
 
 
 def _infos(
@@ -149,40 +131,48 @@ def _needs_x(config: NodeConfig) -> bool:
     return config.sync.on_missing_x is not OnMissingX.RGB_ONLY
 
 
-def _remapped(config: NodeConfig, pair: str, stream: Stream, unused: dict[str, str]) -> str:
-    """The name after remapping; takes the remap that fits out of `unused`."""
-    full = config.topic(pair, stream)
+def _remapped(
+    config: NodeConfig, pair: str, stream: Stream, unused: dict[str, str]
+) -> tuple[str, ...]:
+    """Names after remapping, the preferred first; takes the remap that fits out of `unused`."""
+    topics = config.topics(pair, stream)
+    for full in topics.values():
+        for source in (full, f"/{full}"):
+            if full != f"{pair}/{stream.value}" and source in unused:
+                return (unused.pop(source),)
     base = f"{pair}/{stream.value}"
-    for source in (full, f"/{full}"):
-        if source in unused:
-            return unused.pop(source)
     for source in (base, f"/{base}"):
         if source in unused:
-            target, suffix = unused.pop(source), full.removeprefix(base)
-            return target if target.endswith(suffix) else target + suffix
-    return full
+            target = unused.pop(source)
+            if len(topics) > 1 and named_transport(target) != "raw":
+                return (target,)
+            return tuple(transport_topic(target, one) for one in topics)
+    return tuple(topics.values())
 
 
 def _absolute(namespace: str, name: str) -> str:
     return name if name.startswith("/") else f"{namespace}/{name}"
 
 
-def _namespace(bag: Bag, names: Iterable[str], namespace: str | None) -> tuple[str, list[str]]:
+def _namespace(
+    bag: Bag, wanted: Sequence[tuple[str, ...]], namespace: str | None
+) -> tuple[str, list[str]]:
     """The namespace, and a note when it was found rather than given."""
     if namespace is not None:
         return f"/{namespace.strip('/')}" if namespace.strip("/") else "", []
-    relative = [name for name in names if not name.startswith("/")]
-    if not relative or f"/{relative[0]}" in bag.topics:
+    relative = [names for names in wanted if not names[0].startswith("/")]
+    if not relative or any(f"/{name}" in bag.topics for name in relative[0]):
         return "", []
     namespaces = {
-        topic.removesuffix(f"/{relative[0]}")
+        topic.removesuffix(f"/{name}")
         for topic in bag.topics
-        if topic.endswith(f"/{relative[0]}")
+        for name in relative[0]
+        if topic.endswith(f"/{name}")
     }
     fitting = [
         one
         for one in sorted(namespaces)
-        if all(f"{one}/{name}" in bag.topics for name in relative)
+        if all(any(f"{one}/{name}" in bag.topics for name in names) for names in relative)
     ]
     if len(fitting) == 1:
         return fitting[0], [f"namespace '{fitting[0]}' was found in the recording"]
@@ -200,11 +190,11 @@ def _check(bag: Bag, config: NodeConfig, pair: str, stream: Stream, topic: str) 
         return
     field = _FIELDS[stream]
     transport = str(getattr(config.pair(pair), field).value)
-    kinds = [IMAGE] if transport == "raw" else [COMPRESSED_IMAGE]
+    kinds = {"auto": [IMAGE, COMPRESSED_IMAGE], "raw": [IMAGE]}.get(transport, [COMPRESSED_IMAGE])
     if topic in bag.topics:
         bag.require(topic, kinds, hint=f"set {pair}.{field} to fit")
         return
-    base = topic if transport == "raw" else topic.removesuffix(f"/{transport}")
+    base = topic.removesuffix(f"/{transport}")
     for other in _TRANSPORTS[stream]:
         name = base if other == "raw" else f"{base}/{other}"
         if name in bag.topics:

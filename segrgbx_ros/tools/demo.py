@@ -40,7 +40,7 @@ from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import evaluate
 from segrgbx_ros.replay.ground_truth import Labels, TopicGroundTruth, recorded_ground_truth
 from segrgbx_ros.replay.report import Scores
-from segrgbx_ros.replay.topic_routes import Routes, find_routes, recorded_transports
+from segrgbx_ros.replay.topic_routes import Routes, find_routes
 from segrgbx_ros.replay.writers import SheetRow, evenly_spaced, sheet
 from segrgbx_ros.tools.roundtrip import Answers, play_through_node
 
@@ -114,7 +114,6 @@ def run_demo(files: DemoFiles, pair: Modality, rate: float = 1.0) -> dict[str, A
         if pair is Modality.EVENT and not knows_packets():
             print("event_camera_msgs is not installed: drawn event pictures stand for the stream")
             changes[f"{pair}.x_form"] = XForm.IMAGE.value
-        changes |= recorded_transports(bag, read_node_yaml(files.config, changes), pair)
         config = read_node_yaml(files.config, changes)
         wait_ms = max(config.sync.wait_ms, WAIT_MS)
         parameters: dict[str, Any] = {

@@ -198,7 +198,16 @@ def test_topics_follow_the_transport():
     )
     assert config.topic("depth", Stream.RGB) == "depth/rgb/image/compressed"
     assert config.topic("depth", Stream.X) == "depth/x/image/compressedDepth"
-    assert node_config({}).topic("thermal", Stream.X) == "thermal/x/image"
+    assert node_config({}).topics("thermal", Stream.X) == {
+        "raw": "thermal/x/image",
+        "compressed": "thermal/x/image/compressed",
+    }
+    both = {"pairs": ["depth"], "depth.x_transport": "auto"}
+    assert list(node_config(both).topics("depth", Stream.X)) == [
+        "raw", "compressedDepth", "compressed",
+    ]  # fmt: skip
+    stated = node_config({"thermal.rgb_encoding": "bgr8"})
+    assert list(stated.topics("thermal", Stream.RGB)) == ["raw"]
 
 
 def test_no_option_is_named_like_a_parameter_of_rclpy():

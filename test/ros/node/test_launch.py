@@ -238,7 +238,6 @@ def test_a_replay_plays_the_shipped_recording_unless_another_is_named(stand_ins)
     assert only(found, "ExecuteProcess").cmd[3] == str(ROOT / "resource" / "demo" / "thermal")
     node = only(found, "Node")
     assert Path(node.parameters[1]["model.checkpoint"]).is_file()
-    assert node.parameters[1]["thermal.rgb_transport"] == "compressed"
     assert node.remappings == [
         ("thermal/rgb/image", "/thermal/rgb/image"),
         ("thermal/x/image", "/thermal/x/image"),

@@ -1,5 +1,6 @@
 """The node on real DDS: answers, lifecycle, refusals, diagnostics, services."""
 
+import itertools
 import json
 
 import numpy as np
@@ -113,6 +114,42 @@ def test_compressed_inputs_arrive_under_the_remapped_base_name(rig):
     one.until(lambda: "png" in one.report()["thermal input"][2]["x_encoding"])
 
 
+@pytest.mark.parametrize("topic", ["thermal/rgb/image", "thermal/rgb/image/compressed"])
+def test_compressed_images_are_taken_where_nothing_else_comes(rig, topic, capfd):
+    """Under image_transport's name or without its suffix, from a publisher that starts late."""
+    one = rig()
+    masks = one.hear("thermal/mask")
+    one.pump(0.5)
+    picture = encode_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), ".jpg")
+    stamps = itertools.count(1)
+
+    def send():
+        stamp = next(stamps)
+        one.say(topic, header(CompressedImage(format="jpeg", data=picture), stamp))
+        one.say("thermal/x/image", x_image(stamp))
+        one.pump(0.1)
+        return len(masks) > 3
+
+    one.until(send)
+    one.until(lambda: "rgb/image arrives on" in capfd.readouterr().err)
+
+
+def test_an_image_that_comes_raw_and_compressed_is_answered_once(rig):
+    one = rig()
+    masks = one.hear("thermal/mask")
+    picture = encode_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), ".jpg")
+    for stamp in range(1, 8):
+        packed = header(CompressedImage(format="jpeg", data=picture), stamp)
+        one.say("thermal/rgb/image/compressed", packed)
+        one.say("thermal/rgb/image", rgb_image(stamp))
+        one.say("thermal/x/image", x_image(stamp))
+        one.pump(0.2)
+    one.until(lambda: len(masks) >= 5)
+    stamps = [mask.header.stamp.nanosec + 10**9 * mask.header.stamp.sec for mask in masks]
+    assert len(set(stamps)) == len(stamps)
+    one.until(lambda: one.report()["thermal input"][2]["rgb_topic"].endswith("rgb/image"))
+
+
 # ---- what can be wrong with messages ----
 
 
@@ -178,7 +215,7 @@ def test_missing_x_is_explained(rig, capfd):
 
 
 def test_a_publisher_of_another_transport_is_pointed_at(rig):
-    one = rig()
+    one = rig(**{"thermal.x_transport": "raw"})
     one.tester.create_publisher(CompressedImage, "thermal/x/image/compressed", 5)
     one.until(lambda: one.says("thermal input", "image/compressed' has one: set the transp", 2))
 

@@ -241,7 +241,7 @@ def test_a_checkpoint_of_rendered_scenes_says_so(warning, text):
 
 
 def test_publishers_of_another_type_are_named(rig):
-    one = rig(**SIZE)
+    one = rig(**{"thermal.rgb_transport": "raw"}, **SIZE)
     context = Context()
     rclpy.init(context=context, domain_id=one.context.get_domain_id())
     camera = rclpy.create_node("camera", context=context, namespace=one.namespace)

@@ -8,7 +8,7 @@ from segrgbx_ros.load_model import load_segmenter
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import evaluate
 from segrgbx_ros.replay.ground_truth import recorded_ground_truth
-from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
+from segrgbx_ros.replay.topic_routes import find_routes
 from segrgbx_ros.tools.demo import CHECKPOINT, RGB_ONLY, SHIPPED, DemoFiles, score_rgb_only
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,6 @@ def test_thermal_pays_by_ten_points_on_its_classes(tmp_path):
     files = DemoFiles(SHIPPED / PAIR.value, CHECKPOINT, CONFIG, tmp_path, RGB_ONLY)
     with Bag(files.recording) as bag:
         changes = {
-            **recorded_transports(bag, read_node_yaml(CONFIG), PAIR),
             "model.checkpoint": str(CHECKPOINT),
             "model.device": "cpu",
         }

@@ -13,7 +13,7 @@ from segrgbx_ros.config.node import Stream, read_node_yaml
 from segrgbx_ros.messages.images import stamp_ns
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.ground_truth import recorded_ground_truth
-from segrgbx_ros.replay.topic_routes import find_routes, recorded_transports
+from segrgbx_ros.replay.topic_routes import find_routes
 from segrgbx_ros.tools.extract import main as extract
 from segrgbx_ros.tools.labels import main as labels
 from training.evaluate import main as evaluate
@@ -26,7 +26,7 @@ OWN = {"way": ("road", "road line", "sidewalk"), "person": ("person",), "car": (
 COLOURS = {"way": (128, 64, 128), "person": (220, 20, 60), "car": (0, 0, 142)}
 
 
-def annotate(folder, transports):
+def annotate(folder):
     """Plays the annotator: three classes of the recorded truth in CVAT's layout."""
     names = synthetic_label_space().names
     table = np.zeros((256, 3), np.uint8)
@@ -35,7 +35,7 @@ def annotate(folder, transports):
             table[names.index(name)] = COLOURS[own]
     drafts = sorted((folder / "drafts/SegmentationClass").glob("*.png"))
     with Bag(DEMO / "thermal") as bag:
-        config = read_node_yaml(CONFIG, transports)
+        config = read_node_yaml(CONFIG)
         routes = find_routes(bag, config, ["thermal"])
         truth = recorded_ground_truth(bag, routes, "thermal", "unified")
         topic = routes.topic("thermal", Stream.RGB)
@@ -51,13 +51,10 @@ def annotate(folder, transports):
 def test_from_a_recording_to_own_classes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     folder, checkpoint = tmp_path / "mine", str(DEMO / "segrgbx_tiny.safetensors")
-    with Bag(DEMO / "thermal") as bag:
-        transports = recorded_transports(bag, read_node_yaml(CONFIG), "thermal")
-    chosen = [part for name, value in transports.items() for part in ("--set", f"{name}={value}")]
     arguments = [str(DEMO / "thermal"), "--config", str(CONFIG), "--every", "0", "--quiet"]
-    arguments += ["--limit", "12", "--labels", checkpoint, "--out", str(folder), *chosen]
+    arguments += ["--limit", "12", "--labels", checkpoint, "--out", str(folder)]
     assert extract(arguments) == 0
-    annotate(folder, transports)
+    annotate(folder)
     assert labels(["import", str(folder / "drafts"), "--into", str(folder)]) == 0
     rows = yaml.safe_load((folder / "dataset.yaml").read_text())["classes"]
     assert [row["name"] for row in rows] == list(OWN)
