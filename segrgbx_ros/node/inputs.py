@@ -141,7 +141,6 @@ class Inputs:
                 and health.is_quiet(now_ns)
                 and not self._is_published(choice.topic)
             ):
-                self._drop(pair, stream, choice.chosen)
                 choice.reopen()
                 self._subscribe(pair, stream, health)
 
@@ -239,7 +238,9 @@ class Inputs:
         """Listens to every transport by which an input may arrive."""
         choice = self._choices[pair, stream]
         for transport in choice.topics:
-            self._listen(pair, stream, transport, self._message_type(stream, transport))
+            # One that is there stays: it may hold the first message of a publisher that returns.
+            if (pair, stream, transport) not in self._subscriptions:
+                self._listen(pair, stream, transport, self._message_type(stream, transport))
         if not choice.is_open:
             health.topic = self._subscriptions[pair, stream, choice.chosen].topic_name
 

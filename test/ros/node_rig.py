@@ -22,7 +22,7 @@ from segrgbx_ros.messages.images import fill_image
 from segrgbx_ros.node.health.streams import PATIENT
 from segrgbx_ros.node.node import SegmentationNode
 
-_RIGS = itertools.count(os.getpid())
+_RIGS = itertools.count(1)
 LATCHED = QoSProfile(
     depth=1,
     reliability=QoSReliabilityPolicy.RELIABLE,
@@ -44,10 +44,11 @@ class Rig:
     """The node under test and a tester beside it, in one context and one executor."""
 
     def __init__(self, parameters, remaps=(), patience=None):
+        # Processes that run tests side by side have neighbouring ids: no sum of the two.
         number = next(_RIGS)
-        self.namespace = f"/rig{number}"
+        self.namespace = f"/rig{os.getpid()}_{number}"
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=1 + number % 100)
+        rclpy.init(context=self.context, domain_id=1 + (31 * os.getpid() + number) % 100)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.node = SegmentationNode(
             patience or PATIENT,
@@ -63,8 +64,20 @@ class Rig:
         self.executor.add_node(self.tester)
         self.diagnostics = self.hear("/diagnostics", DiagnosticArray)
         self._publishers = {}
+        self._strangers = []
+
+    def stranger(self):
+        """A node that publishes only, as another process would: one topic has one type in each."""
+        context = Context()
+        rclpy.init(context=context, domain_id=self.context.get_domain_id())
+        node = rclpy.create_node("stranger", context=context, namespace=self.namespace)
+        self._strangers.append(node)
+        return node
 
     def close(self):
+        for node in self._strangers:
+            node.destroy_node()
+            rclpy.shutdown(context=node.context)
         self.node.release()
         self.executor.shutdown()
         self.node.destroy_node()

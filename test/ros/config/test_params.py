@@ -165,7 +165,7 @@ def test_yaml_without_wrapper_or_with_a_typo_is_refused(tmp_path):
         ({"pairs": ["event"], "event": {"x_source": "events", "x_form": "image"}}, "'image'"),
         ({"depth.x_offset_ms": 1.0}, "unknown option 'depth'"),
         ({"thermal.x_transport": "compressedDepth"}, "carries depth only"),
-        ({"thermal.rgb_transport": "compressedDepth"}, "not one of raw, compressed"),
+        ({"thermal.rgb_transport": "compressedDepth"}, "not one of auto, raw, compressed"),
         ({"thermal.homography": [math.nan, *[0.0] * 7, 1.0]}, "nan is not a finite number"),
         ({"thermal.extrinsics": [math.inf, *[0.0] * 5, 1.0]}, "inf is not a finite number"),
         ({"sensor.depth.fx": math.inf}, "sensor.depth.fx: inf is not a finite number"),

@@ -14,6 +14,7 @@ from node_rig import (  # noqa: E402
     BEST_EFFORT,
     HEIGHT,
     LATCHED,
+    RELIABLE,
     STAMPS,
     WARM,
     WIDTH,
@@ -122,10 +123,11 @@ def test_compressed_images_are_taken_where_nothing_else_comes(rig, topic, capfd)
     one.pump(0.5)
     picture = encode_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), ".jpg")
     stamps = itertools.count(1)
+    camera = one.stranger().create_publisher(CompressedImage, topic, RELIABLE)
 
     def send():
         stamp = next(stamps)
-        one.say(topic, header(CompressedImage(format="jpeg", data=picture), stamp))
+        camera.publish(header(CompressedImage(format="jpeg", data=picture), stamp))
         one.say("thermal/x/image", x_image(stamp))
         one.pump(0.1)
         return len(masks) > 3
