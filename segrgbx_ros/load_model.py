@@ -46,7 +46,8 @@ def load_warm_segmenter(config: NodeConfig) -> Segmenter:
         CheckpointError: when the checkpoint cannot be used.
     """
     modalities = [section.modality for _, section in config.sections()]
-    largest = min(config.batch.max_size, len(modalities))
+    # A fused mask asks for RGB alone besides.
+    largest = min(config.batch.max_size, len(modalities) + len(config.fuse.members()))
     try:
         segmenter = load_segmenter(config)
         for _ in range(config.model.warmup_iterations):

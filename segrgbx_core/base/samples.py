@@ -106,6 +106,7 @@ class Prediction:
             shared by a batch.
         scene_age: frames of the stream since the scene embedding was computed; 0 where it was
             computed for this sample.
+        scores: what `Segmenter.fuse` needs of it, where it was asked for.
     """
 
     labels: NDArray[np.uint8]
@@ -116,3 +117,4 @@ class Prediction:
     frame_id: str
     timings_ms: dict[str, float] = field(default_factory=dict)
     scene_age: int = 0
+    scores: Any = None

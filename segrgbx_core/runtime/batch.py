@@ -217,12 +217,17 @@ def make_batch(
     index_array = buffers.array("modality", size[:1], torch.int64)
     rgb[:] = RGB_BORDER
     x[:] = 0
+    drawn: dict[int, int] = {}  # fused pairs share one RGB image
     for index, (placement, modality) in enumerate(zip(placements, modalities, strict=True)):
         rows = slice(placement.top, placement.top + placement.height)
         columns = slice(placement.left, placement.left + placement.width)
         linear = resamples_linearly(modality, encoding)
         inner = placement.height, placement.width
-        rgb[index, rows, columns] = fit_to_model(rgb_images[index], *inner)
+        twin = drawn.setdefault(id(rgb_images[index]), index)
+        if twin < index:
+            rgb[index] = rgb[twin]
+        else:
+            rgb[index, rows, columns] = fit_to_model(rgb_images[index], *inner)
         x[index, rows, columns] = fit_to_model(x_images[index], *inner, linear)
         index_array[index] = modality.index
     rgb_pixels, x_pixels, modality_index = buffers.to_device(rgb, x, index_array)

@@ -66,6 +66,11 @@ class Contract(Config):
         doc="by X sensor, what logits are divided by before the softmax, so that confidences are "
         "probabilities; 1 where none is stated",
     )
+    fusion: dict[str, dict[str, float]] = option(
+        {},
+        doc="by the names of several X sensors, in order, joined by +: weights of the logits of "
+        "each, and of RGB alone, in their fused answer",
+    )
     provenance: dict[str, Any] = option(
         {}, doc="run, commit, scores; random_weights where untrained"
     )
@@ -87,6 +92,17 @@ class Contract(Config):
                 raise ValueError(f"'{name}' is not one of {', '.join(map(str, Modality))}")
             if not temperature > 0:
                 raise ValueError(f"{temperature:g} of {name} is not above 0")
+        return value
+
+    @field_validator("fusion")
+    @classmethod
+    def _fits_its_sensors(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for key, weights in value.items():
+            names = key.split("+")
+            if names != sorted(set(names)) or set(weights) - {"rgb"} != set(names):
+                raise ValueError(
+                    f"'{shortened(key)}' must name sensors in order, with a weight for each"
+                )
         return value
 
     @field_validator("modalities")
@@ -191,11 +207,13 @@ def save_checkpoint(
 def plain_contract(contract: Contract) -> dict[str, Any]:
     """A contract as files hold it.
 
-    One without temperatures has no entry for them, so that earlier versions read it, too.
+    One without temperatures, or weights of fused answers, has no entry for them, so that earlier
+    versions read it, too.
     """
     plain = to_plain(contract)
-    if not contract.temperatures:
-        del plain["temperatures"]
+    for name in ("temperatures", "fusion"):
+        if not plain[name]:
+            del plain[name]
     return plain
 
 

@@ -39,6 +39,7 @@ from segrgbx_core.runtime.decode import decode_logits
 from segrgbx_core.runtime.devices import StageTimer, flushed_denormals, use_threads
 from segrgbx_core.runtime.engines import CudaExecutor, check_options, make_engine
 from segrgbx_core.runtime.exported import ExportedModel, read_exported, refuse_exported
+from segrgbx_core.runtime.fusion import ClassScores, FusionWeights, fused_logits, fusion_weights
 from segrgbx_core.runtime.options import Backend, ConfidenceKind, InferenceConfig
 from segrgbx_core.runtime.scene_cache import SceneCache, StreamFrame, thumbnail
 from segrgbx_core.sensors import SensorConfig, encode
@@ -190,6 +191,7 @@ class Segmenter:
         streams: Sequence[str] = (),
         label_spaces: Sequence[str] = (),
         min_confidence: float | None = None,
+        keep_scores: bool = False,
     ) -> list[Prediction]:
         """Segments samples in one batch, each on the grid of its own RGB image.
 
@@ -200,6 +202,7 @@ class Segmenter:
                 whatever the options say.
             label_spaces: of each answer; none: the segmenter's own.
             min_confidence: in place of the segmenter's own.
+            keep_scores: keep in every answer what `fuse` needs.
 
         Returns:
             one answer per sample, in their order.
@@ -219,13 +222,11 @@ class Segmenter:
         encode_ms = (time.perf_counter() - start) * 1e3
         frames = self._stream_frames(samples, x_images, streams) if streams else None
         modalities = [sample.modality for sample in samples]
-        limit = self._min_confidence
-        if min_confidence is not None:
-            limit = _checked_confidence(min_confidence)
+        limit = self._limit(min_confidence)
         rgb = [sample.rgb for sample in samples]
         with flushed_denormals():
-            answers, ages, timings = self._segment(
-                rgb, x_images, modalities, frames, label_spaces, limit
+            answers, ages, timings, scores = self._segment(
+                rgb, x_images, modalities, frames, label_spaces, limit, keep_scores
             )
         timings = {"encode": encode_ms, **timings}
         return [
@@ -238,11 +239,67 @@ class Segmenter:
                 frame_id=sample.frame_id,
                 timings_ms=dict(timings),
                 scene_age=age,
+                scores=score,
             )
-            for sample, x_image, age, (labels, confidence) in zip(
-                samples, x_images, ages, answers, strict=True
+            for sample, x_image, age, (labels, confidence), score in zip(
+                samples, x_images, ages, answers, scores, strict=True
             )
         ]
+
+    def fusion_weights(self, modalities: Sequence[Modality]) -> FusionWeights:
+        """Weights of the members of a fused answer; see `runtime.fusion`."""
+        return fusion_weights([str(one) for one in modalities], self.contract.fusion)
+
+    @torch.inference_mode()
+    def fuse(
+        self,
+        members: Sequence[Prediction],
+        rgb_alone: Prediction | None = None,
+        label_space: str = "",
+        min_confidence: float | None = None,
+    ) -> Prediction:
+        """One answer from those of several sensors beside one RGB image.
+
+        Args:
+            members: answers of `predict` with scores; at least one.
+            rgb_alone: the answer without X, where `fusion_weights` needs it.
+            label_space: of the answer; empty: the segmenter's own.
+            min_confidence: in place of the segmenter's own.
+
+        Returns:
+            labels and confidence on the grid of the first member's answer, with its X image; its
+            `timings_ms` holds `fuse` alone.
+
+        Raises:
+            ModelOutputError: when there is no finite logit.
+        """
+        start = time.perf_counter()
+        limit = self._limit(min_confidence)
+        weights = self.fusion_weights([one.modality for one in members])
+        scores: list[ClassScores] = [one.scores for one in members]
+        alone = rgb_alone.scores.logits if rgb_alone is not None and weights.needs_rgb else None
+        logits = fused_logits([one.logits for one in scores], weights, alone)
+        [(labels, confidence)] = decode_logits(
+            logits[None],
+            [scores[0].placement],
+            limit,
+            (self.input.height, self.input.width),
+            self._confidence_kind,
+            [self._native_columns(label_space or self.classes.space)],
+        )
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        return replace(
+            members[0],
+            labels=labels,
+            confidence=confidence,
+            timings_ms={"fuse": elapsed_ms},
+            scores=None,
+        )
+
+    def _limit(self, min_confidence: float | None) -> float:
+        if min_confidence is None:
+            return self._min_confidence
+        return _checked_confidence(min_confidence)
 
     def _require_samples(self, samples: Sequence[RgbxSample]) -> None:
         for sample in samples:
@@ -287,7 +344,13 @@ class Segmenter:
         frames: Sequence[StreamFrame] | None = None,
         label_spaces: Sequence[str] = (),
         min_confidence: float = 0.0,
-    ) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], list[int], dict[str, float]]:
+        keep_scores: bool = False,
+    ) -> tuple[
+        list[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+        list[int],
+        dict[str, float],
+        Sequence[ClassScores | None],
+    ]:
         timer = StageTimer(self.device)
         spaces = label_spaces or [self.classes.space] * len(rgb_images)
         columns = [self._native_columns(space) for space in spaces]
@@ -301,16 +364,24 @@ class Segmenter:
         timer.end_stage("scene")
         logits = self.engine.coarse_logits(batch, scene)
         timer.end_stage("model")
+        logits = self._calibrated(logits, modalities)
+        placements = [self._with_answer_size(placement) for placement in batch.placements]
         answers = decode_logits(
-            self._calibrated(logits, modalities),
-            [self._with_answer_size(placement) for placement in batch.placements],
+            logits,
+            placements,
             min_confidence,
             self.input.canvas,
             self._confidence_kind,
             columns,
         )
         timer.end_stage("decode")
-        return answers, ages, timer.durations_ms()
+        scores: list[ClassScores | None] = [None] * len(batch)
+        if keep_scores:  # a copy: a recorded graph overwrites its logits in the next pass
+            scores = [
+                ClassScores(one.clone(), placement)
+                for one, placement in zip(logits, placements, strict=True)
+            ]
+        return answers, ages, timer.durations_ms(), scores
 
     def _calibrated(self, logits: Tensor, modalities: Sequence[Modality]) -> Tensor:
         """Logits (B, C, h, w) over the contract's temperatures; as they are where it has none."""

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import create_model, model_validator
 
 from segrgbx_core.base.config import Config, from_mapping, option
-from segrgbx_core.base.errors import ConfigError, shortened
+from segrgbx_core.base.errors import ConfigError, did_you_mean, shortened
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.sensors import SensorConfig
@@ -27,6 +27,7 @@ from segrgbx_ros.config.options import (
     DiagnosticsConfig,
     DropConfig,
     DropPolicy,
+    FuseConfig,
     ModelOptions,
     PairConfig,
     QosConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "DiagnosticsConfig",
     "DropConfig",
     "DropPolicy",
+    "FuseConfig",
     "LabelConfig",
     "MaskEncoding",
     "ModelOptions",
@@ -82,6 +84,7 @@ __all__ = [
 
 NODE_NAME = "segrgbx"
 MAX_PAIRS = 8
+FUSED_DOC = "pairs that share an RGB topic and are fused into one mask, on topics of this name"
 _PAIR_NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Parameters that rclpy itself declares; they are no options of this tree.
 _FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides")
@@ -98,6 +101,7 @@ class NodeConfig(Config):
     )
     model: ModelOptions = ModelOptions()
     batch: BatchConfig = BatchConfig()
+    fuse: FuseConfig = FuseConfig()
     sync: AlignConfig = AlignConfig()
     drop: DropConfig = DropConfig()
     rate: RateConfig = RateConfig()
@@ -114,6 +118,7 @@ class NodeConfig(Config):
                 f"label.unlabeled_id: {self.label.unlabeled_id} does not fit into mono8; set "
                 "output.mask_encoding: mono16"
             )
+        self._check_fused()
         for name, section in self.sections():
             if section.x_source is not XSource.ANGLES:
                 continue
@@ -123,6 +128,38 @@ class NodeConfig(Config):
                     "sensor.polarization.layout: channels4"
                 )
         return self
+
+    def _check_fused(self) -> None:
+        """What fused pairs must have in common, except their topic, which remapping decides."""
+        fused_by: dict[str, str] = {}
+        for name, members in self.fuse.members().items():
+            where = f"fuse.{name}"
+            if len(members) < 2:
+                raise ValueError(f"{where}: names {len(members)} pairs; a fused mask needs two")
+            for pair in members:
+                if pair not in self.pairs:
+                    raise ValueError(
+                        f"{where}: '{shortened(pair)}' is no pair{did_you_mean(pair, self.pairs)}"
+                    )
+                if pair in fused_by:
+                    raise ValueError(
+                        f"{where}: '{pair}' stands in fuse.{fused_by[pair]} already; a pair "
+                        "belongs to one fused mask, once"
+                    )
+                fused_by[pair] = name
+            first = members[0]
+            for pair in members[1:]:
+                for option_name in ("rgb_transport", "rgb_encoding", "rgb_full_scale"):
+                    ours, theirs = (getattr(self.pair(one), option_name) for one in (first, pair))
+                    if ours != theirs:
+                        raise ValueError(
+                            f"{where}: {first}.{option_name} and {pair}.{option_name} differ; "
+                            "fused pairs share one RGB topic"
+                        )
+                if self.label_space(first) != self.label_space(pair):
+                    raise ValueError(
+                        f"{where}: label spaces of '{first}' and '{pair}' differ; give both one"
+                    )
 
     def pair(self, name: str) -> PairConfig:
         """The section of one pair."""
@@ -136,6 +173,12 @@ class NodeConfig(Config):
     def label_space(self, pair: str) -> str:
         """Label space of a pair's answers."""
         return self.pair(pair).label_space or self.label.space
+
+    @property
+    def fused_names(self) -> tuple[str, ...]:
+        """Names of fused masks and of their members."""
+        fused = self.fuse.members()
+        return (*fused, *(pair for members in fused.values() for pair in members))
 
     def streams(self, pair: str) -> dict[str, Stream]:
         """The inputs of a pair that are paired by stamp, by short name."""
@@ -176,8 +219,12 @@ def named_transport(topic: str) -> str:
 
 
 @cache
-def node_config_type(pairs: tuple[str, ...]) -> type[NodeConfig]:
+def node_config_type(pairs: tuple[str, ...], fused: tuple[str, ...] = ()) -> type[NodeConfig]:
     """The tree's type for these pairs: `NodeConfig` with one section per pair.
+
+    Args:
+        pairs: their names.
+        fused: names of fused masks.
 
     Raises:
         ConfigError: when a name is no name, is taken by another section, or stands twice.
@@ -197,6 +244,8 @@ def node_config_type(pairs: tuple[str, ...]) -> type[NodeConfig]:
         if pairs.count(name) > 1:
             raise ConfigError(f"pairs: '{name}' stands twice")
     sections: dict[str, Any] = {name: (_pair_type(name), ...) for name in pairs}
+    if fused:
+        sections["fuse"] = (_fuse_type(pairs, fused), ...)
     return create_model("NodeConfig", __base__=NodeConfig, **sections)
 
 
@@ -216,8 +265,10 @@ def node_config(data: Mapping[str, Any], where: str = "") -> NodeConfig:
     pairs = tree.get("pairs", NodeConfig.model_fields["pairs"].default)
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(name, str) for name in pairs):
         raise ConfigError(f"{place}pairs: {shortened(repr(pairs))} is no list of names")
+    fuse = tree.get("fuse", {})
+    names = [name for name in fuse if name not in FuseConfig.model_fields]
     try:
-        kind = node_config_type(tuple(pairs))
+        kind = node_config_type(tuple(pairs), tuple(sorted(names)))
     except ConfigError as error:
         raise ConfigError(f"{place}{error}") from None
     for name in pairs:
@@ -293,6 +344,19 @@ def nested(data: Mapping[str, Any], place: str = "") -> dict[str, Any]:
 def is_foreign(name: str) -> bool:
     """True for parameters that rclpy declares itself, such as `use_sim_time`."""
     return name.split(".", 1)[0] in _FOREIGN
+
+
+def _fuse_type(pairs: tuple[str, ...], fused: tuple[str, ...]) -> type[FuseConfig]:
+    for name in fused:
+        if not _PAIR_NAME.fullmatch(name) or hasattr(FuseConfig, name):
+            raise ConfigError(
+                f"fuse.{shortened(name)}: is no name of a fused mask; use a-z, 0-9 and _, "
+                "starting with a letter"
+            )
+        if name in pairs:
+            raise ConfigError(f"fuse.{name}: is the name of a pair; choose another")
+    fields: dict[str, Any] = {name: (tuple[str, ...], option(doc=FUSED_DOC)) for name in fused}
+    return create_model("FuseConfig", __base__=FuseConfig, **fields)
 
 
 @cache

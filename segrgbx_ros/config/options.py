@@ -303,6 +303,26 @@ class RateConfig(Config):
     )
 
 
+class FuseConfig(Config):
+    """Fused masks; each adds an option of its name with the pairs that it fuses.
+
+    `fuse.<name>: [front_thermal, front_depth]` publishes `<name>/mask` and so on. Its pairs share
+    one RGB topic.
+    """
+
+    min_members: int = option(
+        1,
+        doc="pairs with a usable X below which a frame gets no fused mask; 0: RGB alone then",
+        low=0,
+        high=8,
+    )
+
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """The pairs of every fused mask, by its name."""
+        names = set(type(self).model_fields) - set(FuseConfig.model_fields)
+        return {name: getattr(self, name) for name in sorted(names)}
+
+
 class QosConfig(Config):
     """Quality of service of the inputs; outputs are reliable, which suits every subscriber."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from segrgbx_core.base.config import Leaf, leaves
 from segrgbx_core.base.modality import MODALITIES
 from segrgbx_core.base.tables import markdown_table
-from segrgbx_ros.config.node import NODE_NAME, NodeConfig, PairConfig
+from segrgbx_ros.config.node import FUSED_DOC, NODE_NAME, NodeConfig, PairConfig
 
 PAGE = Path("docs") / "parameters.md"
 SCHEMA = Path("docs") / "parameters.schema.json"
@@ -28,9 +28,15 @@ Encoding constants (percentiles, ranges, event window) are not here: they belong
 _COLUMNS = ("name", "default", "allowed", "live", "meaning")
 
 
+FUSED = Leaf("fuse.<name>", [], FUSED_DOC, "", None, None, (), dynamic=False, required=False)
+"""Any number of them, under any name."""
+
+
 def page() -> str:
     """The whole page as Markdown, one table per section."""
     options = [*leaves(NodeConfig), *leaves(PairConfig, "<p>.")]
+    place = next(i for i, leaf in enumerate(options) if leaf.name == "fuse.min_members") + 1
+    options.insert(place, FUSED)
     parts = [_HEAD]
     for section, members in groupby(options, key=_section):
         table = markdown_table(_COLUMNS, map(_row, members), align="l")
@@ -45,6 +51,7 @@ def schema() -> dict[str, Any]:
     node = _tree(leaves(NodeConfig))
     # Any other name is that of a pair; names with dots are how ROS writes nesting in one line.
     node["properties"] |= {str(one): {"$ref": "#/definitions/named_pair"} for one in MODALITIES}
+    node["properties"]["fuse"]["additionalProperties"] = _value(FUSED)
     node["properties"]["use_sim_time"] = {"type": "boolean", "description": "follow /clock"}
     node["patternProperties"] = {r"\.": {}}
     node["additionalProperties"] = {"$ref": "#/definitions/pair"}

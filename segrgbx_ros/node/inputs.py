@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.sensors.event import EventMessage
+from segrgbx_core.sensors.freeze import FreezeDetector
 from segrgbx_ros.config.node import (
     NodeConfig,
     Reliability,
@@ -34,7 +35,7 @@ from segrgbx_ros.config.node import (
 from segrgbx_ros.messages.images import stamp_ns
 from segrgbx_ros.node.health.endpoints import loss_reason, other_types, publisher_mismatches
 from segrgbx_ros.node.health.reasons import silence_reason
-from segrgbx_ros.node.health.streams import FreezeDetector, PairHealth, Patience, StreamHealth
+from segrgbx_ros.node.health.streams import PairHealth, Patience, StreamHealth
 from segrgbx_ros.node.transports import TransportChoice
 
 OnMessage = Callable[[str, Stream, StreamHealth, Any, int], None]
@@ -374,6 +375,24 @@ def check_message_types(config: NodeConfig) -> None:
                 raise ConfigError(
                     f"pair '{pair}': {error}, or set {pair}.x_form: image for drawn pictures"
                 ) from None
+
+
+def check_fused_topics(node: LifecycleNode, config: NodeConfig) -> None:
+    """Nothing, when the pairs of every fused mask get the same RGB images.
+
+    Raises:
+        ConfigError: naming the two pairs whose topics differ.
+    """
+    for name, members in config.fuse.members().items():
+        base = f"{members[0]}/{Stream.RGB.value}"
+        first = node.resolve_topic_name(base)
+        for pair in members[1:]:
+            other = node.resolve_topic_name(f"{pair}/{Stream.RGB.value}")
+            if other != first:
+                raise ConfigError(
+                    f"fuse.{name}: '{members[0]}' has RGB of '{first}', '{pair}' of '{other}'; "
+                    f"remap both to one topic: -r {pair}/{Stream.RGB.value}:={first}"
+                )
 
 
 def message_class(name: str) -> Any:

@@ -25,7 +25,7 @@ from segrgbx_ros.config.node import NODE_NAME, NodeConfig
 from segrgbx_ros.config.parameter_files import ParameterFile, misfit
 from segrgbx_ros.node import parameters as params
 from segrgbx_ros.node.health.streams import PATIENT, Patience, Throttle
-from segrgbx_ros.node.inputs import check_message_types
+from segrgbx_ros.node.inputs import check_fused_topics, check_message_types
 from segrgbx_ros.node.outputs import has_label_info
 from segrgbx_ros.node.runtime import NodeRuntime
 from segrgbx_ros.pairing.published_labels import pair_labels
@@ -248,6 +248,7 @@ def loaded_segmenter(node: LifecycleNode, config: NodeConfig) -> Segmenter:
     from segrgbx_ros import load_model  # noqa: PLC0415
 
     check_message_types(config)
+    check_fused_topics(node, config)
     start = time.monotonic()
     segmenter = load_model.load_warm_segmenter(config)
     node.get_logger().info(

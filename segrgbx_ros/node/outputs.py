@@ -94,12 +94,15 @@ class PairOutputs:
         self.failed: Counter[str] = Counter()
         kinds: dict[str, Any] = dict.fromkeys(IMAGES, Image)
         kinds["overlay/compressed"] = CompressedImage
+        is_fused = pair not in config.pairs  # several X, of which none is drawn
+        if is_fused:
+            del kinds["x/preview"]
         if config.output.small_width:
             kinds |= {"mask_small": Image, "confidence_small": Image, "camera_info": CameraInfo}
         elif config.output.size is not OutputSize.INPUT:
             kinds["camera_info"] = CameraInfo
-        section = config.pair(pair)
-        if section.x_form is XForm.RAW and section.modality is Modality.DEPTH:
+        section = None if is_fused else config.pair(pair)
+        if section and section.x_form is XForm.RAW and section.modality is Modality.DEPTH:
             kinds["points"] = PointCloud2
         self._publishers = {name: self._publisher(name, kind) for name, kind in kinds.items()}
 

@@ -14,16 +14,18 @@ from rclpy.clock import Clock, ClockType
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_core.labels.label_space import VOID
+from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.geometry import calibration_fault
 from segrgbx_ros.messages.images import NS_PER_S
-from segrgbx_ros.node.health.reporter import PairSnapshot, Reporter, Snapshot
-from segrgbx_ros.node.health.streams import Patience, StreamHealth, Throttle
+from segrgbx_ros.node.health.reporter import FusedSnapshot, PairSnapshot, Reporter, Snapshot
+from segrgbx_ros.node.health.streams import AnswerHealth, Patience, StreamHealth, Throttle
 from segrgbx_ros.node.inputs import Inputs
 from segrgbx_ros.node.intake import MAX_WAITING, PairIntake, Received
 from segrgbx_ros.node.outputs import DebugOutputs, PairOutputs
 from segrgbx_ros.node.worker import Memory, Worker
+from segrgbx_ros.pairing.fused import FusedFrame, FusedFrames, Member
 from segrgbx_ros.pairing.pipeline import X_EMPTY, Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor
 
@@ -118,24 +120,32 @@ class NodeRuntime:
         self._memory_facts = load_model.memory_facts
         self._warn = Throttle(lambda text: node.get_logger().warning(text))
         self._pipeline = Pipeline(config, segmenter.contract.encoding)
-        self._predictor = PairPredictor(segmenter, labels, config.label.min_confidence)
+        self._fused = FusedFrames(config)
+        self._limited: Counter[str] = Counter()
+        self._fused_answers: dict[str, AnswerHealth] = {}
+        self._predictor = PairPredictor(
+            segmenter, labels, config.label.min_confidence, config.fused_names
+        )
         self._worker = Worker(
             self._predictor,
             config.batch,
-            len(config.pairs),
+            len(config.pairs) + len(config.fuse.members()),
             self._deliver,
             self._refuse,
             Memory(is_out_of_memory, load_model.free_memory),
             config.drop.depth,
             patience,
         )
+        self._worker.deliver_fused = self._deliver_fused
+        self._worker.min_members = config.fuse.min_members
+        self._worker.answers_rgb_alone = config.sync.on_missing_x is OnMissingX.RGB_ONLY
         self._reporter = Reporter(node, config.diagnostics.enabled, patience)
         self._debug = DebugOutputs(node, config.output.publish_debug)
         self._limit = RateLimit()
         self._inputs: Inputs | None = None
         self._intakes: dict[str, PairIntake] = {}
         self._outputs: dict[str, PairOutputs] = {}
-        for pair in config.pairs:
+        for pair in (*config.pairs, *config.fuse.members()):
             outputs = PairOutputs(node, pair, labels[pair].classes, config)
             outputs.publish_labels(config.label.min_confidence)
             self._outputs[pair] = outputs
@@ -166,6 +176,9 @@ class NodeRuntime:
         if not self._worker.start():
             return False
         self._pipeline = self._fresh_pipeline()
+        self._fused = FusedFrames(self._config)
+        self._limited.clear()
+        self._fused_answers = {name: AnswerHealth() for name in self._fused.collectors}
         inputs = Inputs(self._node, self._config, self.on_message, self.on_info, self._patience)
         for health in inputs.health.values():
             health.last_pair_ns = time.monotonic_ns()
@@ -190,6 +203,9 @@ class NodeRuntime:
             topics = " + ".join(stream.topic for stream in health.inputs.values())
             mask = self._outputs[pair].topics[0]
             self._node.get_logger().info(f"pair '{pair}': {topics} ({reliability}) -> {mask}")
+        for name, members in self._config.fuse.members().items():
+            mask = self._outputs[name].topics[0]
+            self._node.get_logger().info(f"fused '{name}': {' + '.join(members)} -> {mask}")
         return True
 
     def stop(self) -> None:
@@ -229,6 +245,8 @@ class NodeRuntime:
         """Takes changed values of dynamic options."""
         self._config = config
         self._pipeline.configure(config)
+        self._fused.configure(config)
+        self._worker.answers_rgb_alone = config.sync.on_missing_x is OnMissingX.RGB_ONLY
         threshold = config.label.min_confidence
         if threshold != self._predictor.min_confidence:
             self._predictor.min_confidence = threshold
@@ -249,6 +267,7 @@ class NodeRuntime:
         for intake in self._intakes.values():
             intake.clear()
         self._pipeline.clear()
+        self._fused.clear()
         self._worker.clear()
 
     def on_message(
@@ -275,6 +294,8 @@ class NodeRuntime:
             text = f"topic '{health.topic}': stamp is {kind}; let the driver set header.stamp"
             self._refuse(pair, f"{kind}_stamp", text)
         received = Received(stream, health, message, now_ns, stamp_ns)
+        if stream is Stream.RGB:
+            self._fused.on_rgb(pair, stamp_ns, now_ns)
         intake = self._intakes.get(pair)
         if intake is None:
             self._pair(pair, received)
@@ -284,6 +305,8 @@ class NodeRuntime:
                 f"topic '{health.topic}': {MAX_WAITING} messages wait to be decoded; one is lost"
             )
             self._refuse(pair, "overflow", text)
+        elif pair in self._fused.name_of:
+            self._rearm(now_ns)
 
     def _pair(self, pair: str, received: Received) -> None:
         """Pairs one message; in the executor's thread, or in that of the pair's intake."""
@@ -337,6 +360,8 @@ class NodeRuntime:
         for pair in self._pipeline:
             if pair.name not in self._intakes:
                 self._poll(pair.name, now_ns)
+        for frame in self._fused.poll(now_ns):
+            self._submit_limited(frame, frame.stamp_ns)
         self._rearm(now_ns)
 
     def _arm(self, delay_ns: int) -> None:
@@ -353,6 +378,8 @@ class NodeRuntime:
             if pair.name not in self._intakes
             and (deadline_ns := pair.next_deadline_ns()) is not None
         ]
+        if (deadline_ns := self._fused.next_deadline_ns()) is not None:
+            deadlines.append(deadline_ns)
         if deadlines:
             self._arm(min(deadlines) - now_ns)
 
@@ -361,12 +388,38 @@ class NodeRuntime:
         if inputs is None:
             return
         for pair in pairs:
-            health = inputs.health[pair.name]
-            health.on_pair(time.monotonic_ns(), pair.dt_ns, pair.held)
-            if self._limit.allows(pair.name, pair.rgb_stamp_ns, self._config.rate.max_hz):
-                self._worker.submit(pair)
-            else:
-                health.limited += 1
+            inputs.health[pair.name].on_pair(time.monotonic_ns(), pair.dt_ns, pair.held)
+        for one in self._fused.sorted_out(pairs, self._clock.at(0)):
+            stamp_ns = one.stamp_ns if isinstance(one, FusedFrame) else one.rgb_stamp_ns
+            self._submit_limited(one, stamp_ns)
+
+    def _submit_limited(self, one: Pair | FusedFrame, stamp_ns: int) -> None:
+        """Submits a pair or a frame, unless `rate.max_hz` forbids."""
+        inputs = self._inputs
+        if inputs is None:
+            return
+        if self._limit.allows(one.name, stamp_ns, self._config.rate.max_hz):
+            self._worker.submit(one)
+            return
+        is_frame = isinstance(one, FusedFrame)
+        self._limited[one.name] += is_frame
+        for pair in one.pairs if isinstance(one, FusedFrame) else (one,):
+            inputs.health[pair.name].limited += 1
+
+    def _deliver_fused(
+        self, frame: FusedFrame, first: Member, answer: Prediction, _members: Sequence[Member]
+    ) -> None:
+        """In the worker's thread."""
+        pair, sample = first.pair, first.sample
+        assert sample is not None
+        self._outputs[frame.name].publish(
+            pair.rgb.header, sample, answer, self._config.output, pair.rgb_info
+        )
+        health = self._fused_answers.get(frame.name)
+        if health is not None:
+            latency_ms = (time.time_ns() - frame.arrival_ns) / NS_PER_MS
+            is_unlabeled = bool((answer.labels == VOID).all())
+            health.on_answer(time.monotonic_ns(), latency_ms, is_unlabeled)
 
     def _deliver(self, pair: Pair, sample: RgbxSample, answer: Prediction) -> None:
         """In the worker's thread."""
@@ -420,11 +473,20 @@ class NodeRuntime:
             trouble=self._worker.trouble(),
             segmenter=self.segmenter,
             memory=self._memory_facts(self.segmenter),
+            fused=self._fused_snapshots(),
             labels={pair: outputs.labels for pair, outputs in self._outputs.items()},
             callback_errors=dict(self._node.callback_errors),
             failed_images=sum((one.failed for one in self._outputs.values()), Counter()),
             warnings=self._warnings(),
         )
+
+    def _fused_snapshots(self) -> list[FusedSnapshot]:
+        if not self.is_active or not self.is_enabled:
+            return []
+        return [
+            FusedSnapshot(collector, self._fused_answers[name], self._limited[name])
+            for name, collector in self._fused.collectors.items()
+        ]
 
     def _warnings(self) -> list[str]:
         """What is wrong with the node as a whole, one sentence each."""

@@ -11,13 +11,14 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from segrgbx_core.base.errors import ModelOutputError, SegrgbxError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_ros.config.node import BatchConfig
 from segrgbx_ros.node.health.streams import PATIENT, Patience
+from segrgbx_ros.pairing.fused import FusedFrame, Member, read_members, rgb_alone
 from segrgbx_ros.pairing.pipeline import X_EMPTY, EmptyXError, Pair
 
 
@@ -28,12 +29,17 @@ class Predictor(Protocol):
         """Answers one batch; every sample comes from the stream of its pair's name."""
         ...
 
+    def fuse(self, name: str, members: Sequence[Prediction], rgb: Prediction | None) -> Prediction:
+        """One answer from those of a fused mask's members, and of RGB alone where it was asked."""
+        ...
+
     def forget(self) -> None:
         """Drops what is kept of streams."""
         ...
 
 
 Deliver = Callable[[Pair, RgbxSample, Prediction], None]
+DeliverFused = Callable[[FusedFrame, Member, Prediction, Sequence[Member]], None]
 Complain = Callable[[str, str, str], None]  # pair, cause, message
 Decoded = tuple[Pair, RgbxSample]
 Answer = tuple[Pair, RgbxSample, Prediction]
@@ -72,6 +78,8 @@ class WorkReport:
         cleared: pairs that were given up on reset, disabling or deactivation: those that waited,
             and those in a pass that began before.
         failed: pairs without an answer, by cause.
+        fused: what became of the frames of fused masks, by name and outcome.
+        faults: members of those frames whose X did not count, by pair and reason.
         exhausted: how often memory ran out, also where smaller passes then succeeded.
         latencies_ms: arrival of RGB to the end of publication, one per answer.
         timings_ms: sum over the batches of each stage's duration.
@@ -82,6 +90,8 @@ class WorkReport:
     replaced: int = 0
     cleared: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    fused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
     exhausted: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     timings_ms: Counter[str] = field(default_factory=Counter)
@@ -93,6 +103,8 @@ class WorkReport:
         self.replaced += other.replaced
         self.cleared += other.cleared
         self.failed.update(other.failed)
+        self.fused.update(other.fused)
+        self.faults.update(other.faults)
         self.exhausted += other.exhausted
         self.latencies_ms += other.latencies_ms
         self.timings_ms.update(other.timings_ms)
@@ -102,6 +114,15 @@ class WorkReport:
 class _Failure:
     cause: str
     text: str
+
+
+def _num_names(one: Pair | FusedFrame) -> int:
+    return len(one.pairs) + len(one.missing) if isinstance(one, FusedFrame) else 1
+
+
+def _is_black(member: Member) -> bool:
+    """True where a member's answer is that of RGB alone."""
+    return member.sample is not None and member.is_black
 
 
 class Worker:
@@ -118,6 +139,11 @@ class Worker:
         memory: which errors are lack of memory, and what helps.
         depth: how many pairs of one name may wait; with 1 the newest one wins.
         patience: when a pass is called hung, and how long `start` and `stop` wait for its end.
+
+    Attributes:
+        deliver_fused: called in the worker's thread with every fused answer, after its members'.
+        min_members: pairs with a usable X that a fused answer needs.
+        answers_rgb_alone: frames with fewer get the answer of RGB alone.
     """
 
     def __init__(
@@ -131,6 +157,8 @@ class Worker:
         depth: int = 1,
         patience: Patience = PATIENT,
     ) -> None:
+        self.deliver_fused: DeliverFused | None = None
+        self.min_members = 1
         self._predictor = predictor
         self._largest = self._capacity = min(batch.max_size, num_pairs)
         self._max_wait_s = batch.max_wait_ms / 1000
@@ -141,22 +169,25 @@ class Worker:
         self._began: float | None = None
         self._ready = threading.Condition()
         self._depth = depth
-        self._slots: dict[str, deque[Pair]] = {}
+        self._slots: dict[str, deque[Pair | FusedFrame]] = {}
         # How often all was cleared: by now, and when the batch was taken that is in a pass.
         self._clearings = self._clearings_before = 0
         self._delivers = False
         self._must_forget = False
+        self.answers_rgb_alone = False
+        # Answers of the batch's frames by their pair; only these are kept.
+        self._kept: dict[int, Prediction | None] = {}
+        self._alone: dict[str, Pair] = {}
         self._report = WorkReport()
         self._runs = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, pair: Pair) -> None:
-        """Offers a pair; where its name's places are taken, the oldest gives way to it."""
+    def submit(self, pair: Pair | FusedFrame) -> None:
+        """Offers a pair or a frame; where its name's places are taken, the oldest goes."""
         with self._ready:
             waiting = self._slots.setdefault(pair.name, deque())
             if len(waiting) == self._depth:
-                waiting.popleft()
-                self._report.replaced += 1
+                self._give_up(waiting.popleft(), "replaced")
             waiting.append(pair)
             self._ready.notify_all()
 
@@ -201,7 +232,9 @@ class Worker:
         Nothing that was submitted before is delivered after.
         """
         with self._ready:
-            self._report.cleared += sum(map(len, self._slots.values()))
+            for waiting in self._slots.values():
+                for one in waiting:
+                    self._give_up(one, "cleared")
             self._slots.clear()
             self._clearings += 1
             self._must_forget = True
@@ -238,23 +271,142 @@ class Worker:
     def _run(self) -> None:
         while (batch := self._take()) is not None:
             self._began = time.monotonic()
-            self._ask([one for pair in batch if (one := self._decoded(pair)) is not None])
+            self._run_batch(batch)
             self._began = None
 
-    def _take(self) -> list[Pair] | None:
+    def _run_batch(self, batch: Sequence[Pair | FusedFrame]) -> None:
+        frames = [one for one in batch if isinstance(one, FusedFrame)]
+        alone = [one for one in batch if not isinstance(one, FusedFrame)]
+        asked = [one for pair in alone if (one := self._decoded(pair)) is not None]
+        members = [self._members(frame, asked) for frame in frames]
+        size = max(1, self._capacity)
+        for start in range(0, len(asked), size):
+            self._ask(asked[start : start + size])
+        for frame, read in zip(frames, members, strict=True):
+            self._fuse(frame, read)
+        self._kept.clear()
+
+    def _members(self, frame: FusedFrame, asked: list[Decoded]) -> list[Member]:
+        """Decodes a frame and adds its samples to what is asked, RGB alone where it is needed."""
+        members, failure = self._tried(read_members, frame)
+        if failure is not None or members is None:
+            members = []
+            for pair in frame.pairs:
+                self._fail(pair, failure or _Failure("exception", ""))
+        for member in members:
+            if member.sample is not None:
+                self._kept[id(member.pair)] = None
+                asked.append((member.pair, member.sample))
+            elif member.error is not None:
+                cause = X_EMPTY if isinstance(member.error, EmptyXError) else "message"
+                self._fail(member.pair, _Failure(cause, str(member.error)))
+        usable = [member for member in members if member.is_usable]
+        samples = [member.sample for member in members if member.sample is not None]
+        is_fused = len(usable) >= self.min_members
+        needs_rgb = len(usable) > 1 if is_fused else self.answers_rgb_alone
+        if needs_rgb and samples and not any(_is_black(member) for member in members):
+            source = usable[0].pair if usable else members[0].pair
+            alone = replace(source, name=frame.name, x=None)
+            self._kept[id(alone)] = None
+            self._alone[frame.name] = alone
+            sample = usable[0].sample if usable else samples[0]
+            assert sample is not None
+            asked.append((alone, rgb_alone(sample)))
+        return members
+
+    def _fuse(self, frame: FusedFrame, members: Sequence[Member]) -> None:
+        """Fuses the answers of a frame's members; one outcome is counted."""
+        with self._ready:
+            for member in members:
+                if member.fault:
+                    self._report.faults[member.pair.name, member.fault] += 1
+            for name in frame.missing:
+                self._report.faults[name, "late_or_dropped"] += 1
+        alone = self._alone.pop(frame.name, None)
+        black = next((one.pair for one in members if _is_black(one)), alone)
+        rgb = None if black is None else self._kept.get(id(black))
+        answered = [(one, self._kept.get(id(one.pair))) for one in members if one.is_usable]
+        there = [(one, answer) for one, answer in answered if answer is not None]
+        outcome = "too_few_members"
+        if len(answered) >= self.min_members:
+            if len(there) < max(1, self.min_members) or (len(there) > 1 and rgb is None):
+                outcome = "failed"
+            else:
+                used = [one for one, _ in there]
+                answers = [answer for _, answer in there]
+                rgb = rgb if len(there) > 1 else None
+                outcome = self._publish_fused(frame, members, used[0], answers, rgb)
+        elif self.answers_rgb_alone and members:
+            outcome = "failed"
+            if rgb is not None:
+                first = next((one for one in members if one.sample is not None), members[0])
+                outcome = self._publish_fused(frame, members, first, [rgb], None)
+                outcome = "rgb_only" if outcome == "published" else outcome
+        with self._ready:
+            is_stale = self._clearings > self._clearings_before
+            self._report.fused[frame.name, "cleared" if is_stale else outcome] += 1
+
+    def _publish_fused(
+        self,
+        frame: FusedFrame,
+        members: Sequence[Member],
+        first: Member,
+        answers: Sequence[Prediction],
+        rgb: Prediction | None,
+    ) -> str:
+        """Publishes a fused answer with the header of `first`; the outcome."""
+        with self._ready:
+            if self._clearings > self._clearings_before:
+                return "cleared"
+            self._delivers = True
+        failure: _Failure | None = None
+        answer, failure = self._tried(self._predictor.fuse, frame.name, answers, rgb)
+        if answer is not None and self.deliver_fused is not None and first.sample is not None:
+            _, failure = self._tried(self.deliver_fused, frame, first, answer, members)
+        with self._ready:
+            self._delivers = False
+            self._ready.notify_all()
+        if failure is not None:
+            self._complain(first.pair.name, failure.cause, f"fuse.{frame.name}: {failure.text}")
+            return "failed"
+        return "published"
+
+    def _give_up(self, one: Pair | FusedFrame, outcome: str) -> None:
+        """Counts what waited and will not run; with the lock held."""
+        number = 1
+        if isinstance(one, FusedFrame):
+            number = len(one.pairs)
+            self._report.fused[one.name, outcome] += 1
+        setattr(self._report, outcome, getattr(self._report, outcome) + number)
+
+    def _num_waiting(self) -> int:
+        """Names of pairs that wait or that a frame which waits does without."""
+        return sum(_num_names(waiting[0]) for waiting in self._slots.values())
+
+    def _take(self) -> list[Pair | FusedFrame] | None:
         """The next batch in order of arrival, None when stopped."""
         with self._ready:
             self._ready.wait_for(lambda: self._slots or not self._runs)
-            if len(self._slots) < self._capacity:
+            if self._num_waiting() < self._capacity:
                 self._ready.wait_for(
-                    lambda: len(self._slots) >= self._capacity or not self._runs, self._max_wait_s
+                    lambda: self._num_waiting() >= self._capacity or not self._runs,
+                    self._max_wait_s,
                 )
             if not self._runs:
                 return None
             self._clearings_before = self._clearings
-            return [self._next(name) for name in list(self._slots)[: self._capacity]]
+            batch: list[Pair | FusedFrame] = []
+            room = self._capacity
+            for name in list(self._slots):
+                if batch and _num_names(self._slots[name][0]) > room:
+                    break
+                batch.append(self._next(name))
+                room -= _num_names(batch[-1])
+                if room <= 0:
+                    break
+            return batch
 
-    def _next(self, name: str) -> Pair:
+    def _next(self, name: str) -> Pair | FusedFrame:
         """The oldest pair of a name; if more wait, the name goes to the end of the line."""
         waiting = self._slots.pop(name)
         pair = waiting.popleft()
@@ -271,7 +423,7 @@ class Worker:
 
     def _ask(self, batch: Sequence[Decoded]) -> None:
         """One pass; where it fails, one for each pair, so that one bad sample harms no other."""
-        if not batch or self._given_up(len(batch)):
+        if not batch or self._given_up(sum(pair not in self._alone.values() for pair, _ in batch)):
             return
         answers, failure = self._tried(self._predict, batch)
         for answer in answers or ():
@@ -301,6 +453,10 @@ class Worker:
         return [(*one, answer) for one, answer in zip(batch, predictions, strict=True)]
 
     def _hand_out(self, pair: Pair, sample: RgbxSample, answer: Prediction) -> None:
+        if id(pair) in self._kept:
+            self._kept[id(pair)] = answer
+        if pair in self._alone.values():
+            return
         with self._ready:
             if self._given_up():
                 return
@@ -317,6 +473,8 @@ class Worker:
             self._fail(pair, failure)
 
     def _fail(self, pair: Pair, failure: _Failure) -> None:
+        if pair in self._alone.values():  # the frame is counted
+            return
         with self._ready:
             if self._given_up():
                 return

@@ -20,7 +20,8 @@ from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import NS_PER_MS, Array, Events, RgbxSample, XForm
 from segrgbx_core.sensors import EncodingConfig, x_content
-from segrgbx_core.sensors.content import XContent, rgb_content
+from segrgbx_core.sensors.content import EMPTY_SHARE, XContent, rgb_content
+from segrgbx_core.sensors.freeze import FROZEN, FreezeDetector
 from segrgbx_core.sync.aligner import (
     AlignConfig,
     AlignCounts,
@@ -116,6 +117,9 @@ class SampleReader:
         first_problem: what is wrong with the first of them, empty before it.
         x_content: of the newest X, None before the first.
         rgb_content: of a recent RGB image, None before the first.
+        x_fault: why the X of the newest sample says nothing of its RGB image, one word; empty
+            where it does.
+        is_black: True where the newest sample is RGB alone.
     """
 
     def __init__(self, name: str, config: NodeConfig, encoding: EncodingConfig) -> None:
@@ -132,6 +136,9 @@ class SampleReader:
         self.first_problem = ""
         self.x_content: XContent | None = None
         self.rgb_content: XContent | None = None
+        self.x_fault = ""
+        self.is_black = False
+        self._freeze = FreezeDetector()
 
     def configure(self, sync: AlignConfig) -> None:
         """Takes changed rules for an X without content."""
@@ -141,15 +148,21 @@ class SampleReader:
         """Forgets the X that could be held."""
         self._last = None
 
-    def read(self, pair: Pair) -> RgbxSample:
+    def read(self, pair: Pair, rgb: NDArray[np.uint8] | None = None) -> RgbxSample:
         """See `Pair.sample`.
+
+        Args:
+            pair: messages of this pair.
+            rgb: the decoded RGB image, where another pair has decoded the same.
 
         Raises:
             EmptyXError: when X carries nothing and the policy is to drop its pair.
         """
-        rgb = self._rgb(pair.rgb)
+        self.x_fault, self.is_black = "missing", pair.x is None
+        if rgb is None:
+            rgb = self._rgb(pair.rgb)
         if pair.x is None:  # RGB alone
-            return self._sample(pair, rgb, *_black(rgb))
+            return self._sample(pair, rgb, *black_x(rgb))
         try:
             sample = self._sample(pair, rgb, *self._x(pair))
             content = x_content(sample, self._encoding, self._sensor)
@@ -157,6 +170,7 @@ class SampleReader:
             place = f"topic '{self._x_topic}' ({self._options.modality})"
             raise EncodingError(f"{place}: {error}") from None
         self.x_content = content
+        self.x_fault = self._fault(pair, sample, content)
         if content.is_empty:
             self.num_empty += 1
             self.first_problem = self.first_problem or content.problem
@@ -164,12 +178,23 @@ class SampleReader:
             self._last = sample
         elif sample.modality is not Modality.EVENT:  # a still scene is no fault of the camera
             if self._sync.on_missing_x is OnMissingX.RGB_ONLY:
-                return self._sample(pair, rgb, *_black(rgb))
+                self.is_black = True
+                return self._sample(pair, rgb, *black_x(rgb))
             sample = self._held(sample, content)
         try:
             return self._registrar.register(sample, pair.rgb_info, pair.x_info)
         except EncodingError as error:
             raise EncodingError(f"pair '{pair.name}': {error}") from None
+
+    def _fault(self, pair: Pair, sample: RgbxSample, content: XContent) -> str:
+        if isinstance(sample.x, Events):  # no events say that nothing moves
+            return "stale" if pair.held else ""
+        self._freeze.on_image(np.ascontiguousarray(sample.x), pair.x_stamp_ns or 0)
+        if content.is_empty:
+            return "saturated" if content.valid > EMPTY_SHARE else "empty"
+        if self._freeze.row >= FROZEN:
+            return "frozen"
+        return "stale" if pair.held else ""
 
     def _sample(self, pair: Pair, rgb: Array, x: Array | Events, form: XForm) -> RgbxSample:
         return RgbxSample(
@@ -221,7 +246,7 @@ class SampleReader:
         return messages.any_array(message, encoding, allowed=_RAW[modality], mosaic=is_mosaic)
 
 
-def _black(rgb: Array) -> tuple[Array, XForm]:
+def black_x(rgb: Array) -> tuple[Array, XForm]:
     """X where RGB goes alone: black, as modality dropout in training shows it."""
     return np.zeros(rgb.shape, np.uint8), XForm.IMAGE
 

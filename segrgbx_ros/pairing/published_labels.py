@@ -5,7 +5,7 @@ The same for node and replay. Free of torch: the segmenter is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,15 +58,21 @@ class PairPredictor:
         segmenter: the loaded model.
         labels: by pair.
         min_confidence: pixels whose class is less probable become void, in [0, 1].
+        fused: names of fused masks and of their members.
 
     Attributes:
         min_confidence: may change between calls.
     """
 
     def __init__(
-        self, segmenter: Segmenter, labels: Mapping[str, PairLabels], min_confidence: float = 0.0
+        self,
+        segmenter: Segmenter,
+        labels: Mapping[str, PairLabels],
+        min_confidence: float = 0.0,
+        fused: Iterable[str] = (),
     ) -> None:
         self._segmenter = segmenter
+        self._fused = frozenset(fused)
         self._labels = labels
         self.min_confidence = min_confidence
 
@@ -74,13 +80,29 @@ class PairPredictor:
         """Answers one batch of live samples; `streams` are the names of their pairs."""
         labels = [self._labels[pair] for pair in streams]
         spaces = [one.space for one in labels]
-        answers = self._segmenter.predict(samples, streams, spaces, self.min_confidence)
+        more = (True,) if self._fused.intersection(streams) else ()
+        answers = self._segmenter.predict(samples, streams, spaces, self.min_confidence, *more)
         return [one.finished(answer) for one, answer in zip(labels, answers, strict=True)]
 
     def answer(self, sample: RgbxSample, pair: str) -> Prediction:
         """Answers one sample for itself: nothing is kept of others of its pair."""
         labels = self._labels[pair]
-        (answer,) = self._segmenter.predict([sample], (), [labels.space], self.min_confidence)
+        more = (True,) if pair in self._fused else ()
+        (answer,) = self._segmenter.predict(
+            [sample], (), [labels.space], self.min_confidence, *more
+        )
+        return labels.finished(answer)
+
+    def fuse(self, name: str, members: Sequence[Prediction], rgb: Prediction | None) -> Prediction:
+        """One answer from those of a fused mask's members.
+
+        Args:
+            name: of the fused mask.
+            members: answers of `predict` or `answer`.
+            rgb: the answer to RGB alone, asked under the fused mask's name; None for one member.
+        """
+        labels = self._labels[name]
+        answer = self._segmenter.fuse(members, rgb, labels.space, self.min_confidence)
         return labels.finished(answer)
 
     def forget(self) -> None:
@@ -89,13 +111,15 @@ class PairPredictor:
 
 
 def pair_labels(config: NodeConfig, segmenter: Segmenter) -> dict[str, PairLabels]:
-    """Labels of every pair.
+    """Labels of every pair and of every fused mask.
 
     Raises:
         ConfigError: when the checkpoint lacks a label space, a file does not fit it, or
             the id of pixels without an answer is a class's.
     """
-    return {pair: _labels(config, segmenter, config.label_space(pair)) for pair in config.pairs}
+    labels = {pair: _labels(config, segmenter, config.label_space(pair)) for pair in config.pairs}
+    fused = config.fuse.members()
+    return labels | {name: labels[members[0]] for name, members in fused.items()}
 
 
 def published_ids(labels: Labels, unlabeled_id: int, is_wide: bool) -> Array:

@@ -10,21 +10,29 @@ from typing import TYPE_CHECKING, Any
 from segrgbx_core.base.errors import shortened
 from segrgbx_core.base.samples import NS_PER_MS
 from segrgbx_core.base.tables import Summary
+from segrgbx_core.sensors.freeze import FROZEN
 from segrgbx_core.sync.aligner import AlignCounts
 from segrgbx_ros.config.node import DiagnosticsConfig
-from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Recent, StreamHealth
+from segrgbx_ros.node.health.streams import (
+    NS_PER_S,
+    AnswerHealth,
+    PairHealth,
+    Recent,
+    StreamHealth,
+)
 from segrgbx_ros.node.worker import WorkReport
+from segrgbx_ros.pairing.fused import FrameCollector
 from segrgbx_ros.pairing.pipeline import X_EMPTY, SampleReader
 
 if TYPE_CHECKING:
     from segrgbx_ros.load_model import MemoryFacts  # torch ring: never imported from here
 
 OK, WARN, ERROR = 0, 1, 2
+FUSED_OUTCOMES = ("published", "rgb_only", "too_few_members", "replaced", "cleared", "failed")
+"""What becomes of a frame of a fused mask, besides `rate_limited`."""
 _ENOUGH, _FEW = 5, 0.5
 LATE_S = 0.3
 """Time in this node's own queues from which on it is reported."""
-FROZEN = 3
-"""Repeated images in a row from which on a camera is called frozen."""
 _TWO_CLOCKS_MS = 1000.0
 _DAY_MS = 86_400_000.0
 _UNLABELED = 5
@@ -364,6 +372,65 @@ def inference_status(
         text = f"{ratio:.0%} of the pairs were replaced by newer ones; the device is too slow"
         return Status(WARN, "inference", text, values)
     return Status(OK, "inference", "running" if report.answered else "idle", values)
+
+
+def fused_status(
+    collector: FrameCollector,
+    answers: AnswerHealth,
+    limited: int,
+    work: WorkReport,
+    outcomes: Mapping[tuple[str, str], int],
+    faults: Mapping[tuple[str, str], int],
+) -> Status:
+    """State of a fused mask: what became of every frame, and whose X did not count.
+
+    `frames` is the sum of the outcomes and of what waits, here or for the model.
+
+    Args:
+        collector: gathers its frames.
+        answers: what came out.
+        limited: frames not answered because of `rate.max_hz`.
+        work: of the worker since the report before.
+        outcomes: of frames since activation, by name and outcome.
+        faults: members whose X did not count since activation, by pair and reason.
+    """
+    name = collector.name
+    counts = {outcome: outcomes.get((name, outcome), 0) for outcome in FUSED_OUTCOMES}
+    counts["cleared"] += collector.cleared
+    counts["rate_limited"] = limited
+    values: dict[str, Any] = {
+        "frames": collector.opened,
+        **counts,
+        "waiting": collector.num_waiting,
+        "fps": f"{answers.rate_hz():.1f}",
+    }
+    if answers.latencies_ms:
+        latency = Summary.of(list(answers.latencies_ms))
+        values |= {"latency_p50_ms": f"{latency.p50:.1f}", "latency_p95_ms": f"{latency.p95:.1f}"}
+    members = set(collector.members)
+    for (pair, fault), count in sorted(faults.items()):
+        if pair in members:
+            values[f"{pair}_{fault}"] = count
+    for pair, count in collector.late.items():
+        values[f"{pair}_late"] = count
+    recent = {outcome: work.fused.get((name, outcome), 0) for outcome in FUSED_OUTCOMES}
+    without = [
+        f"{pair} ({fault}, {count} frames)"
+        for (pair, fault), count in sorted(work.faults.items())
+        if pair in members
+    ]
+    text = f"without {', '.join(without)}" if without else ""
+    bad = {
+        outcome: recent[outcome] for outcome in ("too_few_members", "failed") if recent[outcome]
+    }
+    if bad:
+        causes = ", ".join(f"{count} {outcome}" for outcome, count in bad.items())
+        text = f"frames without a fused mask: {causes}" + (f"; {text}" if text else "")
+        return Status(ERROR, f"{name} fused", text, values, name)
+    if text:
+        return Status(WARN, f"{name} fused", text, values, name)
+    is_fused = recent["published"] > 0
+    return Status(OK, f"{name} fused", "fusing" if is_fused else "idle", values, name)
 
 
 def model_status(segmenter: Any, labels: Mapping[str, Any]) -> Status:

@@ -17,8 +17,9 @@ from segrgbx_ros.config.node import NodeConfig
 from segrgbx_ros.node.health import reasons
 from segrgbx_ros.node.health.endpoints import loss_reason
 from segrgbx_ros.node.health.reasons import ERROR, OK, WARN, Status
-from segrgbx_ros.node.health.streams import NS_PER_S, PairHealth, Patience, Throttle
+from segrgbx_ros.node.health.streams import NS_PER_S, AnswerHealth, PairHealth, Patience, Throttle
 from segrgbx_ros.node.worker import WorkReport
+from segrgbx_ros.pairing.fused import FrameCollector
 from segrgbx_ros.pairing.pipeline import SampleReader
 
 if TYPE_CHECKING:
@@ -51,6 +52,21 @@ class PairSnapshot:
 
 
 @dataclass(frozen=True, eq=False)
+class FusedSnapshot:
+    """State of one fused mask of an active node.
+
+    Attributes:
+        collector: gathers its frames.
+        answers: what came out.
+        limited: frames not answered because of `rate.max_hz`.
+    """
+
+    collector: FrameCollector
+    answers: AnswerHealth
+    limited: int
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """State of a configured node at one moment.
 
@@ -69,6 +85,7 @@ class Snapshot:
         callback_errors: errors that left a callback so far, by type.
         failed_images: besides masks, so far, by topic.
         warnings: what is wrong with the node as a whole, one sentence each.
+        fused: every fused mask; empty unless the node is active and enabled.
     """
 
     config: NodeConfig
@@ -85,6 +102,7 @@ class Snapshot:
     callback_errors: Mapping[str, int] = field(default_factory=dict)
     failed_images: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    fused: Sequence[FusedSnapshot] = ()
 
 
 class Reporter:
@@ -100,6 +118,8 @@ class Reporter:
         self._node = node
         self._explain_ns = patience.explain_s * NS_PER_S
         self._totals: Counter[str] = Counter()
+        self._fused: Counter[tuple[str, str]] = Counter()
+        self._faults: Counter[tuple[str, str]] = Counter()
         self._lost_events: Counter[tuple[str, str]] = Counter()
         self._num_errors = 0
         self._arrivals: dict[str, tuple[int, int]] = {}
@@ -115,6 +135,8 @@ class Reporter:
     def reset(self) -> None:
         """All counts begin with an activation, so that they belong together."""
         self._totals.clear()
+        self._fused.clear()
+        self._faults.clear()
         self._lost_events.clear()
         self._arrivals.clear()
         self._told.clear()
@@ -142,6 +164,14 @@ class Reporter:
         statuses: list[Status] = []
         for pair in snapshot.pairs:
             statuses += self._pair(pair, snapshot.config, now_ns)
+        self._fused.update(snapshot.work.fused)
+        self._faults.update(snapshot.work.faults)
+        statuses += [
+            reasons.fused_status(
+                one.collector, one.answers, one.limited, snapshot.work, self._fused, self._faults
+            )
+            for one in snapshot.fused
+        ]
         for topic, clauses in snapshot.mismatches.items():
             statuses.append(reasons.output_status(topic, clauses))
             self._mismatch(topic, statuses[-1].message)

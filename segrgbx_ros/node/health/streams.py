@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from segrgbx_core.sensors.freeze import FreezeDetector
 
 NS_PER_S = 1e9
 _SHARE = 0.1
 """Weight of the newest delay in the smoothed one."""
 _NO_NUMBER = 2**64 - 1
 """What a middleware gives that counts no messages."""
-_STRIDE = 61
-"""Every so many bytes of an image enter its fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -39,39 +36,6 @@ class Patience:
 
 
 PATIENT = Patience()
-
-
-@dataclass
-class FreezeDetector:
-    """Detects a camera that repeats its last image, as thermal ones do while they calibrate.
-
-    Attributes:
-        repeats: images equal to the one before, so far.
-        longest: most of them in a row since the report before.
-    """
-
-    repeats: int = 0
-    longest: int = 0
-    _fingerprint: int = 0
-    _stamp_ns: int = 0
-    _row: int = 0
-
-    def on_image(self, data: Any, stamp_ns: int) -> None:
-        """Compares an image with the one before; the same stamp twice is no new image."""
-        pixels = np.frombuffer(data, np.uint8)
-        sample = pixels if len(pixels) < _STRIDE * _STRIDE else pixels[::_STRIDE]
-        fingerprint = zlib.crc32(sample.tobytes())
-        if stamp_ns == self._stamp_ns:
-            return
-        self._row = self._row + 1 if fingerprint == self._fingerprint and self._stamp_ns else 0
-        self.repeats += self._row > 0
-        self.longest = max(self.longest, self._row)
-        self._fingerprint, self._stamp_ns = fingerprint, stamp_ns
-
-    def take_longest(self) -> int:
-        """The longest row of repeats since the last call."""
-        longest, self.longest = self.longest, self._row
-        return longest
 
 
 @dataclass

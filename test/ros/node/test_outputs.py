@@ -19,6 +19,7 @@ from std_msgs.msg import Header  # noqa: E402
 from segrgbx_core.base.modality import Modality  # noqa: E402
 from segrgbx_core.base.samples import Prediction, RgbxSample  # noqa: E402
 from segrgbx_core.labels.label_space import PublishedLabels  # noqa: E402
+from segrgbx_core.sensors.freeze import FreezeDetector  # noqa: E402
 from segrgbx_core.sync.aligner import AlignCounts  # noqa: E402
 from segrgbx_ros.config.node import DiagnosticsConfig, OutputConfig, node_config  # noqa: E402
 from segrgbx_ros.messages.images import compressed_array, image_array  # noqa: E402
@@ -34,7 +35,7 @@ from segrgbx_ros.node.health.reasons import (  # noqa: E402
     sync_status,
 )
 from segrgbx_ros.node.health.reporter import to_message  # noqa: E402
-from segrgbx_ros.node.health.streams import FreezeDetector, PairHealth, StreamHealth, Throttle  # noqa: E402
+from segrgbx_ros.node.health.streams import PairHealth, StreamHealth, Throttle  # noqa: E402
 from segrgbx_ros.node.runtime import ArrivalClock, RateLimit  # noqa: E402
 from segrgbx_ros.node.worker import WorkReport  # noqa: E402
 
