@@ -6,7 +6,7 @@ image. Were the X independent given class and RGB, Bayes' rule would say
     p(c | RGB, X_1 .. X_n) ~ p(c | RGB) * prod_i [p(c | RGB, X_i) / p(c | RGB)]
 
 They are not quite, so each member's evidence counts with a weight of its own. Exponents of a
-product are factors on logits: the fused logits are a weighted sum (docs/decisions/0011).
+product are factors on logits: the fused logits are a weighted sum (docs/decisions/0013).
 """
 
 from __future__ import annotations

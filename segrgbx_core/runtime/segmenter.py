@@ -283,7 +283,7 @@ class Segmenter:
             logits[None],
             [scores[0].placement],
             limit,
-            (self.input.height, self.input.width),
+            self.input.canvas,
             self._confidence_kind,
             [self._native_columns(label_space or self.classes.space)],
         )

@@ -150,8 +150,12 @@ def x_content(
     """
     encoder = ENCODERS[sample.modality]
     if sample.x_form is XForm.IMAGE:
-        return picture_content(_picture(sample), sample.modality.value)
-    return encoder.content(*_arguments(sample, encoding, sensor))
+        content = picture_content(_picture(sample), sample.modality.value)
+    else:
+        content = encoder.content(*_arguments(sample, encoding, sensor))
+    # Events are sparse: few of their neighbours are related.
+    is_judged = isinstance(sample.x, np.ndarray) and sample.modality is not Modality.EVENT
+    return content.judged(np.asarray(sample.x)) if is_judged else content
 
 
 def _picture(sample: RgbxSample) -> Array:

@@ -25,6 +25,10 @@ FEW_SHARE = 0.1
 """Share of the valid pixels that are usable below which a problem is reported."""
 BLACK_SHARE = 8 / 255
 """Share of full scale that 99 % of an image's values must exceed to be no black image."""
+NOISE_CORRELATION = 0.2
+"""Correlation of neighbouring pixels below which an image is noise; sensors have 0.65 and more."""
+MIN_NEIGHBOURS = 500
+"""Measured neighbours below which no correlation is taken: sparse depth has few."""
 FLAT_LEVELS = 2
 """Difference of 8-bit levels that a picture of one colour may still have, from compression."""
 
@@ -42,6 +46,7 @@ class XContent:
         unit: of the three values, such as `m`, `degC`, `counts`.
         problem: what is wrong and its likely cause, one clause; empty for nothing.
         is_empty: True where its X image would be blank.
+        is_noise: True where its pixels say nothing of their neighbours.
     """
 
     valid: float
@@ -52,6 +57,7 @@ class XContent:
     unit: str
     problem: str = ""
     is_empty: bool = False
+    is_noise: bool = False
 
     @classmethod
     def of(
@@ -88,6 +94,41 @@ class XContent:
     def suspect(self, problem: str) -> XContent:
         """A copy that is not empty, with the suspicion."""
         return replace(self, problem=problem, is_empty=False)
+
+    def judged(self, image: Array) -> XContent:
+        """A copy that names noise: an image whose neighbouring pixels are unrelated.
+
+        Args:
+            image: (h, w) or (h, w, C), the raw values.
+        """
+        correlation = neighbour_correlation(image)
+        if self.is_empty or not correlation < NOISE_CORRELATION:
+            return self
+        text = f"neighbouring pixels are unrelated (correlation {correlation:.2f}): only noise?"
+        return replace(self, problem=self.problem or text, is_noise=True)
+
+
+def neighbour_correlation(image: Array) -> float:
+    """Correlation of pixels with the next but one to the right, in [-1, 1].
+
+    The next but one: in a mosaic it is of the same kind. Pixels that are 0 or not finite hold no
+    measurement and do not count. Some rows of a large image suffice.
+
+    Args:
+        image: (h, w) or (h, w, C).
+
+    Returns:
+        NaN where fewer than `MIN_NEIGHBOURS` are both measured, or all are alike.
+    """
+    step = max(1, image.shape[0] * image.shape[1] // (2 * GRID_PIXELS))
+    rows = np.nan_to_num(image[::step].astype(np.float32), posinf=0.0, neginf=0.0)
+    left, right = rows[:, :-2], rows[:, 2:]
+    both = (left != 0) & (right != 0)
+    if np.count_nonzero(both) < MIN_NEIGHBOURS:
+        return float("nan")
+    left, right = (part[both] - part[both].mean() for part in (left, right))
+    norm = float(np.sqrt((left * left).sum() * (right * right).sum()))
+    return float((left * right).sum()) / norm if norm > 0 else float("nan")
 
 
 def on_grid(image: Array, measure: Callable[[Array], XContent]) -> XContent:

@@ -14,7 +14,6 @@ from rclpy.clock import Clock, ClockType
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_core.labels.label_space import VOID
-from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages import images as messages
 from segrgbx_ros.messages.geometry import calibration_fault
@@ -25,7 +24,7 @@ from segrgbx_ros.node.inputs import Inputs
 from segrgbx_ros.node.intake import MAX_WAITING, PairIntake, Received
 from segrgbx_ros.node.outputs import DebugOutputs, PairOutputs
 from segrgbx_ros.node.worker import Memory, Worker
-from segrgbx_ros.pairing.fused import FusedFrame, FusedFrames, Member
+from segrgbx_ros.pairing.fused import FusedFrame, FusedFrames, FuseRule, Member
 from segrgbx_ros.pairing.pipeline import X_EMPTY, Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor
 
@@ -137,8 +136,7 @@ class NodeRuntime:
             patience,
         )
         self._worker.deliver_fused = self._deliver_fused
-        self._worker.min_members = config.fuse.min_members
-        self._worker.answers_rgb_alone = config.sync.on_missing_x is OnMissingX.RGB_ONLY
+        self._worker.fuse_rule = FuseRule.of(config)
         self._reporter = Reporter(node, config.diagnostics.enabled, patience)
         self._debug = DebugOutputs(node, config.output.publish_debug)
         self._limit = RateLimit()
@@ -246,7 +244,7 @@ class NodeRuntime:
         self._config = config
         self._pipeline.configure(config)
         self._fused.configure(config)
-        self._worker.answers_rgb_alone = config.sync.on_missing_x is OnMissingX.RGB_ONLY
+        self._worker.fuse_rule = FuseRule.of(config)
         threshold = config.label.min_confidence
         if threshold != self._predictor.min_confidence:
             self._predictor.min_confidence = threshold

@@ -18,7 +18,7 @@ from segrgbx_core.base.errors import ModelOutputError, SegrgbxError
 from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_ros.config.node import BatchConfig
 from segrgbx_ros.node.health.streams import PATIENT, Patience
-from segrgbx_ros.pairing.fused import FusedFrame, Member, read_members, rgb_alone
+from segrgbx_ros.pairing.fused import FusedFrame, FuseRule, Member, read_members, rgb_alone
 from segrgbx_ros.pairing.pipeline import X_EMPTY, EmptyXError, Pair
 
 
@@ -142,8 +142,7 @@ class Worker:
 
     Attributes:
         deliver_fused: called in the worker's thread with every fused answer, after its members'.
-        min_members: pairs with a usable X that a fused answer needs.
-        answers_rgb_alone: frames with fewer get the answer of RGB alone.
+        fuse_rule: which frames get a fused answer.
     """
 
     def __init__(
@@ -158,7 +157,7 @@ class Worker:
         patience: Patience = PATIENT,
     ) -> None:
         self.deliver_fused: DeliverFused | None = None
-        self.min_members = 1
+        self.fuse_rule = FuseRule()
         self._predictor = predictor
         self._largest = self._capacity = min(batch.max_size, num_pairs)
         self._max_wait_s = batch.max_wait_ms / 1000
@@ -174,7 +173,6 @@ class Worker:
         self._clearings = self._clearings_before = 0
         self._delivers = False
         self._must_forget = False
-        self.answers_rgb_alone = False
         # Answers of the batch's frames by their pair; only these are kept.
         self._kept: dict[int, Prediction | None] = {}
         self._alone: dict[str, Pair] = {}
@@ -302,8 +300,7 @@ class Worker:
                 self._fail(member.pair, _Failure(cause, str(member.error)))
         usable = [member for member in members if member.is_usable]
         samples = [member.sample for member in members if member.sample is not None]
-        is_fused = len(usable) >= self.min_members
-        needs_rgb = len(usable) > 1 if is_fused else self.answers_rgb_alone
+        needs_rgb = self.fuse_rule.asks_rgb(members)
         if needs_rgb and samples and not any(_is_black(member) for member in members):
             source = usable[0].pair if usable else members[0].pair
             alone = replace(source, name=frame.name, x=None)
@@ -328,15 +325,15 @@ class Worker:
         answered = [(one, self._kept.get(id(one.pair))) for one in members if one.is_usable]
         there = [(one, answer) for one, answer in answered if answer is not None]
         outcome = "too_few_members"
-        if len(answered) >= self.min_members:
-            if len(there) < max(1, self.min_members) or (len(there) > 1 and rgb is None):
+        if self.fuse_rule.is_fused(members):
+            if len(there) < self.fuse_rule.min_members or (len(there) > 1 and rgb is None):
                 outcome = "failed"
             else:
                 used = [one for one, _ in there]
                 answers = [answer for _, answer in there]
                 rgb = rgb if len(there) > 1 else None
                 outcome = self._publish_fused(frame, members, used[0], answers, rgb)
-        elif self.answers_rgb_alone and members:
+        elif self.fuse_rule.answers_rgb_alone and members:
             outcome = "failed"
             if rgb is not None:
                 first = next((one for one in members if one.sample is not None), members[0])

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.samples import NS_PER_MS, RgbxSample
+from segrgbx_core.sync.aligner import OnMissingX
 from segrgbx_ros.config.node import NodeConfig
 from segrgbx_ros.pairing.pipeline import EmptyXError, Pair, black_x
 
@@ -162,15 +163,17 @@ class FusedFrames:
 
     Args:
         config: options of node and replay.
+        pairs: those that are replayed, None for all; a fused mask with another one is left out.
     """
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, pairs: Collection[str] | None = None) -> None:
         self.collectors = {
             name: FrameCollector(name, members, config.sync.wait_ms)
             for name, members in config.fuse.members().items()
+            if pairs is None or set(members) <= set(pairs)
         }
         self.name_of = {
-            pair: name for name, members in config.fuse.members().items() for pair in members
+            pair: name for name, one in self.collectors.items() for pair in one.members
         }
 
     def configure(self, config: NodeConfig) -> None:
@@ -242,6 +245,36 @@ class Member:
     def is_usable(self) -> bool:
         """True where its X counts."""
         return self.sample is not None and not self.fault
+
+
+@dataclass(frozen=True)
+class FuseRule:
+    """Which frames get a fused mask.
+
+    Attributes:
+        min_members: pairs with a usable X that it needs, at least 1.
+        answers_rgb_alone: frames with fewer get the answer of RGB alone.
+    """
+
+    min_members: int = 1
+    answers_rgb_alone: bool = False
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> FuseRule:
+        """The rule of these options."""
+        least = config.fuse.min_members
+        is_rgb_enough = least == 0 or config.sync.on_missing_x is OnMissingX.RGB_ONLY
+        return cls(max(1, least), is_rgb_enough)
+
+    def is_fused(self, members: Sequence[Member]) -> bool:
+        """True where enough members have an X that counts."""
+        return sum(one.is_usable for one in members) >= self.min_members
+
+    def asks_rgb(self, members: Sequence[Member]) -> bool:
+        """True where the answer to RGB alone takes part in the fused one, or is it."""
+        if self.is_fused(members):
+            return sum(one.is_usable for one in members) > 1
+        return self.answers_rgb_alone
 
 
 def read_members(frame: FusedFrame) -> list[Member]:

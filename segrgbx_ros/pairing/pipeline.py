@@ -192,6 +192,8 @@ class SampleReader:
         self._freeze.on_image(np.ascontiguousarray(sample.x), pair.x_stamp_ns or 0)
         if content.is_empty:
             return "saturated" if content.valid > EMPTY_SHARE else "empty"
+        if content.is_noise:
+            return "noise"
         if self._freeze.row >= FROZEN:
             return "frozen"
         return "stale" if pair.held else ""

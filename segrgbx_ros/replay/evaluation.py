@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import DataError, EncodingError, SegrgbxError
-from segrgbx_core.base.samples import NS_PER_MS
+from segrgbx_core.base.samples import NS_PER_MS, Prediction, RgbxSample
 from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.metrics import ConfusionMatrix
 from segrgbx_ros.config.node import NodeConfig, Stream
 from segrgbx_ros.messages.events.arrays import TYPES as ARRAY_TYPES
 from segrgbx_ros.messages.geometry import resized_ids
+from segrgbx_ros.messages.images import stamp_ns
+from segrgbx_ros.pairing.fused import (
+    FusedFrame,
+    FusedFrames,
+    FuseRule,
+    Member,
+    read_members,
+    rgb_alone,
+)
 from segrgbx_ros.pairing.pipeline import X_EMPTY, EmptyXError, Pair, Pipeline
 from segrgbx_ros.pairing.published_labels import PairLabels, PairPredictor, pair_labels
 from segrgbx_ros.replay.bags import Bag, Recorded
@@ -55,6 +64,8 @@ class _Tally:
     confusion: ConfusionMatrix | None = None
     scored: int = 0
     unlabeled: int = 0
+    too_few: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
 
     def refuse(self, error: SegrgbxError) -> None:
         """Counts a message that cannot be decoded."""
@@ -86,10 +97,11 @@ def evaluate(
         DataError: when nothing could be segmented, or truth does not fit; says why.
     """
     began = time.monotonic()
-    run = _Run(config, segmenter, truths or {}, writers)
+    run = _Run(config, segmenter, _pair_names(routes), truths or {}, writers)
     complete = complete_pairs(bag, routes, run.push, run.pipeline.flush, run.refuse, on_message)
     for received_ns, paired in complete:
-        run.segment(paired, received_ns)
+        run.take(paired, received_ns)
+    run.finish()
     report = run.report(bag, routes, time.monotonic() - began)
     _explain_nothing(report)
     return report
@@ -142,6 +154,7 @@ class _Run:
         self,
         config: NodeConfig,
         segmenter: Segmenter,
+        pairs: Sequence[str],
         truths: Mapping[str, GroundTruth],
         writers: Sequence[FrameWriter],
     ) -> None:
@@ -149,11 +162,20 @@ class _Run:
         self.segmenter = segmenter
         self.pipeline = Pipeline(config, segmenter.contract.encoding)
         self.labels: dict[str, PairLabels] = pair_labels(config, segmenter)
-        self._predictor = PairPredictor(segmenter, self.labels, config.label.min_confidence)
-        self._truths = truths
+        self._predictor = PairPredictor(
+            segmenter, self.labels, config.label.min_confidence, config.fused_names
+        )
+        self._frames = FusedFrames(config, pairs)
+        self._rule = FuseRule.of(config)
+        self._last_ns = 0
+        self._truths = dict(truths)
+        for name, collector in self._frames.collectors.items():  # one RGB image, one truth
+            found = [truths[pair] for pair in collector.members if pair in truths]
+            if found:
+                self._truths[name] = found[0]
         self._translate = {
             pair: translator(segmenter.label_space, truth.space, self.labels[pair].space)
-            for pair, truth in truths.items()
+            for pair, truth in self._truths.items()
         }
         self._writers = writers
         self._tallies: dict[str, _Tally] = defaultdict(_Tally)
@@ -163,6 +185,8 @@ class _Run:
     def push(self, pair: str, stream: Stream, message: Any, now_ns: int) -> list[Pair]:
         """Feeds one message to the pipeline."""
         self._tallies[pair].received[stream] += 1
+        if stream is Stream.RGB:
+            self._frames.on_rgb(pair, stamp_ns(message), now_ns)
         try:
             return self.pipeline.push_message(pair, stream, message, now_ns)
         except EncodingError as error:
@@ -174,39 +198,123 @@ class _Run:
         self._tallies[pair].received[stream] += 1
         self._tallies[pair].refuse(error)
 
-    def segment(self, paired: Pair, received_ns: int) -> None:
+    def take(self, paired: Pair, received_ns: int) -> None:
+        """Segments a pair, or keeps it until its frame is complete."""
+        self._last_ns = received_ns
+        for one in self._frames.sorted_out([paired], received_ns):
+            if isinstance(one, FusedFrame):
+                self._fuse(one)
+            else:
+                self._segment(one)
+        for frame in self._frames.poll(received_ns):
+            self._fuse(frame)
+
+    def finish(self) -> None:
+        """Segments what waits for other members."""
+        for frame in self._frames.flush(self._last_ns):
+            self._fuse(frame)
+
+    def _segment(self, paired: Pair) -> None:
         """Decodes and segments one pair and hands it on."""
-        tally = self._tallies[paired.name]
         began = time.perf_counter()
         try:
             sample = paired.sample()
-            read_ms = (time.perf_counter() - began) * 1e3
+        except EncodingError as error:
+            self._refuse(paired, error)
+            return
+        self._answer(paired, sample, (time.perf_counter() - began) * 1e3)
+
+    def _refuse(self, paired: Pair, error: EncodingError) -> None:
+        tally = self._tallies[paired.name]
+        if isinstance(error, EmptyXError):
+            tally.empty += 1
+        else:
+            tally.refuse(error)
+
+    def _answer(self, paired: Pair, sample: RgbxSample, read_ms: float) -> Prediction | None:
+        """The answer of one pair, handed on; None where the model refuses the sample."""
+        tally = self._tallies[paired.name]
+        try:
             if not self._is_warm:
                 self.segmenter.warm_up(sample.rgb.shape[:2], [sample.modality])
                 self._is_warm = True
             prediction = self._predictor.answer(sample, paired.name)
-        except EmptyXError:
-            tally.empty += 1
-            return
         except EncodingError as error:
             tally.refuse(error)
-            return
-        stages = {"read": read_ms, **prediction.timings_ms}
-        for name, value in {**stages, "total": sum(stages.values())}.items():
-            self._stages[name].append(value)
-            tally.stages_ms[name].append(value)
+            return None
         if paired.dt_ns is not None:
             tally.skews_ms.append(paired.dt_ns / NS_PER_MS)
         tally.held += paired.held
         tally.rgb_only += paired.x is None
-        truth = self._score(paired, sample.rgb.shape[:2], prediction.labels, tally)
+        stages = {"read": read_ms, **prediction.timings_ms}
+        self._hand_on(paired.name, paired, sample, prediction, stages)
+        return prediction
+
+    def _fuse(self, frame: FusedFrame) -> None:
+        """Segments the members of a frame, hands each on, then the fused answer."""
+        tally = self._tallies[frame.name]
+        tally.faults.update(f"{pair}: late or dropped" for pair in frame.missing)
+        began = time.perf_counter()
+        members = read_members(frame)
+        read_ms = (time.perf_counter() - began) * 1e3 / max(1, len(members))
+        answers: dict[str, Prediction] = {}
+        for member in members:
+            if member.fault:
+                tally.faults[f"{member.pair.name}: {member.fault}"] += 1
+            if member.sample is None:
+                if member.error is not None:
+                    self._refuse(member.pair, member.error)
+            elif answer := self._answer(member.pair, member.sample, read_ms):
+                answers[member.pair.name] = answer
+        there = [one for one in members if one.pair.name in answers]
+        used = [one for one in there if one.is_usable]
+        rgb = None
+        if there and self._rule.asks_rgb(members):
+            rgb = self._rgb_answer(frame.name, (used or there)[0], there, answers)
+        parts = [answers[one.pair.name] for one in used]
+        if len(used) < self._rule.min_members:
+            if rgb is None or not self._rule.answers_rgb_alone:
+                tally.too_few += 1
+                return
+            tally.rgb_only += 1
+            parts, rgb = [rgb], None
+        first = (used or there)[0]
+        assert first.sample is not None
+        prediction = self._predictor.fuse(frame.name, parts, rgb if len(parts) > 1 else None)
+        self._hand_on(frame.name, first.pair, first.sample, prediction, prediction.timings_ms)
+
+    def _rgb_answer(
+        self, name: str, first: Member, there: Sequence[Member], answers: Mapping[str, Prediction]
+    ) -> Prediction:
+        """The answer to RGB alone: that of a member which went without X, or one more."""
+        black = next((one.pair.name for one in there if one.is_black), None)
+        if black is not None:
+            return answers[black]
+        assert first.sample is not None
+        return self._predictor.answer(rgb_alone(first.sample), name)
+
+    def _hand_on(
+        self,
+        name: str,
+        paired: Pair,
+        sample: RgbxSample,
+        prediction: Prediction,
+        stages: Mapping[str, float],
+    ) -> None:
+        """Counts, scores and hands on an answer of the pair or fused mask of this name."""
+        tally = self._tallies[name]
+        for stage, value in {**stages, "total": sum(stages.values())}.items():
+            if name == paired.name:
+                self._stages[stage].append(value)
+            tally.stages_ms[stage].append(value)
+        truth = self._score(name, paired, sample.rgb.shape[:2], prediction.labels)
         frame = SegmentedFrame(
-            pair=paired.name,
+            pair=name,
             number=tally.paired,
             sample=sample,
             prediction=prediction,
             truth=truth,
-            receive_ns=received_ns,
+            receive_ns=self._last_ns,
             rgb_info=paired.rgb_info,
         )
         tally.paired += 1
@@ -232,9 +340,14 @@ class _Run:
             },
             device=f"{segmenter.device_name}, {segmenter.precision}",
             config=to_plain(self.config),
-            pairs={pair: self._pair_report(pair, routes) for pair in _pair_names(routes)},
+            pairs={pair: self._pair_report(pair, routes) for pair in _pair_names(routes)}
+            | {name: self._fused_report(name, routes) for name in self._frames.collectors},
             notes=(
                 *routes.notes,
+                *(
+                    f"fused mask '{name}' is left out: not all of its pairs are replayed"
+                    for name in self.config.fuse.members().keys() - self._frames.collectors.keys()
+                ),
                 *bag.warnings,
                 *([RANDOM] if segmenter.contract.is_random else []),
             ),
@@ -249,10 +362,6 @@ class _Run:
             dropped[X_EMPTY] = tally.empty
         if tally.unreadable:
             dropped[UNREADABLE] = tally.unreadable
-        scores = None
-        if tally.confusion is not None:
-            names = tuple(self.labels[pair].classes.names)
-            scores = Scores(names, tally.confusion, tally.scored, tally.unlabeled)
         streams = self.config.streams(pair)
         return PairReport(
             modality=self.config.pair(pair).modality.value,
@@ -273,23 +382,46 @@ class _Run:
             lost_events=counts.lost_events,
             cut_events=counts.cut_events,
             first_fault=tally.first_fault,
-            scores=scores,
+            scores=self._scores(pair),
             stages_ms={name: Summary.of(values) for name, values in tally.stages_ms.items()},
         )
 
+    def _fused_report(self, name: str, routes: Routes) -> PairReport:
+        tally, collector = self._tallies[name], self._frames.collectors[name]
+        return PairReport(
+            modality="fused",
+            label_space=self.labels[name].classes.space,
+            topics={"rgb": routes.topic(collector.members[0], Stream.RGB)},
+            rgb=collector.opened,
+            x=0,
+            paired=tally.paired,
+            held=0,
+            rgb_only=tally.rgb_only,
+            dropped={"too_few_members": tally.too_few} if tally.too_few else {},
+            dropped_x={},
+            skew_ms=Summary.of([]),
+            members=collector.members,
+            faults=dict(sorted(tally.faults.items())),
+            scores=self._scores(name),
+            stages_ms={stage: Summary.of(values) for stage, values in tally.stages_ms.items()},
+        )
+
+    def _scores(self, name: str) -> Scores | None:
+        tally = self._tallies[name]
+        if tally.confusion is None:
+            return None
+        names = tuple(self.labels[name].classes.names)
+        return Scores(names, tally.confusion, tally.scored, tally.unlabeled)
+
     def _score(
-        self,
-        paired: Pair,
-        rgb_size: tuple[int, int],
-        labels: NDArray[np.uint8],
-        tally: _Tally,
+        self, name: str, paired: Pair, rgb_size: tuple[int, int], labels: NDArray[np.uint8]
     ) -> NDArray[np.uint8] | None:
         """Truth of a frame in the published label space, after it was counted on RGB's grid."""
-        ground_truth = self._truths.get(paired.name)
+        ground_truth, tally = self._truths.get(name), self._tallies[name]
         if ground_truth is None:
             return None
         if tally.confusion is None:
-            tally.confusion = ConfusionMatrix(len(self.labels[paired.name].classes.names))
+            tally.confusion = ConfusionMatrix(len(self.labels[name].classes.names))
         truth = ground_truth.labels(paired.rgb_stamp_ns)
         if truth is None:
             tally.unlabeled += 1
@@ -300,7 +432,7 @@ class _Run:
                 f"{truth.shape[1]}x{truth.shape[0]}, its RGB image {rgb_size[1]}x"
                 f"{rgb_size[0]}; truth must lie on the RGB image's grid"
             )
-        truth = self.labels[paired.name].grouped(self._translate[paired.name](truth))
+        truth = self.labels[name].grouped(self._translate[name](truth))
         tally.confusion.update(truth, resized_ids(labels, rgb_size))
         tally.scored += 1
         return truth

@@ -25,6 +25,7 @@ from segrgbx_core.base.samples import XForm
 from segrgbx_core.labels.label_space import UNIFIED
 from segrgbx_ros.config.node import NodeConfig, Stream, flatten, read_node_yaml
 from segrgbx_ros.messages.images import stamp_ns
+from segrgbx_ros.pairing.fused import FusedFrames
 from segrgbx_ros.pairing.published_labels import pair_labels
 from segrgbx_ros.replay.bags import Bag, Recorded
 from segrgbx_ros.replay.evaluation import evaluate
@@ -87,10 +88,13 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         segmenter = _load(config)
         classes = {pair: one.classes for pair, one in pair_labels(config, segmenter).items()}
         topics = bag.topics
+        shown = dict(zip(pairs, pairs, strict=True)) | {
+            name: one.members[0] for name, one in FusedFrames(config, pairs).collectors.items()
+        }
         pictures = PictureWriter(
             folder,
             classes,
-            {pair: topics[routes.topic(pair, Stream.RGB)].count for pair in pairs},
+            {name: topics[routes.topic(pair, Stream.RGB)].count for name, pair in shown.items()},
             None if options.overlays == "all" else int(options.overlays),
             config.output.overlay_alpha,
         )
@@ -127,7 +131,17 @@ def _routes(
     infos = [(pair, Stream.RGB_INFO) for pair in _depth_pairs(config, pairs)]
     remaps = parse_remaps(options.remap)
     needed = infos if BagContent.POINTS in contents else ()
-    return find_routes(bag, config, pairs, options.namespace, remaps, needed)
+    routes = find_routes(bag, config, pairs, options.namespace, remaps, needed)
+    for name, one in FusedFrames(config, pairs).collectors.items():
+        first, *others = one.members
+        topic = routes.topic(first, Stream.RGB)
+        for pair in others:
+            if (other := routes.topic(pair, Stream.RGB)) != topic:
+                raise ConfigError(
+                    f"fuse.{name}: '{first}' has RGB of '{topic}', '{pair}' of '{other}'; give "
+                    f"both one topic: --remap {config.topic(pair, Stream.RGB)}:={topic}"
+                )
+    return routes
 
 
 def _warn(bag: Bag) -> None:

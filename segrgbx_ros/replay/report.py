@@ -73,10 +73,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class PairReport:
-    """What became of one RGB-X pair.
+    """What became of one RGB-X pair, or of the frames of one fused mask.
 
     Attributes:
-        modality: name of the modality.
+        modality: name of the modality; `fused` for a fused mask.
         label_space: of its labels.
         topics: recorded topic of each input.
         rgb: RGB messages read.
@@ -96,6 +96,8 @@ class PairReport:
         first_fault: first message that could not be decoded, empty when all could.
         scores: agreement with the truth, None without truth.
         stages_ms: duration of each stage per frame in ms.
+        members: pairs of a fused mask.
+        faults: members whose X did not count: frames by `<pair>: <reason>`.
     """
 
     modality: str
@@ -118,6 +120,13 @@ class PairReport:
     scores: Scores | None = None
     label_space: str = ""
     stages_ms: Mapping[str, Summary] = field(default_factory=dict)
+    members: tuple[str, ...] = ()
+    faults: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What it is, after its name."""
+        return f"fused: {' + '.join(self.members)}" if self.members else self.modality
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, all but the durations: those differ from run to run."""
@@ -140,6 +149,8 @@ class PairReport:
             "lost_events": self.lost_events,
             **({"cut_events": self.cut_events} if self.cut_events else {}),
             "first_fault": self.first_fault,
+            **({"members": list(self.members)} if self.members else {}),
+            **({"faults": dict(self.faults)} if self.members else {}),
             "scores": self.scores.to_dict() if self.scores else None,
         }
 
@@ -213,14 +224,15 @@ class Report:
         )
         lines += [f"- {note}" for note in self.notes]
         for name, pair in self.pairs.items():
-            lines += ["", f"## Pair `{name}` ({pair.modality})", ""]
+            kind = "Fused mask" if pair.members else "Pair"
+            lines += ["", f"## {kind} `{name}` ({pair.title})", ""]
             lines += _score_lines(pair.scores) if pair.scores else ["No truth was given.", ""]
-            lines += _pairing_lines(pair)
+            lines += _fused_lines(pair) if pair.members else _pairing_lines(pair)
         lines += ["", "## Latency per frame", ""]
         lines += _latency_lines(self.stages_ms)
         if len(self.pairs) > 1:
             for name, pair in self.pairs.items():
-                lines += [f"Pair `{name}`:", "", *_latency_lines(pair.stages_ms)]
+                lines += [f"`{name}`:", "", *_latency_lines(pair.stages_ms)]
         lines += [f"The whole replay took {self.wall_s:.1f} s.", "", "## Configuration", ""]
         lines += ["```yaml", yaml.safe_dump(self.config, sort_keys=False).rstrip(), "```"]
         return "\n".join(lines) + "\n"
@@ -244,7 +256,11 @@ class Report:
                     if pair.x_empty
                     else ""
                 )
-                + f", |skew| mean {pair.skew_ms.mean:.1f} ms, max {pair.skew_ms.max:.1f} ms"
+                + (
+                    "".join(f", without {fault} {n}" for fault, n in pair.faults.items())
+                    if pair.members
+                    else f", |skew| mean {pair.skew_ms.mean:.1f} ms, max {pair.skew_ms.max:.1f} ms"
+                )
             )
             if pair.scores:
                 lines.append(f"{name}: {_headline(pair.scores)}")
@@ -322,6 +338,17 @@ def _latency_lines(stages_ms: Mapping[str, Summary]) -> list[str]:
             for name, item in stages_ms.items()
         ],
     )
+
+
+def _fused_lines(pair: PairReport) -> list[str]:
+    rows: list[tuple[Any, ...]] = [
+        ("RGB images", f"{pair.rgb} on `{pair.topics.get('rgb', '')}`"),
+        ("fused", f"{pair.paired}, labels of `{pair.label_space}`"),
+        ("of RGB alone", pair.rgb_only),
+    ]
+    rows += [(f"without {fault}", count) for fault, count in pair.faults.items()]
+    rows += [(f"no mask: {cause}", count) for cause, count in sorted(pair.dropped.items())]
+    return ["", *_table_lines(("frames", ""), rows)]
 
 
 def _pairing_lines(pair: PairReport) -> list[str]:

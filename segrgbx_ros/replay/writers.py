@@ -226,7 +226,8 @@ class PredictionWriter:
             palette = self._palettes[frame.pair]
             picture = overlay.blend(rgb, answer.labels, palette, output.overlay_alpha)
             self._write_image(frame, "overlay", picture, "rgb8")
-        is_depth = self._config.pair(frame.pair).modality is Modality.DEPTH
+        is_pair = frame.pair in self._config.pairs
+        is_depth = is_pair and self._config.pair(frame.pair).modality is Modality.DEPTH
         if BagContent.POINTS in self._contents and is_depth and frame.rgb_info is not None:
             self._write_points(frame, ids)
 

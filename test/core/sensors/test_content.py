@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,8 +16,9 @@ SIZE = (96, 128)
 RGB = np.zeros((*SIZE, 3), np.uint8)
 RNG = np.random.default_rng(0)
 ROOM_MM = np.linspace(1500, 6000, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16)
-WARM = (30000 + 500 * RNG.random(SIZE)).astype(np.uint16)
-MOSAIC = RNG.integers(40, 200, SIZE).astype(np.uint8)
+SMOOTH = cv2.resize(RNG.random((12, 16)), SIZE[::-1])
+WARM = (30000 + 500 * SMOOTH).astype(np.uint16)
+MOSAIC = (40 + 160 * SMOOTH).astype(np.uint8)
 
 
 def content(modality, x, form=XForm.RAW, stamp_ns=0, encoding=None, sensor=None):
@@ -99,6 +101,30 @@ def test_one_depth_all_over_is_suspect_and_may_be_a_wall():
     assert not found.is_empty
 
 
+@pytest.mark.parametrize(
+    ("modality", "smooth"),
+    [
+        (Modality.THERMAL, WARM),
+        (Modality.DEPTH, ROOM_MM),
+        (Modality.POLARIZATION, MOSAIC),
+        (Modality.DEPTH, np.where(RNG.random(SIZE) < 0.5, ROOM_MM, 0)),
+    ],
+)
+def test_noise_is_named_and_what_is_measured_is_none(modality, smooth):
+    sensor = {"layout": "mosaic"} if modality is Modality.POLARIZATION else None
+    assert not content(modality, smooth, sensor=sensor).is_noise
+    shuffled = RNG.permuted(RNG.permuted(smooth, axis=0), axis=1)
+    found = content(modality, shuffled, sensor=sensor)
+    assert found.is_noise
+    assert "neighbouring pixels are unrelated (correlation" in found.problem
+    assert not found.is_empty
+
+
+def test_sparse_depth_is_no_noise():
+    sparse = np.where(RNG.random((480, 640)) < 0.01, RNG.integers(2000, 40000, (480, 640)), 0)
+    assert not content(Modality.DEPTH, sparse.astype(np.uint16)).is_noise
+
+
 def test_sparse_depth_is_no_empty_depth():
     """The grid that is looked at first misses all of its pixels."""
     sparse = np.zeros((480, 640), np.uint16)
@@ -125,7 +151,7 @@ def test_every_depth_encoding_has_a_content(representation):
         (WARM, {"normalization": "fixed"}, ""),
         (WARM / np.float32(100) - np.float32(273.15), {}, ""),
         ((100 + RNG.integers(0, 2, SIZE)).astype(np.uint8), {}, "flat"),
-        (RNG.integers(0, 255, SIZE).astype(np.uint8), {"normalization": "passthrough8"}, ""),
+        ((255 * SMOOTH).astype(np.uint8), {"normalization": "passthrough8"}, ""),
         (full(30000, np.uint16), {}, "flat, 98 % of the pixels within 0 counts around 30000"),
         ((30000 + RNG.integers(0, 2, SIZE)).astype(np.uint16), {}, "flat, 98 % of the pixels"),
         (full(21.5, np.float32), {}, "within 0 degC around 21.5: shutter closed"),
@@ -134,7 +160,7 @@ def test_every_depth_encoding_has_a_content(representation):
         (
             WARM / np.float64(100),
             {"normalization": "fixed"},
-            "no pixel within -20 to 60 degC, median 302.5 degC: kelvin?",
+            "no pixel within -20 to 60 degC, median 302.7 degC: kelvin?",
         ),
         (
             WARM // 4,
