@@ -9,10 +9,11 @@ import torch
 import yaml
 
 from segrgbx_core.base.errors import DataError
-from segrgbx_core.base.modality import Modality
-from segrgbx_core.base.samples import Prediction, RgbxSample
+from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.samples import Events, Prediction, RgbxSample
 from segrgbx_core.labels.label_space import VOID, synthetic_label_space
 from segrgbx_core.labels.tables import DELIVER, SYNTHETIC_STREET
+from segrgbx_core.runtime.batch import InputConfig
 from segrgbx_core.runtime.checkpoint import random_checkpoint
 from training.data.datasets import Labelled, open_reader
 from training.experiments.yardsticks import (
@@ -28,6 +29,7 @@ from training.experiments.yardsticks import (
     main,
     read_boxes,
 )
+from training.world.records import Record, save_record
 
 
 class Painter:
@@ -173,6 +175,48 @@ def test_the_page_of_made_up_folders(tmp_path, capsys):
         assert f"roadscene val (2), X {source}" in printed
     assert "of 1 (" in printed
     assert "| depth |" in printed
+
+
+def test_embeddings_are_exchanged_for_every_sensor_of_rendered_scenes(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    high, wide = 32, 48
+    (tmp_path / "test").mkdir()
+    for seed in range(2):
+        events = Events(
+            x=rng.integers(0, wide, 50).astype(np.uint16),
+            y=rng.integers(0, high, 50).astype(np.uint16),
+            t_ns=np.sort(rng.integers(0, 50_000_000, 50)),
+            p=rng.integers(0, 2, 50, dtype=np.uint8),
+            width=wide,
+            height=high,
+        )
+        record = Record(
+            seed=seed,
+            stamp_ns=0,
+            x_stamp_ns=50_000_000,
+            rgb=rng.integers(0, 256, (high, wide, 3), dtype=np.uint8),
+            labels=rng.integers(0, 16, (high, wide), dtype=np.uint8),
+            thermal=rng.integers(28000, 31000, (high, wide), dtype=np.uint16),
+            depth=rng.uniform(1, 50, (high, wide)).astype(np.float32),
+            depth_truth=rng.uniform(1, 50, (high, wide)).astype(np.float32),
+            events=events,
+            polarization=rng.integers(0, 4096, (high, wide, 4), dtype=np.uint16),
+            light_field=rng.integers(0, 256, (1, high, wide, 3), dtype=np.uint8),
+        )
+        save_record(tmp_path / "test" / f"{seed:05d}_00.npz", record)
+    checkpoint = tmp_path / "random.safetensors"
+    random_checkpoint(
+        checkpoint,
+        input=InputConfig(height=high, width=wide),
+        label_space=synthetic_label_space().to_dict(),
+    )
+    assert main([str(checkpoint), "--scenes", str(tmp_path), "--device", "cpu"]) == 0
+    rows = capsys.readouterr().out.splitlines()[4:]
+    cells = [row.strip("| ").split(" | ") for row in rows if row]
+    assert [name for name, *_ in cells] == [str(one) for one in MODALITIES]
+    for _, miou, *changes in cells:
+        assert 0 < float(miou) < 100
+        assert all("±" in change for change in changes)
 
 
 @pytest.mark.parametrize("groups", [CAMVID, ROADSCENE])
