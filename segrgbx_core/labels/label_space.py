@@ -43,11 +43,28 @@ class PublishedLabels(ClassTable):
         space: `unified` or a data set's name.
         hash: fingerprint of the checkpoint's label space.
         unlabeled_id: id of unlabeled pixels.
+        fixed_ids: an id in [0, 254] per class, none twice; empty: the position is the id.
     """
 
     space: str
     hash: str
     unlabeled_id: int = VOID
+    fixed_ids: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Ids of the classes, in the order of `names`."""
+        return self.fixed_ids or super().ids
+
+    def positions(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Positions in `names` from ids, such as scores are counted by; void stays void.
+
+        Args:
+            labels: uint8, any shape.
+        """
+        if not self.fixed_ids:
+            return labels
+        return np.take(_table(self.fixed_ids, range(self.num_classes)), labels)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ uint8 (256, 3) as `labels.palette_array` makes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -105,7 +105,7 @@ def present_ids(*label_maps: NDArray[np.uint8]) -> list[int]:
 
 
 def legend(
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[int, str],
     palette: NDArray[np.uint8],
     ids: Sequence[int] | None = None,
     width: int = 960,
@@ -114,7 +114,7 @@ def legend(
     """Swatches with class names in columns.
 
     Args:
-        names: class names by id.
+        names: class names by id; a list's positions are ids.
         palette: uint8 (256, 3).
         ids: classes to show, in this order; all when left out.
         width: of the picture, in pixels.
@@ -124,7 +124,8 @@ def legend(
         uint8 (as high as needed, width, 3).
     """
     _check_palette(palette)
-    shown = list(range(len(names))) if ids is None else list(ids)
+    every = list(names) if isinstance(names, Mapping) else range(len(names))
+    shown = list(every if ids is None else ids)
     swatch, line = 14, 24
     longest = max((text_width(names[i], BODY_PX) for i in shown), default=0)
     columns = max(1, (width + 24) // (swatch + 8 + longest + 24))
@@ -147,7 +148,8 @@ def contact_sheet(
     *,
     heading: str = "",
     note: str = "",
-    legend_classes: tuple[Sequence[str], NDArray[np.uint8], Sequence[int]] | None = None,
+    legend_classes: tuple[Sequence[str] | Mapping[int, str], NDArray[np.uint8], Sequence[int]]
+    | None = None,
     cell_width: int = 320,
     theme: Theme = DARK,
 ) -> Picture:

@@ -24,6 +24,7 @@ Unified colours are unique; the data sets' own palettes clash with each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,14 +54,14 @@ class ClassTable:
         return len(self.names)
 
     @property
-    def ids(self) -> range:
-        """Ids of the classes."""
+    def ids(self) -> Sequence[int]:
+        """Ids of the classes, in the order of `names`."""
         return range(len(self.names))
 
     def palette_array(self) -> NDArray[np.uint8]:
         """Colour table uint8 (256, 3) to index with label maps; void and unused ids are black."""
         colours = np.zeros((256, 3), np.uint8)
-        colours[: len(self.palette)] = self.palette
+        colours[list(self.ids)] = self.palette
         return colours
 
     def check(self, place: str) -> None:

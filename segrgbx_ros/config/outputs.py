@@ -41,7 +41,7 @@ class LabelConfig(Config):
     file: PathText = option(
         "",
         doc="YAML that gathers classes of the label space into classes of your own (names, "
-        "colours); empty: publish them as they are",
+        "colours, ids); empty: publish them as they are",
     )
     palette_file: PathText = option("", doc="YAML with other colours by class name; empty: none")
     min_confidence: float = option(

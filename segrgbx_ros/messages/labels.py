@@ -8,7 +8,8 @@
       - {name: drivable, rgb: [128, 64, 128], members: [road, lane marking]}
       - {name: person, rgb: [220, 20, 60], members: [pedestrian, rider]}
 
-The position in the list is the id. Classes that no entry names become unlabeled.
+The position in the list is the id, or an entry says it: `{id: 11, name: person, ...}`, for readers
+that expect fixed ids; then every entry does. Classes that no entry names become unlabeled.
 `label.palette_file` maps class names to colours: `road: [90, 90, 90]`.
 """
 
@@ -37,12 +38,13 @@ class ClassGroup(Config):
     name: str = option(doc="what it is called in label_map and label_info")
     rgb: tuple[int, int, int] = option(doc="its colour, 0 to 255 each")
     members: tuple[str, ...] = option(doc="names of the classes that it is made of")
+    id: int | None = option(None, doc="its id in the masks; for every class or for none")
 
 
 class LabelFile(Config):
     """The content of `label.file`."""
 
-    classes: tuple[ClassGroup, ...] = option(doc="classes; the position is the id")
+    classes: tuple[ClassGroup, ...] = option(doc="classes; without ids the position is the id")
 
 
 def label_map_text(labels: PublishedLabels) -> str:
@@ -65,12 +67,14 @@ def parse_label_map(text: str) -> PublishedLabels:
     """Reads what `label_map_text` wrote."""
     data = json.loads(text)
     classes = sorted(data["classes"], key=lambda entry: entry["id"])
+    ids = tuple(entry["id"] for entry in classes)
     return PublishedLabels(
         names=tuple(entry["name"] for entry in classes),
         palette=tuple(tuple(entry["rgb"]) for entry in classes),
         space=data["label_space"],
         hash=data["hash"],
         unlabeled_id=data["unlabeled_id"],
+        fixed_ids=ids if ids != tuple(range(len(ids))) else (),
     )
 
 
@@ -99,15 +103,17 @@ def read_label_file(
         the new classes, and uint8 (256,): new id by old one, void for classes that belong to none.
 
     Raises:
-        ConfigError: when it cannot be read, names a class that there is not, or one twice.
+        ConfigError: when it cannot be read, names a class that there is not, or one twice, or an
+            id is out of range or given twice.
     """
     groups = read_yaml(LabelFile, path).classes
     if not 1 <= len(groups) < VOID:
         raise ConfigError(f"{path}: classes: {len(groups)} of them; allowed are 1 to {VOID - 1}")
+    fixed_ids = _fixed_ids(path, groups)
     table = np.full(256, VOID, np.uint8)
     ids = dict(zip(labels.names, labels.ids, strict=True))
     owners: dict[str, str] = {}
-    for number, group in enumerate(groups):
+    for number, group in zip(fixed_ids or tuple(range(len(groups))), groups, strict=True):
         _check_colour(group.rgb, f"{path}: '{group.name}'")
         if [other.name for other in groups].count(group.name) > 1:
             raise ConfigError(f"{path}: class '{group.name}' stands twice")
@@ -120,7 +126,13 @@ def read_label_file(
                 )
             owners[member] = group.name
             table[ids[member]] = number
-    meaning = json.dumps([[group.name, sorted(group.members)] for group in groups])
+    numbers = [[number] for number in fixed_ids] or [[]] * len(groups)
+    meaning = json.dumps(
+        [
+            [group.name, sorted(group.members), *number]
+            for group, number in zip(groups, numbers, strict=True)
+        ]
+    )
     fingerprint = hashlib.sha256(meaning.encode()).hexdigest()[:16]
     grouped = replace(
         labels,
@@ -128,6 +140,7 @@ def read_label_file(
         names=tuple(group.name for group in groups),
         palette=tuple(group.rgb for group in groups),
         hash=f"{labels.hash}-{fingerprint}",
+        fixed_ids=fixed_ids,
     )
     return grouped, table
 
@@ -147,6 +160,32 @@ def read_palette_file(path: Path | str, labels: PublishedLabels) -> PublishedLab
         _check_name(name, labels.names, f"{path}")
         colours[name] = _check_colour(colour, f"{path}: '{name}'")
     return replace(labels, palette=tuple(colours[name] for name in labels.names))
+
+
+def _fixed_ids(path: Path | str, groups: Sequence[ClassGroup]) -> tuple[int, ...]:
+    """The ids that the entries give, none where they give none."""
+    owners: dict[int, str] = {}
+    for group in groups:
+        if group.id is None:
+            continue
+        if not 0 <= group.id < VOID:
+            raise ConfigError(
+                f"{path}: '{group.name}': id {group.id} is outside [0, {VOID - 1}]; {VOID} marks "
+                "pixels without an answer (label.unlabeled_id renames it)"
+            )
+        if group.id in owners:
+            raise ConfigError(
+                f"{path}: id {group.id} is that of '{owners[group.id]}' and of '{group.name}'; "
+                "give each class its own"
+            )
+        owners[group.id] = group.name
+    without = [group.name for group in groups if group.id is None]
+    if owners and without:
+        raise ConfigError(
+            f"{path}: '{without[0]}' has no id, but '{next(iter(owners.values()))}' has; give "
+            "every class one, or none"
+        )
+    return tuple(owners)
 
 
 def _check_name(name: str, names: Sequence[str], place: str) -> None:

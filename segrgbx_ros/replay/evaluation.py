@@ -432,8 +432,10 @@ class _Run:
                 f"{truth.shape[1]}x{truth.shape[0]}, its RGB image {rgb_size[1]}x"
                 f"{rgb_size[0]}; truth must lie on the RGB image's grid"
             )
-        truth = self.labels[name].grouped(self._translate[name](truth))
-        tally.confusion.update(truth, resized_ids(labels, rgb_size))
+        own = self.labels[name]
+        truth = own.grouped(self._translate[name](truth))
+        answer = resized_ids(labels, rgb_size)
+        tally.confusion.update(own.classes.positions(truth), own.classes.positions(answer))
         tally.scored += 1
         return truth
 

@@ -28,7 +28,7 @@ class Scores:
     """Agreement with the truth.
 
     Attributes:
-        names: class names; position is the id.
+        names: class names; the position is that in `confusion`.
         confusion: pixels by true and predicted class.
         frames: frames with truth.
         unlabeled_frames: predictions without truth of the same stamp.

@@ -135,7 +135,9 @@ class PictureWriter:
             their paths, none without frames.
         """
         pairs = list(dict.fromkeys(pair for pair, *_ in self._rows))
-        looks = {(one.names, one.palette) for one in map(self._labels.__getitem__, pairs)}
+        looks = {
+            (one.names, one.palette, one.fixed_ids) for one in map(self._labels.__getitem__, pairs)
+        }
         groups = [pairs] if len(looks) == 1 else [[pair] for pair in pairs]
         paths = []
         for group in groups:
@@ -285,7 +287,8 @@ def sheet(
             cell.append(None if row.truth is None else overlay.colourise(row.truth, palette))
         cells.append([*cell, overlay.colourise(row.labels, palette)])
     maps = [item for row in rows for item in (row.labels, row.truth) if item is not None]
-    classes = (labels.names, palette, overlay.present_ids(*maps))
+    names = dict(zip(labels.ids, labels.names, strict=True))
+    classes = (names, palette, overlay.present_ids(*maps))
     return overlay.contact_sheet(
         cells, titles, captions, heading=heading, note=note, legend_classes=classes
     )

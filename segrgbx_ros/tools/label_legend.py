@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     labels = labels_of(options)
     if options.out:
-        write_image(options.out, overlay.legend(labels.names, labels.palette_array()))
+        names = dict(zip(labels.ids, labels.names, strict=True))
+        write_image(options.out, overlay.legend(names, labels.palette_array()))
     sys.stdout.write(legend_text(labels) + "\n")
     return 0
 

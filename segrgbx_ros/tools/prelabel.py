@@ -30,7 +30,7 @@ class Drafter(Protocol):
     """Labels samples.
 
     Attributes:
-        names: class names; position is the id.
+        names: class names; the position is the id of drafts.
         palette: a colour per class.
     """
 
@@ -56,12 +56,13 @@ class CheckpointDrafter:
         labels = pair_labels(config, segmenter)
         self._predictor = PairPredictor(segmenter, labels, config.label.min_confidence)
         self._pair = pair
-        self.names: Sequence[str] = labels[pair].classes.names
-        self.palette: Sequence[Rgb] = labels[pair].classes.palette
+        self._classes = labels[pair].classes
+        self.names: Sequence[str] = self._classes.names
+        self.palette: Sequence[Rgb] = self._classes.palette
 
     def draft(self, sample: RgbxSample) -> Labels:
         """See `Drafter.draft`."""
-        return self._predictor.answer(sample, self._pair).labels
+        return self._classes.positions(self._predictor.answer(sample, self._pair).labels)
 
 
 class PublicDrafter:

@@ -57,6 +57,45 @@ def test_classes_are_grouped(tmp_path):
     assert table[ids].tolist() == [0, 0, 1, 255]
 
 
+FIXED = """
+classes:
+  - {name: person, rgb: [9, 8, 7], members: [person], id: 11}
+  - {name: ground, rgb: [1, 2, 3], members: [road, road line], id: 2}
+"""
+
+
+def test_classes_keep_the_ids_that_the_file_gives(tmp_path):
+    path = written(tmp_path, FIXED)
+    fixed, table = read_label_file(path, LABELS)
+    assert fixed.ids == (11, 2)
+    asked = [SPACE.names.index(name) for name in ("road", "road line", "person", "sky")]
+    assert table[asked].tolist() == [2, 2, 11, 255]
+    assert fixed.palette_array()[[2, 11]].tolist() == [[1, 2, 3], [9, 8, 7]]
+    assert fixed.positions(np.uint8([[11, 2], [255, 3]])).tolist() == [[0, 1], [255, 255]]
+    assert legend_text(fixed).splitlines()[0].split() == ["11", "person", "9", "8", "7"]
+    back = parse_label_map(label_map_text(fixed))
+    assert dict(zip(back.ids, back.names, strict=True)) == {2: "ground", 11: "person"}
+    other = read_label_file(written(tmp_path, FIXED.replace("11", "12"), "o.yaml"), LABELS)[0]
+    assert other.hash != fixed.hash, "another id is another meaning of masks"
+    painted = read_palette_file(written(tmp_path, "ground: [4, 4, 4]\n", "p.yaml"), fixed)
+    assert painted.palette_array()[2].tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("id: 11", "id: 2"), "id 2 is that of 'person' and of 'ground'"),
+        (("id: 11", "id: 255"), "'person': id 255 is outside .0, 254.; 255 marks"),
+        (("id: 11", "id: -1"), "'person': id -1 is outside"),
+        ((", id: 11", ""), "'person' has no id, but 'ground' has; give every class one"),
+        (("id: 11", "id: eleven"), "classes.0.id"),
+    ],
+)
+def test_wrong_ids_are_refused_in_words(tmp_path, change, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        read_label_file(written(tmp_path, FIXED.replace(*change)), LABELS)
+
+
 def test_other_members_are_another_label_space(tmp_path):
     first = written(tmp_path, GROUPS)
     other = written(tmp_path, GROUPS.replace("road, road line", "road"), "other.yaml")

@@ -80,6 +80,23 @@ def test_classes_of_the_vehicles_own(segmenter, groups):
     np.testing.assert_array_equal(answer.confidence, before.confidence)
 
 
+def test_fixed_ids_are_published_and_void_may_be_0(segmenter, groups):
+    groups.write_text(GROUPS.replace("[road, road line]", "[road, road line], id: 40"))
+    with pytest.raises(ConfigError, match="'people' has no id, but 'drivable' has"):
+        pair_labels(node_config({"label.file": str(groups)}), segmenter)
+    groups.write_text(groups.read_text().replace("[person]", "[person], id: 7"))
+    config = node_config({"label.file": str(groups), "label.unlabeled_id": 0})
+    (labels,) = pair_labels(config, segmenter).values()
+    described = json.loads(label_map_text(labels.classes))
+    assert described["unlabeled_id"] == 0
+    assert [(entry["id"], entry["name"]) for entry in described["classes"]] == [
+        (40, "drivable"),
+        (7, "people"),
+    ]
+    with pytest.raises(ConfigError, match="unlabeled_id: 7 is the id of 'people'"):
+        pair_labels(node_config({"label.file": str(groups), "label.unlabeled_id": 7}), segmenter)
+
+
 def test_colours_from_a_file(tmp_path, segmenter):
     path = tmp_path / "palette.yaml"
     path.write_text("road: [90, 91, 92]\n")

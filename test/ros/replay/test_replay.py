@@ -1,6 +1,7 @@
 """Segmenting and scoring a recording without ROS."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -14,8 +15,14 @@ from segrgbx_core.bags.bag_writer import BagWriter
 from segrgbx_core.bags.message_types import CAMERA_INFO
 from segrgbx_core.base.errors import ConfigError, DataError
 from segrgbx_core.base.images import encode_image, read_image, write_image
-from segrgbx_core.labels.label_space import UNIFIED, VOID, synthetic_label_space
+from segrgbx_core.labels.label_space import (
+    UNIFIED,
+    VOID,
+    synthetic_label_space,
+    unified_label_space,
+)
 from segrgbx_ros.config.node import Stream, node_config
+from segrgbx_ros.messages.images import any_array
 from segrgbx_ros.replay.bags import Bag
 from segrgbx_ros.replay.evaluation import RANDOM
 from segrgbx_ros.replay.ground_truth import FolderGroundTruth, TopicGroundTruth, to_ids, translator
@@ -320,6 +327,32 @@ def test_other_truth_space_and_folder(recording, config, tmp_path):
     assert report["label_space"]["name"] == "deliver"
     assert report["pairs"]["thermal"]["scores"]["frames"] == FRAMES
     assert not list((tmp_path / "out").glob("overlay_*"))
+
+
+def test_classes_with_ids_of_their_own_score_as_without(recording, config, tmp_path):
+    """Frames 1 and 2 are labelled with unified ids 1 and 2 in the recording."""
+    names = unified_label_space().names
+    entries = [
+        f"  - {{name: {name}, rgb: [{place}, 9, 9], members: [{name!r}], id: {number}}}"
+        for place, (name, number) in enumerate(zip(names[:3], (200, 7, 30), strict=True))
+    ]
+    found = {}
+    for kind in ("fixed", "plain"):
+        file = tmp_path / f"{kind}.yaml"
+        text = "\n".join(["classes:", *entries])
+        file.write_text(text if kind == "fixed" else re.sub(r", id: \d+", "", text))
+        out = tmp_path / kind
+        more = ["--set", f"label.file={file}", "--write-bag", str(out / "bag")]
+        assert run(recording, config, out, *more) == 0
+        report = json.loads((out / "report.json").read_text())
+        found[kind] = report["pairs"]["thermal"]["scores"]
+        assert (out / "contact_sheet.png").is_file()
+        with Bag(out / "bag") as bag:
+            masks = [any_array(bag.decode(m)) for m in bag.messages({"/thermal/mask"})]
+        ids = set(np.unique(masks)) - {VOID}
+        assert ids <= ({200, 7, 30} if kind == "fixed" else {0, 1, 2})
+    assert found["fixed"] == found["plain"]
+    assert found["fixed"]["confusion"]["matrix"], "something was scored"
 
 
 def test_checkpoint_is_named_in_the_report(recording, config, tmp_path):
