@@ -6,6 +6,9 @@ same order, `x_topic:=/thermal/image,/depth/image`, or once for all, `rgb_topic:
 
 import os
 import shutil
+import sys
+import tempfile
+from difflib import get_close_matches
 from pathlib import Path
 
 from launch import LaunchDescription
@@ -14,10 +17,12 @@ from launch.actions import (
     ExecuteProcess,
     LogInfo,
     OpaqueFunction,
+    RegisterEventHandler,
     SetEnvironmentVariable,
 )
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
 
 HOME = Path(__file__).resolve().parents[1]
 CONFIG = HOME / "config"
@@ -51,7 +56,12 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error or fatal", ""),
     "rviz": ("false", "true to open RViz", ""),
     "rviz_config": ("", "what RViz shows; empty: images, for pair:=depth its cloud too", ""),
-    "fixed_frame": ("", "RViz's fixed frame; empty: that of rviz_config", ""),
+    "fixed_frame": (
+        "",
+        "RViz's fixed frame: that of RGB's header where TF has no other; empty: the demo's, else "
+        "that of rviz_config",
+        "",
+    ),
     "bag": ("", "recording to play with its clock; demo: the shipped one and its weights", ""),
     "fastdds_profile": (
         str(CONFIG / "fastdds_large_images.xml"),
@@ -81,6 +91,7 @@ def generate_launch_description():
 
 
 def _actions(context):
+    _check_names(sys.argv)
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     pairs = value["pair"].split(",")
     if value["bag"] == "demo":
@@ -101,18 +112,17 @@ def _actions(context):
         if topic
     ]
     file = pairs[0] if len(pairs) == 1 else "multi"
-    actions = [
-        Node(
-            package="segrgbx_ros",
-            executable="segrgbx_node",
-            name="segrgbx",
-            namespace=value["namespace"],
-            parameters=[value["params_file"] or str(CONFIG / f"{file}.yaml"), parameters],
-            remappings=remappings,
-            arguments=["--ros-args", "--log-level", value["log_level"]],
-            output="screen",
-        )
-    ]
+    node = LifecycleNode(
+        package="segrgbx_ros",
+        executable="segrgbx_node",
+        name="segrgbx",
+        namespace=value["namespace"],
+        parameters=[value["params_file"] or str(CONFIG / f"{file}.yaml"), parameters],
+        remappings=remappings,
+        arguments=["--ros-args", "--log-level", value["log_level"]],
+        output="screen",
+    )
+    actions = [node]
     # A program that is missing ends launch at once, while the node that was started goes on.
     if value["rviz"].lower() == "true":
         if _has_rviz():
@@ -122,8 +132,7 @@ def _actions(context):
     if value["bag"]:
         if shutil.which("ros2") is None:
             raise RuntimeError("bag: 'ros2' is not found, which plays it; source the workspace")
-        play = ["ros2", "bag", "play", value["bag"], "--clock"]
-        actions.append(ExecuteProcess(cmd=play, output="screen"))
+        actions.insert(0, _play_once_active(node, value["bag"]))
     if value["fastdds_profile"] and _uses_fastdds() and not os.environ.get(PROFILE_VARIABLE):
         actions.insert(0, SetEnvironmentVariable(PROFILE_VARIABLE, value["fastdds_profile"]))
     return actions
@@ -138,8 +147,38 @@ def _take_demo(value):
         "checkpoint": value["checkpoint"] or str(DEMO / "segrgbx_tiny.safetensors"),
         "rgb_topic": value["rgb_topic"] or "/thermal/rgb/image",
         "x_topic": value["x_topic"] or "/thermal/x/image",
+        "fixed_frame": value["fixed_frame"] or "thermal_rgb_optical_frame",
     }
     value.update(shipped)
+
+
+def _play_once_active(node, bag):
+    """Plays a recording as soon as the node listens, however long it takes to load its model."""
+    play = ExecuteProcess(cmd=["ros2", "bag", "play", bag, "--clock"], output="screen")
+    active = OnStateTransition(
+        target_lifecycle_node=node, goal_state="active", entities=[play], handle_once=True
+    )
+    return RegisterEventHandler(active)
+
+
+def _check_names(words):
+    """Refuses arguments that there are not: launch itself takes any name and does nothing with it.
+
+    Only where the command line starts a file of this package; whoever includes one may have
+    arguments of their own.
+    """
+    files = [place for place, word in enumerate(words) if word.endswith(".launch.py")]
+    if not files:
+        return
+    package, file = words[files[0] - 1], Path(words[files[0]])
+    if package != "segrgbx_ros" and file.resolve().parent != Path(__file__).resolve().parent:
+        return
+    for name in (word.split(":=", 1)[0] for word in words[files[0] + 1 :] if ":=" in word):
+        if name not in ARGUMENTS:
+            near = "".join(
+                f", did you mean '{one}'?" for one in get_close_matches(name, ARGUMENTS, 1)
+            )
+            raise RuntimeError(f"unknown argument '{name}'{near or '; --show-args lists all'}")
 
 
 def _for_each(argument, text, pairs):
@@ -157,7 +196,7 @@ def _rviz(value, pair, remapped):
     """RViz's files name the topics of one pair; remapping shows the first one asked for."""
     home = f"/{value['namespace']}/{pair}".replace("//", "/")
     shown = "depth" if pair == "depth" and not value["rviz_config"] else "thermal"
-    view = value["rviz_config"] or str(CONFIG / VIEWS[shown])
+    view = value["rviz_config"] or _view(shown, pair, value, remapped)
     names = ("overlay", "mask_color", "confidence", "x/preview", "rgb/image", "points")
     remappings = {f"/segrgbx/{shown}/{name}": f"{home}/{name}" for name in names}
     if f"{pair}/rgb/image" in remapped:
@@ -170,6 +209,21 @@ def _rviz(value, pair, remapped):
         remappings=list(remappings.items()),
         output="screen",
     )
+
+
+def _view(shown, pair, value, remapped):
+    """The shipped file; where RGB travels compressed, a copy that shows it so."""
+    file = CONFIG / VIEWS[shown]
+    is_compressed = value["bag"] == str(DEMO / "thermal") or "compressed" in value["rgb_transport"]
+    if not is_compressed:
+        return str(file)
+    home = f"/{value['namespace']}/{pair}".replace("//", "/")
+    topic = remapped.get(f"{pair}/rgb/image", f"{home}/rgb/image")
+    topic = topic if topic.endswith("/compressed") else f"{topic}/compressed"
+    text = file.read_text(encoding="utf-8")
+    copy = Path(tempfile.mkdtemp(prefix="segrgbx_")) / file.name
+    copy.write_text(text.replace(f"/segrgbx/{shown}/rgb/image", topic), encoding="utf-8")
+    return str(copy)
 
 
 def _has_rviz():

@@ -69,9 +69,17 @@ def test_the_fast_dds_profile_enlarges_shared_memory_and_keeps_udp():
     ],
 )
 def test_rviz_shows_what_the_node_publishes(file, pair, names):
-    view = yaml.safe_load((CONFIG / file).read_text())["Visualization Manager"]
+    content = yaml.safe_load((CONFIG / file).read_text())
+    view = content["Visualization Manager"]
+    state = bytes.fromhex(content["Window Geometry"]["QMainWindow State"])
+    for item in view["Displays"]:
+        if item["Class"].endswith("/Image"):  # a panel that the state does not name gets no place
+            assert item["Name"].encode("utf-16-be") in state
+            assert item["Name"] in content["Window Geometry"]
     shown = {item["Topic"]["Value"]: item["Topic"] for item in view["Displays"] if "Topic" in item}
     assert set(shown) == {f"/segrgbx/{pair}/{name}" for name in names}
+    frame = view["Global Options"]["Fixed Frame"]
+    assert frame.endswith("_optical_frame"), "REP 103: frames of images end so"
     for topic, policies in shown.items():
         is_sensor = topic.endswith("rgb/image")
         reliability = "Best Effort" if is_sensor else "Reliable"

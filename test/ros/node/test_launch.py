@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import yaml
 
 from segrgbx_core.base.modality import MODALITIES
 from segrgbx_ros.config.node import node_config, read_node_yaml
@@ -46,12 +47,14 @@ def stand_ins(monkeypatch):
             "IncludeLaunchDescription",
             "LogInfo",
             "OpaqueFunction",
+            "RegisterEventHandler",
             "SetEnvironmentVariable",
         ],
         "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
         "launch.substitutions": [],
         "launch_ros": [],
-        "launch_ros.actions": ["Node"],
+        "launch_ros.actions": ["LifecycleNode", "Node"],
+        "launch_ros.event_handlers": ["OnStateTransition"],
     }
     for name, kinds in names.items():
         module = ModuleType(name)
@@ -60,6 +63,7 @@ def stand_ins(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     install(monkeypatch, {"rviz2"})
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("sys.argv", ["ros2", "launch", "segrgbx_ros", "segrgbx.launch.py"])
     sys.modules["launch.substitutions"].LaunchConfiguration = lambda name: SimpleNamespace(
         perform=lambda context: context[name]
     )
@@ -91,10 +95,17 @@ def only(found, kind, package=None):
     return one
 
 
+def played(found):
+    """What plays the recording, and what it waits for."""
+    (handler,) = only(found, "RegisterEventHandler").args
+    (play,) = handler.entities
+    return play.cmd, handler
+
+
 def test_by_default_one_node_with_the_shipped_parameters(stand_ins):
     found = actions()
-    assert [action.kind for action in found] == ["SetEnvironmentVariable", "Node"]
-    node = only(found, "Node")
+    assert [action.kind for action in found] == ["SetEnvironmentVariable", "LifecycleNode"]
+    node = only(found, "LifecycleNode")
     assert (node.package, node.name, node.namespace) == ("segrgbx_ros", "segrgbx", "segrgbx")
     assert (ROOT / "resource" / "lib" / node.executable).is_file()
     assert node.parameters == [str(ROOT / "config" / "thermal.yaml"), {}]
@@ -102,7 +113,9 @@ def test_by_default_one_node_with_the_shipped_parameters(stand_ins):
 
 
 def test_topic_arguments_become_remappings(stand_ins):
-    node = only(actions(pair="depth", rgb_topic="/cam/color", x_topic="/cam/depth"), "Node")
+    node = only(
+        actions(pair="depth", rgb_topic="/cam/color", x_topic="/cam/depth"), "LifecycleNode"
+    )
     assert node.remappings == [("depth/rgb/image", "/cam/color"), ("depth/x/image", "/cam/depth")]
 
 
@@ -119,7 +132,7 @@ def test_other_arguments_become_parameters_that_the_node_knows(stand_ins):
         "use_sim_time": "true",
         "autostart": "False",
     }
-    _, parameters = only(actions(**given), "Node").parameters
+    _, parameters = only(actions(**given), "LifecycleNode").parameters
     assert parameters.pop("use_sim_time") is True
     config = node_config(parameters)
     assert config.autostart is False
@@ -130,8 +143,11 @@ def test_other_arguments_become_parameters_that_the_node_knows(stand_ins):
 
 def test_a_recording_brings_its_clock(stand_ins):
     found = actions(bag="/data/drive")
-    assert only(found, "ExecuteProcess").cmd == ["ros2", "bag", "play", "/data/drive", "--clock"]
-    assert only(found, "Node").parameters[1] == {"use_sim_time": True}
+    cmd, handler = played(found)
+    assert cmd == ["ros2", "bag", "play", "/data/drive", "--clock"]
+    assert handler.target_lifecycle_node is only(found, "LifecycleNode")
+    assert (handler.goal_state, handler.handle_once) == ("active", True)
+    assert only(found, "LifecycleNode").parameters[1] == {"use_sim_time": True}
 
 
 def test_rviz_is_remapped_to_the_pair(stand_ins):
@@ -148,7 +164,7 @@ def test_without_rviz_the_rest_starts_and_says_so(stand_ins, monkeypatch):
     install(monkeypatch, set())
     found = actions(rviz="true", bag="/data/drive")
     kinds = [action.kind for action in found]
-    assert kinds == ["SetEnvironmentVariable", "LogInfo", "Node", "ExecuteProcess"]
+    assert kinds == ["SetEnvironmentVariable", "RegisterEventHandler", "LogInfo", "LifecycleNode"]
     assert "'rviz2' is not installed; going on without it" in only(found, "LogInfo").msg
 
 
@@ -205,7 +221,7 @@ def test_several_pairs_take_lists_or_one_value_for_all(stand_ins):
             x_transport="compressed",
             label_space="mfnet,nyu40",
         ),
-        "Node",
+        "LifecycleNode",
     )
     file, parameters = node.parameters
     assert Path(file).name == "multi.yaml"
@@ -235,8 +251,8 @@ def test_a_replay_plays_the_shipped_recording_unless_another_is_named(stand_ins)
     bag, rviz, include = described("bag_replay.launch.py")
     assert (bag.args, bag.default_value) == (("bag",), "demo")
     found = actions(bag=bag.default_value)
-    assert only(found, "ExecuteProcess").cmd[3] == str(ROOT / "resource" / "demo" / "thermal")
-    node = only(found, "Node")
+    assert played(found)[0][3] == str(ROOT / "resource" / "demo" / "thermal")
+    node = only(found, "LifecycleNode")
     assert Path(node.parameters[1]["model.checkpoint"]).is_file()
     assert node.remappings == [
         ("thermal/rgb/image", "/thermal/rgb/image"),
@@ -260,6 +276,44 @@ def test_each_modality_has_a_thin_wrapper(stand_ins, name):
 def test_a_parameter_file_that_is_missing_is_named(stand_ins):
     with pytest.raises(RuntimeError, match=r"params_file: '/nowhere\.yaml' does not exist"):
         actions(params_file="/nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "complaint"),
+    [
+        (
+            ["segrgbx_ros", "thermal.launch.py"],
+            "x_topics:=/a",
+            "'x_topics', did you mean 'x_topic'",
+        ),
+        ([str(LAUNCH / "segrgbx.launch.py")], "zzz:=1", "'zzz'; --show-args lists all"),
+        (["their_pkg", "thermal.launch.py"], "x_topics:=/a", None),
+        (["their_pkg", "all.launch.py"], "zzz:=1", None),
+        (["segrgbx_ros", "depth.launch.py"], "x_topic:=a:=b", None),
+    ],
+)
+def test_misspelt_arguments_are_refused(stand_ins, monkeypatch, before, given, complaint):
+    monkeypatch.setattr("sys.argv", ["/opt/ros/bin/ros2", "launch", *before, given])
+    if complaint is None:
+        assert actions()
+        return
+    with pytest.raises(RuntimeError, match=f"unknown argument {complaint}"):
+        actions()
+
+
+def test_rviz_shows_rgb_by_the_transport_that_is_set(stand_ins):
+    def shown(**given):
+        found = only(actions(rviz="true", **given), "Node", "rviz2")
+        view = yaml.safe_load(Path(found.arguments[1]).read_text())["Visualization Manager"]
+        return found, [item["Topic"]["Value"] for item in view["Displays"] if "Topic" in item]
+
+    demo, topics = shown(bag="demo")
+    assert "/thermal/rgb/image/compressed" in topics
+    assert demo.arguments[2:] == ["-f", "thermal_rgb_optical_frame"]
+    _, topics = shown(rgb_topic="/cam", rgb_transport="compressed", pair="event")
+    assert "/cam/compressed" in topics
+    _, topics = shown(rgb_topic="/cam")
+    assert "/segrgbx/thermal/rgb/image" in topics, "remapped"
 
 
 def test_every_argument_is_described(stand_ins):
