@@ -143,6 +143,7 @@ class Inputs:
                 and not self._is_published(choice.topic)
             ):
                 choice.reopen()
+                health.topic = choice.topic
                 self._subscribe(pair, stream, health)
 
     def _keep_chosen(self, pair: str, stream: Stream, health: StreamHealth) -> None:
@@ -218,8 +219,10 @@ class Inputs:
                 option = "sensor.event.message_type"
             return f"it carries {types}, this node asks for {wanted}; set {option} or remap"
         if choice.is_open:
-            others = ", ".join(one for one in choice.topics if one != "raw")
-            return f"nor has it one below {others}; check the remapping"
+            others = " or ".join(
+                f"'{one}'" for one in choice.topics.values() if one != health.topic
+            )
+            return f"nor has {others}; check the remapping"
         base = str(self._node.resolve_topic_name(f"{pair}/{stream.value}"))
         for transport in XTransport:
             base = base.removesuffix(f"/{transport.value}")

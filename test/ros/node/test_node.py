@@ -136,6 +136,35 @@ def test_compressed_images_are_taken_where_nothing_else_comes(rig, topic, capfd)
     one.until(lambda: "rgb/image arrives on" in capfd.readouterr().err)
 
 
+def test_a_driver_may_return_by_another_transport(rig):
+    one = rig(patience=Patience(quiet_s=0.4))
+    masks = one.hear("thermal/mask")
+    picture = encode_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), ".jpg")
+    stranger = one.stranger()
+    camera = stranger.create_publisher(CompressedImage, "thermal/rgb/image/compressed", RELIABLE)
+
+    def send_compressed():
+        stamp = next(STAMPS)
+        camera.publish(header(CompressedImage(format="jpeg", data=picture), stamp))
+        one.say("thermal/x/image", x_image(stamp))
+        one.pump(0.1)
+        return one.report()["thermal input"][2]["rgb_topic"].endswith("/compressed") and masks
+
+    one.until(send_compressed)
+    stranger.destroy_publisher(camera)
+    nobody = "thermal/rgb/image' has no publisher; nor has"
+    one.until(lambda: one.says("thermal input", nobody, 2))
+    before = len(masks)
+
+    def send_raw():
+        ask(one)
+        one.pump(0.1)
+        return len(masks) > before
+
+    one.until(send_raw)
+    one.until(lambda: not one.report()["thermal input"][2]["rgb_topic"].endswith("/compressed"))
+
+
 def test_an_image_that_comes_raw_and_compressed_is_answered_once(rig):
     one = rig()
     masks = one.hear("thermal/mask")
@@ -210,7 +239,8 @@ def test_missing_x_is_explained(rig, capfd):
     for _ in range(3):
         one.say("thermal/rgb/image", rgb_image(next(STAMPS)))
         one.pump(0.1)
-    one.until(lambda: one.says("thermal input", "/thermal/x/image' has no publisher", 2))
+    nobody = "thermal/x/image' has no publisher; nor has '{0}/thermal/x/image/compressed'; check"
+    one.until(lambda: one.says("thermal input", nobody.format(one.namespace), 2))
     one.until(lambda: one.says("thermal sync", "an input is silent", 2))
     one.until(lambda: one.report()["thermal sync"][2]["dropped_no_x"] != "0")
     one.until(lambda: "waiting: " in capfd.readouterr().err)
