@@ -32,7 +32,7 @@ def _as_code(lines):
 
 
 PAGES = _tracked("*.md")
-README = (ROOT / "README.md").read_text("utf-8")
+NODE_PAGE = (ROOT / "docs" / "node.md").read_text("utf-8")
 WEIGHT_TABLES = ("Outside weights", "Released weights")
 """Sections whose dotted names are those of tensors."""
 
@@ -137,12 +137,12 @@ def test_workflows_call_existing_targets():
 
 
 def test_the_topic_table_is_that_of_the_node():
-    table = set(documents.topic_rows(README))
+    table = set(documents.topic_rows(NODE_PAGE))
     assert table == TOPICS | source_facts.absolute_topics()
 
 
 def test_named_services_exist():
-    named = {one for one in documents.code(README) if one.startswith("~/")}
+    named = {one for one in documents.code(NODE_PAGE) if one.startswith("~/")}
     assert named == source_facts.services()
 
 
