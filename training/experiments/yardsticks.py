@@ -129,13 +129,16 @@ def count_groups(
 
 
 def batches(items: Iterable[Labelled], size: int = 4) -> Iterator[list[Labelled]]:
-    """Frames in groups of `size`, the last one with what is left."""
+    """Frames in groups of `size`; a single one left over joins the last group.
+
+    So every frame has another one beside it, whose embeddings it can be given.
+    """
     batch: list[Labelled] = []
     for item in items:
+        if len(batch) > size:
+            yield batch[:size]
+            batch = batch[size:]
         batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
     if batch:
         yield batch
 

@@ -100,8 +100,19 @@ def test_boxes_are_read_in_pixels_and_a_wrong_line_is_named(tmp_path):
         read_boxes(path, 100, 200)
 
 
-def test_batches_keep_order_and_rest():
-    assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, []),
+        (1, [[0]]),
+        (3, [[0, 1, 2]]),
+        (4, [[0, 1], [2, 3]]),
+        (5, [[0, 1], [2, 3, 4]]),
+        (6, [[0, 1], [2, 3], [4, 5]]),
+    ],
+)
+def test_no_frame_is_left_alone_in_its_batch(count, expected):
+    assert list(batches(range(count), 2)) == expected
 
 
 @pytest.mark.parametrize("kind", Embeddings)
