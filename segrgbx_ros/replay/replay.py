@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from segrgbx_core.runtime.segmenter import Segmenter
 
 __all__ = ["evaluate", "main"]
+
+SHOWN_OVERLAYS = 6
+"""Overlays on the page at most; all that were asked for lie beside it."""
 
 
 @command()
@@ -117,8 +121,11 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         report = evaluate(bag, config, segmenter, routes, truths, writers, on_message)
         name = Path(options.bag).resolve().name
         weights = report.checkpoint["hash"][:12] or "random weights"
-        pictures.save_sheets(f"Replay of {name}", f"checkpoint {weights}, {report.device}")
-    return report
+        sheets = pictures.save_sheets(
+            f"Replay of {name}", f"checkpoint {weights}, {report.device}"
+        )
+    shown_files = [*sheets, *pictures.overlays[:SHOWN_OVERLAYS]]
+    return replace(report, pictures=tuple(path.name for path in shown_files))
 
 
 def _routes(

@@ -19,6 +19,8 @@ from segrgbx_core.base.files import write_text
 from segrgbx_core.base.tables import Summary, markdown_table, percent, rounded
 from segrgbx_core.labels.metrics import AbsentClass, ConfusionMatrix
 
+OPTIONS = "options.yaml"
+"""File of the resolved options beside the report."""
 MATRIX_LIMIT = 24
 """Largest number of classes for which Markdown shows the confusion matrix; JSON always has it."""
 
@@ -170,6 +172,7 @@ class Report:
         notes: choices made for the user, such as the namespace of the recording.
         stages_ms: duration of each stage per frame in ms.
         wall_s: how long the replay took in s.
+        pictures: names of files beside the report, shown on the page.
     """
 
     recording: str
@@ -182,6 +185,7 @@ class Report:
     notes: tuple[str, ...] = ()
     stages_ms: Mapping[str, Summary] = field(default_factory=dict)
     wall_s: float = 0.0
+    pictures: tuple[str, ...] = ()
 
     @property
     def paired(self) -> int:
@@ -223,6 +227,8 @@ class Report:
             ],
         )
         lines += [f"- {note}" for note in self.notes]
+        for name in self.pictures:
+            lines += ["", f"![{Path(name).stem.replace('_', ' ')}]({name})"]
         for name, pair in self.pairs.items():
             kind = "Fused mask" if pair.members else "Pair"
             lines += ["", f"## {kind} `{name}` ({pair.title})", ""]
@@ -233,14 +239,16 @@ class Report:
         if len(self.pairs) > 1:
             for name, pair in self.pairs.items():
                 lines += [f"`{name}`:", "", *_latency_lines(pair.stages_ms)]
-        lines += [f"The whole replay took {self.wall_s:.1f} s.", "", "## Configuration", ""]
-        lines += ["```yaml", yaml.safe_dump(self.config, sort_keys=False).rstrip(), "```"]
+        lines += [
+            f"The whole replay took {self.wall_s:.1f} s. Every option: [{OPTIONS}]({OPTIONS})."
+        ]
         return "\n".join(lines) + "\n"
 
     def save(self, folder: Path) -> None:
-        """Writes `report.json` and `report.md` into a folder that exists."""
+        """Writes `report.json`, `report.md` and `options.yaml` into a folder that exists."""
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
         write_text(folder / "report.json", text + "\n")
+        write_text(folder / OPTIONS, yaml.safe_dump(self.config, sort_keys=False))
         write_text(folder / "report.md", self.to_markdown())
 
     def summary(self) -> str:
@@ -271,26 +279,29 @@ class Report:
 
 
 def _headline(scores: Scores) -> str:
+    """The one figure of a recording, as `make demo` and the documents give it.
+
+    It is the mean over the classes of the truth: a class that occurs in a few predicted pixels
+    alone would count as much as the road. Both other means follow where they differ.
+    """
+    true = scores.confusion.miou(classes=scores.true_classes)
     skip = scores.confusion.miou(AbsentClass.SKIP)
     zero = scores.confusion.miou(AbsentClass.ZERO)
     text = (
-        f"mIoU {percent(skip, 1)} % over the {len(scores.present)} classes that occur in truth or "
-        f"prediction, pixel accuracy {percent(scores.confusion.pixel_accuracy(), 1)} %, "
-        f"{scores.frames} frames with truth"
+        f"mIoU {percent(true, 1)} % over the {len(scores.true_classes)} classes of the truth, "
+        f"pixel accuracy {percent(scores.confusion.pixel_accuracy(), 1)} %, {scores.frames} "
+        "frames with truth"
     )
-    if not np.isclose(skip, zero, equal_nan=True):
-        absent = len(scores.names) - len(scores.present)
-        text += f" (mIoU {percent(zero, 1)} % with the {absent} absent classes counted as 0)"
-    return text
+    others = []
+    if predicted := len(scores.present) - len(scores.true_classes):
+        others.append(f"{percent(skip, 1)} % with {predicted} more that only the prediction has")
+    if absent := len(scores.names) - len(scores.present):
+        others.append(f"{percent(zero, 1)} % with the {absent} absent classes counted as 0")
+    return f"{text} ({'; '.join(others)})" if others else text
 
 
 def _score_lines(scores: Scores) -> list[str]:
-    true = scores.confusion.miou(classes=scores.true_classes)
     lines = [f"{_headline(scores)}.", ""]
-    lines += [
-        f"Over the {len(scores.true_classes)} classes of the truth: mIoU {percent(true, 1)} %.",
-        "",
-    ]
     if scores.unlabeled_frames:
         lines += [f"Without truth and not scored: {scores.unlabeled_frames} frames.", ""]
     iou, matrix = scores.confusion.iou(), scores.confusion.matrix

@@ -89,6 +89,9 @@ class PictureWriter:
         counts: expected number of frames by pair, from which frames are chosen at equal distances.
         overlays: how many overlays per pair, None for all.
         alpha: weight of the label colours.
+
+    Attributes:
+        overlays: paths of those that were written.
     """
 
     def __init__(
@@ -112,12 +115,14 @@ class PictureWriter:
             for pair, count in counts.items()
         }
         self._rows: list[tuple[str, str, SheetRow]] = []
+        self.overlays: list[Path] = []
 
     def on_frame(self, frame: SegmentedFrame) -> None:
         """Writes the overlay of a chosen frame; keeps a small row of others for the sheet."""
         if frame.number in self._overlays[frame.pair]:
             name = f"overlay_{frame.pair}_{frame.prediction.stamp_ns}.png"
-            write_image(self._folder / name, self._blend(frame))
+            self.overlays.append(self._folder / name)
+            write_image(self.overlays[-1], self._blend(frame))
         answer = frame.prediction
         if frame.number in self._rows_of[frame.pair]:
             row = SheetRow(frame.sample.rgb, answer.x_image, answer.labels, frame.truth)

@@ -126,7 +126,8 @@ def test_report(replayed, recording):
         "| pairing |",
         "p95 ms",
         "| truth \\ labels | fence |",
-        "```yaml",
+        "![contact sheet](contact_sheet.png)",
+        "[options.yaml](options.yaml)",
     ):
         assert part in text
 

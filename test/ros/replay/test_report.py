@@ -1,9 +1,11 @@
 """The tables of a replay."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from segrgbx_core.base.tables import Summary
 from segrgbx_core.labels.metrics import ConfusionMatrix
@@ -59,7 +61,7 @@ def test_both_conventions_are_given_when_a_class_is_absent():
     assert data["confusion"]["matrix"] == [[2, 0, 1], [1, 1, 0]]
     text = report(found).to_markdown()
     assert "mIoU 50.0 % over the 2 classes" in text
-    assert "mIoU 25.0 % with the 2 absent classes counted as 0" in text
+    assert "25.0 % with the 2 absent classes counted as 0" in text
     assert "| 0 | road | 50.0 % | 3 | void (33.3 %) |" in text
     assert "| road | 67 |  |  | 33 |" in text
 
@@ -74,6 +76,20 @@ def test_classes_that_are_only_predicted_count_in_the_mean_but_not_among_true_cl
     data = scores([0, 0, 0, 0], [0, 0, 0, 3]).to_dict()
     assert data["miou"] == pytest.approx(0.375)
     assert data["miou_true_classes"] == pytest.approx(0.75)
+    text = report(scores([0, 0, 0, 0], [0, 0, 0, 3])).summary()
+    assert "mIoU 75.0 % over the 1 classes of the truth" in text
+    assert "(37.5 % with 1 more that only the prediction has; 18.8 % with the 2 absent" in text
+
+
+def test_the_page_shows_pictures_and_links_the_options(tmp_path):
+    one = replace(report(), pictures=("contact_sheet.png", "overlay_thermal_5.png"))
+    one.save(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "![contact sheet](contact_sheet.png)" in text
+    assert "![overlay thermal 5](overlay_thermal_5.png)" in text
+    assert "[options.yaml](options.yaml)" in text
+    assert "```" not in text
+    assert yaml.safe_load((tmp_path / "options.yaml").read_text()) == {"pairs": ["thermal"]}
 
 
 def test_no_truth_no_scores(tmp_path):
