@@ -111,7 +111,7 @@ def legend(
     width: int = 960,
     theme: Theme = DARK,
 ) -> Picture:
-    """Swatches with class names in columns.
+    """Swatches with ids and class names in columns.
 
     Args:
         names: class names by id; a list's positions are ids.
@@ -127,7 +127,8 @@ def legend(
     every = list(names) if isinstance(names, Mapping) else range(len(names))
     shown = list(every if ids is None else ids)
     swatch, line = 14, 24
-    longest = max((text_width(names[i], BODY_PX) for i in shown), default=0)
+    texts = {i: f"{i} {names[i]}" for i in shown}
+    longest = max((text_width(text, BODY_PX) for text in texts.values()), default=0)
     columns = max(1, (width + 24) // (swatch + 8 + longest + 24))
     columns = min(columns, max(1, len(shown)))
     step = width // columns
@@ -137,8 +138,26 @@ def legend(
         box = _canvas(swatch, swatch, theme.outline)  # dark colours need an edge on dark ground
         _paste(box, _round(_canvas(swatch - 2, swatch - 2, palette[i]), theme.outline, 3), 1, 1)
         _paste(picture, _round(box, theme.background, radius=4), top + 5, left)
-        _write(picture, names[i], top + 5 + swatch // 2, left + swatch + 8, BODY_PX, theme.text)
+        _write(picture, texts[i], top + 5 + swatch // 2, left + swatch + 8, BODY_PX, theme.text)
     return picture
+
+
+def annotated(
+    picture: Picture,
+    caption: str,
+    classes: tuple[Sequence[str] | Mapping[int, str], NDArray[np.uint8], Sequence[int]],
+    least_width: int = 480,
+) -> Picture:
+    """An overlay with a line below it and the legend of its classes.
+
+    Args:
+        picture: uint8 (H, W, 3); enlarged where it is narrower than `least_width`.
+        caption: such as what it shows and when.
+        classes: names, palette and ids.
+        least_width: in pixels.
+    """
+    width = max(least_width, picture.shape[1])
+    return contact_sheet([[picture]], (), [caption], legend_classes=classes, cell_width=width)
 
 
 def contact_sheet(

@@ -122,12 +122,11 @@ class PictureWriter:
         if frame.number in self._overlays[frame.pair]:
             name = f"overlay_{frame.pair}_{frame.prediction.stamp_ns}.png"
             self.overlays.append(self._folder / name)
-            write_image(self.overlays[-1], self._blend(frame))
+            write_image(self.overlays[-1], self._overlay(frame))
         answer = frame.prediction
         if frame.number in self._rows_of[frame.pair]:
             row = SheetRow(frame.sample.rgb, answer.x_image, answer.labels, frame.truth)
-            caption = f"{frame.pair}, stamp {answer.stamp_ns / 1e9:.3f} s"
-            self._rows.append((frame.pair, caption, row))
+            self._rows.append((frame.pair, _caption(frame), row))
 
     def save_sheets(self, heading: str = "", note: str = "") -> list[Path]:
         """Writes `contact_sheet.png`, or one for each pair where their classes differ.
@@ -154,10 +153,13 @@ class PictureWriter:
             write_image(paths[-1], sheet(rows, captions, labels, heading, note))
         return paths
 
-    def _blend(self, frame: SegmentedFrame) -> Array:
-        labels = frame.prediction.labels
-        rgb = fitted(frame.sample.rgb, labels.shape)
-        return overlay.blend(rgb, labels, self._palettes[frame.pair], self._alpha)
+    def _overlay(self, frame: SegmentedFrame) -> Array:
+        answer, palette = frame.prediction, self._palettes[frame.pair]
+        rgb = fitted(frame.sample.rgb, answer.labels.shape)
+        blended = overlay.blend(rgb, answer.labels, palette, self._alpha)
+        names = self._labels[frame.pair].names
+        classes = (names, palette, overlay.present_ids(answer.labels))
+        return overlay.annotated(blended, _caption(frame), classes)
 
 
 class BagContent(str, Enum):
@@ -264,6 +266,10 @@ class PredictionWriter:
         fields = cloud_fields(self._writer.types.types["sensor_msgs/msg/PointField"], points)
         message = self._writer.message(POINT_CLOUD, answer.stamp_ns, answer.frame_id, **fields)
         self._writer.write(f"{self._namespace}/{frame.pair}/points", message, frame.receive_ns)
+
+
+def _caption(frame: SegmentedFrame) -> str:
+    return f"{frame.pair}, stamp {frame.prediction.stamp_ns / 1e9:.3f} s"
 
 
 def sheet(

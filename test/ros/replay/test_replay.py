@@ -135,7 +135,9 @@ def test_report(replayed, recording):
 def test_pictures(replayed):
     overlays = sorted(path.name for path in (replayed / "out").glob("overlay_*.png"))
     assert overlays == [f"overlay_thermal_{START + i * STEP}.png" for i in range(FRAMES)]
-    assert read_image(replayed / "out" / overlays[0]).shape == (*SIZE, 3)
+    picture = read_image(replayed / "out" / overlays[0])  # enlarged, with time and legend below
+    assert picture.shape[1] >= 480
+    assert picture.shape[0] > picture.shape[1] * SIZE[0] / SIZE[1]
     sheet = read_image(replayed / "out/contact_sheet.png")
     assert sheet.shape[0] > FRAMES * SIZE[0]
     assert sheet.shape[1] > 4 * SIZE[1]
