@@ -92,16 +92,10 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         segmenter = _load(config)
         classes = {pair: one.classes for pair, one in pair_labels(config, segmenter).items()}
         topics = bag.topics
-        shown = dict(zip(pairs, pairs, strict=True)) | {
-            name: one.members[0] for name, one in FusedFrames(config, pairs).collectors.items()
-        }
-        pictures = PictureWriter(
-            folder,
-            classes,
-            {name: topics[routes.topic(pair, Stream.RGB)].count for name, pair in shown.items()},
-            None if options.overlays == "all" else int(options.overlays),
-            config.output.overlay_alpha,
-        )
+        overlays = None if options.overlays == "all" else int(options.overlays)
+        counts = _frame_counts(bag, config, pairs, routes)
+        alpha = config.output.overlay_alpha
+        pictures = PictureWriter(folder, classes, counts, overlays, alpha)
         predictions = None
         if recorder is not None:
             predictions = PredictionWriter(recorder, classes, routes, config, contents)
@@ -126,6 +120,17 @@ def replay(options: argparse.Namespace, folder: Path) -> Report:
         )
     shown_files = [*sheets, *pictures.overlays[:SHOWN_OVERLAYS]]
     return replace(report, pictures=tuple(path.name for path in shown_files))
+
+
+def _frame_counts(
+    bag: Bag, config: NodeConfig, pairs: Sequence[str], routes: Routes
+) -> dict[str, int]:
+    """Recorded RGB images of every pair and of every fused mask."""
+    shown = dict(zip(pairs, pairs, strict=True)) | {
+        name: one.members[0] for name, one in FusedFrames(config, pairs).collectors.items()
+    }
+    topics = bag.topics
+    return {name: topics[routes.topic(pair, Stream.RGB)].count for name, pair in shown.items()}
 
 
 def _routes(

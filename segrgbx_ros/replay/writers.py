@@ -157,8 +157,7 @@ class PictureWriter:
         answer, palette = frame.prediction, self._palettes[frame.pair]
         rgb = fitted(frame.sample.rgb, answer.labels.shape)
         blended = overlay.blend(rgb, answer.labels, palette, self._alpha)
-        names = self._labels[frame.pair].names
-        classes = (names, palette, overlay.present_ids(answer.labels))
+        classes = (_names(self._labels[frame.pair]), palette, overlay.present_ids(answer.labels))
         return overlay.annotated(blended, _caption(frame), classes)
 
 
@@ -245,8 +244,7 @@ class PredictionWriter:
         base = f"{self._namespace}/{frame.pair}"
         text = writer.string(label_map_text(labels))
         writer.write(f"{base}/label_map", text, frame.receive_ns, latched=True)
-        names = dict(zip(labels.ids, labels.names, strict=True))
-        info = writer.label_info(names, self._config.label.min_confidence)
+        info = writer.label_info(_names(labels), self._config.label.min_confidence)
         writer.write(f"{base}/label_info", info, frame.receive_ns, latched=True)
 
     def _write_image(self, frame: SegmentedFrame, name: str, pixels: Array, encoding: str) -> None:
@@ -266,6 +264,10 @@ class PredictionWriter:
         fields = cloud_fields(self._writer.types.types["sensor_msgs/msg/PointField"], points)
         message = self._writer.message(POINT_CLOUD, answer.stamp_ns, answer.frame_id, **fields)
         self._writer.write(f"{self._namespace}/{frame.pair}/points", message, frame.receive_ns)
+
+
+def _names(labels: PublishedLabels) -> dict[int, str]:
+    return dict(zip(labels.ids, labels.names, strict=True))
 
 
 def _caption(frame: SegmentedFrame) -> str:
@@ -298,8 +300,7 @@ def sheet(
             cell.append(None if row.truth is None else overlay.colourise(row.truth, palette))
         cells.append([*cell, overlay.colourise(row.labels, palette)])
     maps = [item for row in rows for item in (row.labels, row.truth) if item is not None]
-    names = dict(zip(labels.ids, labels.names, strict=True))
-    classes = (names, palette, overlay.present_ids(*maps))
+    classes = (_names(labels), palette, overlay.present_ids(*maps))
     return overlay.contact_sheet(
         cells, titles, captions, heading=heading, note=note, legend_classes=classes
     )

@@ -21,6 +21,7 @@ from segrgbx_core.labels.label_space import (
     synthetic_label_space,
     unified_label_space,
 )
+from segrgbx_core.labels.overlay import blend
 from segrgbx_ros.config.node import Stream, node_config
 from segrgbx_ros.messages.images import any_array
 from segrgbx_ros.replay.bags import Bag
@@ -190,10 +191,12 @@ def test_inputs_and_overlays_may_be_recorded_too(recording, config, tmp_path):
         received = [message.receive_ns for message in bag.messages()]
         assert received == sorted(received)
         overlays = [bag.decode(message) for message in bag.messages({"/thermal/overlay"})]
-    files = sorted((tmp_path / "out").glob("overlay_*.png"))
-    for message, file in zip(overlays, files, strict=True):
+        masks = [any_array(bag.decode(message)) for message in bag.messages({"/thermal/mask"})]
+    assert len(list((tmp_path / "out").glob("overlay_*.png"))) == FRAMES
+    palette = synthetic_label_space().palette_array()
+    for index, (message, mask) in enumerate(zip(overlays, masks, strict=True)):
         pixels = message.data.reshape(message.height, message.width, 3)
-        np.testing.assert_array_equal(pixels, read_image(file))
+        np.testing.assert_array_equal(pixels, blend(scene(index)[0], mask, palette, 0.5))
 
 
 DEPTH = """
