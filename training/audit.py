@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import user_path
-from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from training.data.audit import audit, open_splits, shared_ids, write_audits
 from training.data.datasets import READERS
@@ -24,7 +23,7 @@ def _parser() -> CommandParser:
     parser.add_argument("data_set", choices=in_files)
     parser.add_argument("root", type=user_path)
     parser.add_argument("--split", nargs="+", default=[], help="splits; all that are published")
-    parser.add_argument("--modality", default="", choices=["", *(m.value for m in Modality)])
+    parser.add_argument("--modality", default="", help="the X; the data set's usual one")
     add_set_option(parser, "options of the data set")
     parser.add_argument("--samples", type=int, default=100, help="read per split; 0 for all")
     parser.add_argument(

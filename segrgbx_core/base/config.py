@@ -200,6 +200,8 @@ def _result_options(value: Any, plain: Any) -> Any:
         kept = {}
         for name, info in type(value).model_fields.items():
             extra = info.json_schema_extra
+            if name not in plain:  # one that is left out while it holds nothing
+                continue
             if not isinstance(extra, dict) or extra.get("affects_result", True):
                 kept[name] = _result_options(getattr(value, name), plain[name])
         return kept

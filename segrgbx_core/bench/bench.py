@@ -22,7 +22,7 @@ from segrgbx_core.base.config import from_mapping
 from segrgbx_core.base.errors import ConfigError, command, did_you_mean
 from segrgbx_core.base.files import path_text
 from segrgbx_core.base.images import image_size
-from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.base.tables import markdown_table
 from segrgbx_core.bench.compare import ALL_MODELS, CompareSetting, compare, draw_chart, table
@@ -125,11 +125,16 @@ def _latency(args: argparse.Namespace) -> dict[str, Any]:
     options = {"device": args.device, "precision": args.precision}
     sizes = {"input_height": height, "input_width": width}
     config = from_mapping(InferenceConfig, {**options, **sizes})
-    modalities = [Modality(name) for name in args.modality or ["thermal"]]
+    modalities = args.modality or [Modality.THERMAL]
     merge_for = modalities[0] if len(set(modalities)) == 1 and not args.no_merge else None
     segmenter = Segmenter(_weights(args), config, merge_for=merge_for)
     height, width = args.rgb_size
-    samples = [synthetic_sample(m, height, width, seed) for seed, m in enumerate(modalities)]
+    for modality in modalities:
+        segmenter.require(modality)
+    encoding = segmenter.contract.encoding
+    samples = [
+        synthetic_sample(m, height, width, seed, encoding) for seed, m in enumerate(modalities)
+    ]
     setting = {
         "checkpoint": segmenter.checkpoint.name,
         "device": segmenter.device_name,
@@ -223,7 +228,7 @@ def _pairs(
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
-    modalities = [Modality(name) for name in args.modality or ["thermal"]]
+    modalities = args.modality or [Modality.THERMAL]
     size = args.input_size or (512, 512)
     options = {"device": args.device, "precision": args.precision}
     setting = CompareSetting(
@@ -288,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument(
         "--modality",
         action="append",
-        choices=[modality.value for modality in MODALITIES],
+        type=Modality,
         help="once per pair of the batch (thermal)",
     )
     latency.add_argument("--no-merge", action="store_true", help="keep the LoRA pool unmerged")

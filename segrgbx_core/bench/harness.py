@@ -29,13 +29,14 @@ from segrgbx_core.base.tables import Summary
 from segrgbx_core.runtime.devices import choose_device
 from segrgbx_core.runtime.exported import AOT_FRAME
 from segrgbx_core.runtime.segmenter import InferenceConfig, Segmenter
+from segrgbx_core.sensors import PICTURE, EncodingConfig, encoder_of
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 Times = dict[str, dict[str, float]]
 TOTAL = "total"
 # Channels, type and range of what a driver publishes (0.01 K, mm, mosaic counts, colours).
-_RAW: dict[Modality, tuple[tuple[int, ...], type[np.generic], int, int]] = {
+_RAW: dict[str, tuple[tuple[int, ...], type[np.generic], int, int]] = {
     Modality.THERMAL: ((), np.uint16, 27_000, 32_000),
     Modality.DEPTH: ((), np.uint16, 500, 20_000),
     Modality.POLARIZATION: ((), np.uint8, 0, 256),
@@ -241,9 +242,11 @@ def measure_batches(
         by size: `time` and `cpu_time` relative to the first, their values in ms, and the working
         memory of a call in bytes, `memory`, beside the weights; 0 where it cannot be known.
     """
-    served = segmenter.contract.modalities
+    served, encoding = segmenter.contract.modalities, segmenter.contract.encoding
     batches = {
-        size: [synthetic_sample(served[i % len(served)], *rgb_size, seed=i) for i in range(size)]
+        size: [
+            synthetic_sample(served[i % len(served)], *rgb_size, i, encoding) for i in range(size)
+        ]
         for size in sizes
     }
     runs = {str(size): (segmenter, samples, ()) for size, samples in batches.items()}
@@ -283,13 +286,24 @@ def working_memory(segmenter: Segmenter, samples: Sequence[RgbxSample]) -> int:
         return 0
 
 
-def synthetic_sample(modality: Modality, height: int, width: int, seed: int = 0) -> RgbxSample:
-    """Noise as a driver of this modality would deliver it, X at half of RGB's resolution."""
+def synthetic_sample(
+    modality: Modality,
+    height: int,
+    width: int,
+    seed: int = 0,
+    encoding: EncodingConfig | None = None,
+) -> RgbxSample:
+    """Noise as a driver of this modality would deliver it, X at half of RGB's resolution.
+
+    Raises:
+        EncodingError: for an added modality that the encoding does not have.
+    """
     rng = np.random.default_rng(seed)
     rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     rows, columns = max(2, height // 2), max(2, width // 2)
     stamp_ns = 10**9
-    if modality is Modality.EVENT:
+    encoder = encoder_of(modality, encoding)
+    if encoder == Modality.EVENT:
         count = 50_000
         events = Events(
             x=rng.integers(0, columns, count).astype(np.uint16),
@@ -300,6 +314,11 @@ def synthetic_sample(modality: Modality, height: int, width: int, seed: int = 0)
             height=rows,
         )
         return RgbxSample(rgb, events, modality, stamp_ns)
-    shape, dtype, low, high = _RAW[modality]
+    if encoder == PICTURE and encoding is not None:
+        one = encoding.added[modality]
+        size = (rows, columns) if one.channels == 1 else (rows, columns, one.channels)
+        values = rng.uniform(one.low, one.high, size).astype(np.float32)
+        return RgbxSample(rgb, values, modality, stamp_ns)
+    shape, dtype, low, high = _RAW[encoder]
     x: Array = rng.integers(low, high, (rows, columns, *shape)).astype(dtype)
     return RgbxSample(rgb, x, modality, stamp_ns)

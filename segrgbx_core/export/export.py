@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 
 from segrgbx_core.base.errors import CheckpointError, ConfigError, command
 from segrgbx_core.base.files import path_text
-from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.export.graphs import FRAME_OUTPUTS, LOGITS_OUTPUT, Tracer, make_onnx, write_onnx
 from segrgbx_core.export.parity import (
     MIN_AGREEMENT,
@@ -125,7 +125,8 @@ def export_checkpoint(
     sizes = (size, contract.input.canvas) if config.fixed_size else (None, None)
     tracer = Tracer(eager.model, eager.ma_clip, *sizes)
     served = [modality] if modality else list(contract.modalities)
-    cases = make_cases(size, served, config.fixed_size, pad=contract.input.pad)
+    pad, encoding = contract.input.pad, contract.encoding
+    cases = make_cases(size, served, config.fixed_size, pad=pad, encoding=encoding)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         draft = Path(scratch) / "made"
@@ -224,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{time.monotonic() - start:6.1f} s  {text}", flush=True)
 
     config = ExportConfig(
-        Modality(args.modality) if args.modality else None,
+        args.modality,
         args.opset,
         args.min_agreement,
         args.aot,
@@ -278,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--modality",
-        choices=[modality.value for modality in MODALITIES],
+        type=Modality,
         help="serve this one alone, faster (all that were trained)",
     )
     parser.add_argument("--opset", type=int, default=OPSET, help=f"of ONNX ({OPSET})")

@@ -49,7 +49,7 @@ class SceneGraph(nn.Module):
         Args:
             rgb: uint8 (B, H, W, 3).
             x: float32 (B, H, W, 3) in [0, 1].
-            modality: int64 (B,), `Modality.index`.
+            modality: int64 (B,), slot of each modality.
 
         Returns:
             prompts of each stage (blocks, 2, B, K, 2 D_i), queries of each DSRM (2, B, D_4, h, w).

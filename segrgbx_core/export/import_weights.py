@@ -285,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--modality",
-        choices=[one.value for one in Modality],
+        choices=[one.value for one in MODALITIES],
         help="of X; may be left out for segformer, which ignores X: then any",
     )
     parser.add_argument(

@@ -16,6 +16,7 @@ from segrgbx_core.export.graphs import labels_of
 from segrgbx_core.model import Scene
 from segrgbx_core.runtime.batch import Batch, InputConfig, place
 from segrgbx_core.runtime.engines import Engine
+from segrgbx_core.sensors import EncodingConfig, slot_of
 
 MIN_AGREEMENT = 0.995
 """Share of pixels whose label must be the same."""
@@ -58,6 +59,7 @@ def make_cases(
     fixed_size: bool = False,
     count: int = 3,
     pad: bool = False,
+    encoding: EncodingConfig | None = None,
 ) -> list[Case]:
     """Batches of different sizes and mixtures: the model's own size first.
 
@@ -67,6 +69,7 @@ def make_cases(
         fixed_size: True takes no other size.
         count: how many cases.
         pad: images get the border of `InputConfig.pad`.
+        encoding: of the contract, which numbers added modalities.
     """
     height, width = size
     shapes = [(1, height, width), (2, max(64, height // 2) + 1, max(64, width // 2) + 33)]
@@ -74,7 +77,7 @@ def make_cases(
     if fixed_size:
         shapes = [(batch, height, width) for batch, _, _ in shapes]
     return [
-        _case(batch, InputConfig(height=rows, width=columns, pad=pad), modalities, seed)
+        _case(batch, InputConfig(height=rows, width=columns, pad=pad), modalities, seed, encoding)
         for seed, (batch, rows, columns) in enumerate(shapes[:count])
     ]
 
@@ -179,7 +182,13 @@ def _where(same: Tensor) -> str:
     )
 
 
-def _case(count: int, config: InputConfig, modalities: Sequence[Modality], seed: int) -> Case:
+def _case(
+    count: int,
+    config: InputConfig,
+    modalities: Sequence[Modality],
+    seed: int,
+    encoding: EncodingConfig | None,
+) -> Case:
     rng = np.random.default_rng(seed)
     mixture = [modalities[(seed + index) % len(modalities)] for index in range(count)]
     height, width = config.height, config.width
@@ -188,7 +197,7 @@ def _case(count: int, config: InputConfig, modalities: Sequence[Modality], seed:
     batch = Batch(
         rgb_pixels=(draw() * 255).to(torch.uint8),
         x_pixels=draw(),
-        modality=torch.tensor([modality.index for modality in mixture]),
+        modality=torch.tensor([slot_of(modality, encoding) for modality in mixture]),
         placements=(placement,) * count,
         border=(config.canvas[0] - height, config.canvas[1] - width),
     )

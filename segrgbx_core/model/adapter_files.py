@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segrgbx_core.base.config import to_plain
 from segrgbx_core.base.errors import CheckpointError, shortened
-from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.model.lora import adapter_tensors, set_adapter
 from segrgbx_core.model.ma_clip import MaClipConfig, ModalityAwareClip
 from segrgbx_core.model.tensor_files import (
@@ -61,7 +61,7 @@ def load_adapter(path: Path | str, ma_clip: ModalityAwareClip) -> Modality:
     if ma_clip.merged is not None:
         raise CheckpointError(f"{path}: the {ma_clip.merged} adapter is merged; unmerge first")
     tensors, metadata = read_tensors(path)
-    header = _header(path, metadata)
+    header = _header(path, metadata, ma_clip.modalities)
     modality = Modality(header["modality"])
     for name, own in _fingerprint(ma_clip).items():
         if header.get(name) != own:
@@ -85,15 +85,17 @@ def load_adapters(folder: Path | str, ma_clip: ModalityAwareClip) -> tuple[Modal
     return tuple(load_adapter(path, ma_clip) for path in paths)
 
 
-def _header(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _header(
+    path: Path | str, metadata: Mapping[str, str], served: Sequence[Modality]
+) -> dict[str, Any]:
     if KEY not in metadata:
         raise CheckpointError(f"{path}: is no adapter of a LoRA pool")
     header = parse_json_object(metadata[KEY], f"{path}: its adapter header")
     name = header.get("modality")
-    if name not in [modality.value for modality in MODALITIES]:
+    if name not in served:
         raise CheckpointError(
             f"{path}: its adapter header names the modality {shortened(repr(name))}; expected one "
-            f"of {', '.join(map(str, MODALITIES))}"
+            f"of {', '.join(served)}"
         )
     return header
 

@@ -7,6 +7,9 @@ Three forms give the same embeddings. Training uses peft, one adapter at a time
 At run time the adapters of all modalities lie side by side as one adapter of rank P, and a mask
 keeps, for every image of a batch, the R ranks of its own modality; or one adapter is added to the
 weights (`merge`), which costs nothing per frame but serves that modality only.
+
+Adapters of modalities beyond the paper's five are products of their own: a wider pool would be
+summed in another order and change the last bits of the five's answers.
 """
 
 from __future__ import annotations
@@ -34,10 +37,27 @@ class Selection:
 
     Attributes:
         mask: (B, 1, P), alpha / rank where an image uses a rank, else 0; None leaves the pool out.
+        added: the same for each added adapter, (B, 1, 1).
+        modalities: whose adapters the layers hold, in the order of their slots.
     """
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
+        self.added: tuple[Tensor, ...] = ()
+        self.modalities: tuple[Modality, ...] = MODALITIES
+
+    def select(self, modality: Tensor, rank: int, alpha: float, dtype: torch.dtype) -> None:
+        """Takes up the adapter of each image, `modality` int64 (B,); -1 selects none."""
+        scale = alpha / rank
+        self.mask = selection_mask(modality, rank, alpha).to(dtype)
+        self.added = tuple(
+            ((modality == slot).to(dtype) * scale)[:, None, None]
+            for slot in range(len(MODALITIES), len(self.modalities))
+        )
+
+    def clear(self) -> None:
+        """Leaves the pool out."""
+        self.mask, self.added = None, ()
 
 
 class LoraLinear(nn.Linear):
@@ -46,6 +66,8 @@ class LoraLinear(nn.Linear):
     Attributes:
         lora_down: (P, in), rows of adapter m at m * R.
         lora_up: (out, P), zero until an adapter is loaded, so that the layer equals its base.
+        lora_added_down: (R, in) of each added adapter.
+        lora_added_up: (out, R) likewise.
     """
 
     def __init__(self, base: nn.Linear, rank: int, selection: Selection) -> None:
@@ -58,6 +80,7 @@ class LoraLinear(nn.Linear):
         down = base.weight.new_empty(ranks, base.in_features).uniform_(-bound, bound)
         self.lora_down = nn.Parameter(down)
         self.lora_up = nn.Parameter(base.weight.new_zeros(base.out_features, ranks))
+        self.lora_added_down, self.lora_added_up = nn.ParameterList(), nn.ParameterList()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, in) to (B, N, out)."""
@@ -65,17 +88,33 @@ class LoraLinear(nn.Linear):
         mask = self.selection.mask
         if mask is None:
             return output
-        return output + F.linear(F.linear(tokens, self.lora_down) * mask, self.lora_up)
+        output = output + F.linear(F.linear(tokens, self.lora_down) * mask, self.lora_up)
+        added = zip(self.selection.added, self.lora_added_down, self.lora_added_up, strict=True)
+        for factor, down, up in added:
+            output = output + F.linear(F.linear(tokens, down) * factor, up)
+        return output
 
     def delta(self, modality: Modality, alpha: float) -> Tensor:
         """What the modality's adapter adds to the weight, float32 (out, in)."""
-        ranks = self.ranks_of(modality)
-        up, down = self.lora_up[:, ranks].float(), self.lora_down[ranks].float()
-        return (alpha / self.rank) * (up @ down)
+        down, up = self.adapter(modality)
+        return (alpha / self.rank) * (up.float() @ down.float())
 
-    def ranks_of(self, modality: Modality) -> slice:
-        """Where the modality's adapter lies among the P ranks."""
-        return slice(modality.index * self.rank, (modality.index + 1) * self.rank)
+    def adapter(self, modality: Modality) -> tuple[Tensor, Tensor]:
+        """The modality's own part of the pool: down (R, in) and up (out, R)."""
+        slot = self.selection.modalities.index(modality)
+        if slot >= len(MODALITIES):
+            slot -= len(MODALITIES)
+            return self.lora_added_down[slot], self.lora_added_up[slot]
+        ranks = slice(slot * self.rank, (slot + 1) * self.rank)
+        return self.lora_down[ranks], self.lora_up[:, ranks]
+
+    def add_adapter(self) -> None:
+        """One more adapter, zero-initialised as the others."""
+        bound = self.in_features**-0.5
+        down = self.weight.new_empty(self.rank, self.in_features).uniform_(-bound, bound)
+        self.lora_added_down.append(nn.Parameter(down, requires_grad=False))
+        up = self.weight.new_zeros(self.out_features, self.rank)
+        self.lora_added_up.append(nn.Parameter(up, requires_grad=False))
 
 
 def add_pool(tower: nn.Module, rank: int) -> Selection:
@@ -123,9 +162,9 @@ def adapter_tensors(tower: nn.Module, modality: Modality) -> dict[str, Tensor]:
     """One adapter by peft's short names: `<layer>.lora_A.weight` and `<layer>.lora_B.weight`."""
     tensors = {}
     for name, layer in pool_layers(tower):
-        ranks = layer.ranks_of(modality)
-        tensors[f"{name}.lora_A.weight"] = layer.lora_down[ranks].detach()
-        tensors[f"{name}.lora_B.weight"] = layer.lora_up[:, ranks].detach()
+        down, up = layer.adapter(modality)
+        tensors[f"{name}.lora_A.weight"] = down.detach()
+        tensors[f"{name}.lora_B.weight"] = up.detach()
     return tensors
 
 
@@ -140,6 +179,6 @@ def set_adapter(
     """
     check_weights(adapter_tensors(tower, modality), tensors, f"{where} ({modality})")
     for name, layer in pool_layers(tower):
-        ranks = layer.ranks_of(modality)
-        layer.lora_down[ranks] = tensors[f"{name}.lora_A.weight"].to(layer.lora_down)
-        layer.lora_up[:, ranks] = tensors[f"{name}.lora_B.weight"].to(layer.lora_up)
+        down, up = layer.adapter(modality)
+        down.copy_(tensors[f"{name}.lora_A.weight"])
+        up.copy_(tensors[f"{name}.lora_B.weight"])

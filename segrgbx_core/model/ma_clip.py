@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.errors import CheckpointError, ConfigError
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.model.clip_vit import ClipVit, VitShape, named_shape
-from segrgbx_core.model.lora import LoraLinear, add_pool, pool_layers, selection_mask
+from segrgbx_core.model.lora import LoraLinear, add_pool, pool_layers
 
 CUSTOM = "custom"
 Triple = tuple[float, float, float]
@@ -150,6 +150,7 @@ class ModalityAwareClip(nn.Module):
 
     Attributes:
         tower: image tower, under timm's names, with the pool in its linear layers.
+        modalities: that have an adapter, in the order of their slots.
         merged: modality whose adapter is part of the weights now, or None.
     """
 
@@ -161,6 +162,7 @@ class ModalityAwareClip(nn.Module):
         self.config = config
         self.tower = build_tower(config)
         self.selection = add_pool(self.tower, config.lora_rank) if config.lora_rank else None
+        self.modalities = MODALITIES
         self.merged: Modality | None = None
         self._unmerged: dict[str, Tensor] = {}
         self.reset_normalisation()
@@ -178,7 +180,7 @@ class ModalityAwareClip(nn.Module):
         Args:
             rgb: (B, 3, H, W) in [0, 1], any size.
             x: X images, (B, 3, h, w) in [0, 1], any size.
-            modality: int64 (B,), `Modality.index` of each pair; unused while an adapter is merged.
+            modality: int64 (B,), slot of each pair's modality; unused while an adapter is merged.
 
         Returns:
             RGB embedding and X embedding, float32 (B, E), not normalised.
@@ -198,12 +200,19 @@ class ModalityAwareClip(nn.Module):
         dtype = self.dtype
         if self.selection is None or self.merged is not None:
             return self.tower(images.to(dtype)).float()
-        mask = selection_mask(modality, self.config.lora_rank, self.config.lora_alpha)
-        self.selection.mask = mask.to(dtype)
+        self.selection.select(modality, self.config.lora_rank, self.config.lora_alpha, dtype)
         try:
             return self.tower(images.to(dtype)).float()
         finally:
-            self.selection.mask = None
+            self.selection.clear()
+
+    def add_modality(self, modality: Modality) -> None:
+        """Gives the pool one more adapter, zero-initialised, in the next slot."""
+        self.modalities = (*self.modalities, modality)
+        if self.selection is not None:
+            self.selection.modalities = self.modalities
+            for _, layer in pool_layers(self.tower):
+                layer.add_adapter()
 
     @torch.no_grad()
     def merge(self, modality: Modality, keep_base: bool = True) -> None:

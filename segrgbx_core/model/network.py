@@ -83,7 +83,7 @@ class RgbxNetwork(nn.Module):
             x: X images of the same shape and range.
             rgb_embedding: S^r of MA-CLIP (B, E).
             x_embedding: S^m of MA-CLIP (B, E).
-            modality: int64 (B,), `Modality.index` of each pair.
+            modality: int64 (B,), slot of each pair's modality, see `sensors.slot_of`.
 
         Returns:
             Logits (B, C, H, W).
@@ -143,6 +143,9 @@ class RgbxNetwork(nn.Module):
         """
         check_pair(rgb, x)
         return (rgb - self.mean[0, :, None, None]) / self.std[0, :, None, None]
+
+    def add_modality(self) -> None:
+        """Makes room for one more modality, in the next slot; nothing where none matters."""
 
     def fold(self) -> None:
         """Replaces parts by their cheaper equals for inference; not to be trained or saved."""

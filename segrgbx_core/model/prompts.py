@@ -49,10 +49,10 @@ def pair_embeddings(pairing: Pairing, rgb_embedding: Tensor, x_embedding: Tensor
 
 
 def stream_indices(modality: Tensor) -> Tensor:
-    """Which set of aligned prompts each image uses: 0 for RGB, 1 + `Modality.index` for X.
+    """Which set of aligned prompts each image uses: 0 for RGB, 1 + the modality's slot for X.
 
     Args:
-        modality: int64 (B,), `Modality.index` of each pair.
+        modality: int64 (B,), slot of each pair's modality.
 
     Returns:
         int64 (2B,).
@@ -91,6 +91,13 @@ class StagePrompts(nn.Module):
             streams = 1 + len(MODALITIES)
             self.aligned = nn.Parameter(torch.empty(streams, config.num_aligned, width))
             nn.init.trunc_normal_(self.aligned, std=0.02)
+
+    def add_modality(self) -> None:
+        """One more set of aligned prompts, for the next slot."""
+        if self.aligned is not None:
+            one = torch.empty_like(self.aligned[:1])
+            nn.init.trunc_normal_(one, std=0.02)
+            self.aligned = nn.Parameter(torch.cat([self.aligned.detach(), one]))
 
     def forward(self, embedding: Tensor, stream: Tensor) -> Tensor:
         """Prompts of every image.

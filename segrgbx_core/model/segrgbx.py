@@ -120,6 +120,11 @@ class SegRGBX(RgbxNetwork):
             features = torch.cat([rgb_features, x_features])
         return self.head(fused)
 
+    def add_modality(self) -> None:
+        """See `RgbxNetwork`."""
+        for prompts in self.prompts:
+            cast("StagePrompts", prompts).add_modality()
+
     def fold(self) -> None:
         """See `RgbxNetwork`."""
         super().fold()

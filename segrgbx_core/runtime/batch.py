@@ -24,7 +24,7 @@ from segrgbx_core.base.config import Config, option
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
 from segrgbx_core.model.network import padded
-from segrgbx_core.sensors import EncodingConfig, resamples_linearly
+from segrgbx_core.sensors import EncodingConfig, resamples_linearly, slot_of
 
 RGB_BORDER = (124, 116, 104)
 """Fill around a letterboxed RGB image: ImageNet's mean, hence near zero after normalisation."""
@@ -86,7 +86,7 @@ class Batch:
     Attributes:
         rgb_pixels: uint8 (B, H, W, 3).
         x_pixels: X images, float32 (B, H, W, 3) in [0, 1].
-        modality: int64 (B,), `Modality.index`.
+        modality: int64 (B,), slot of each modality.
         placements: one per sample.
         border: rows below and columns to the right that are the border of `InputConfig.pad`.
     """
@@ -229,7 +229,7 @@ def make_batch(
         else:
             rgb[index, rows, columns] = fit_to_model(rgb_images[index], *inner)
         x[index, rows, columns] = fit_to_model(x_images[index], *inner, linear)
-        index_array[index] = modality.index
+        index_array[index] = slot_of(modality, encoding)
     rgb_pixels, x_pixels, modality_index = buffers.to_device(rgb, x, index_array)
     border = (size[1] - config.height, size[2] - config.width)
     return Batch(rgb_pixels, x_pixels, modality_index, placements, border)

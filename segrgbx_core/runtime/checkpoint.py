@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from torch import nn
 
 from segrgbx_core.base.config import Config, from_mapping, option, to_plain
@@ -38,10 +38,11 @@ from segrgbx_core.model.tensor_files import (
     write_tensors,
 )
 from segrgbx_core.runtime.batch import InputConfig
-from segrgbx_core.sensors import EncodingConfig
+from segrgbx_core.sensors import EncodingConfig, slot_of
 
-FORMAT = 1
-"""Newest format that this package reads; rises when old readers would misunderstand new files."""
+FORMAT = 2
+"""Newest format that this package reads; 2 added modalities beyond the paper's five. Contracts
+without any are written as format 1, which earlier versions read."""
 KEY = "segrgbx"
 _PARTS = ("model", "ma_clip")
 _LONGEST = 400
@@ -51,7 +52,7 @@ _LONGEST = 400
 class Contract(Config):
     """What a checkpoint promises to whoever uses it."""
 
-    format: int = option(FORMAT, doc="format of the checkpoint", low=1)
+    format: int = option(1, doc="format of the checkpoint", low=1)
     model: AnyModelConfig = option(doc="architecture of SegRGB-X or of a baseline")
     ma_clip: MaClipConfig = option(doc="architecture of MA-CLIP")
     encoding: EncodingConfig = option(
@@ -88,8 +89,6 @@ class Contract(Config):
     @classmethod
     def _usable(cls, value: dict[str, float]) -> dict[str, float]:
         for name, temperature in value.items():
-            if name not in set(Modality):
-                raise ValueError(f"'{name}' is not one of {', '.join(map(str, Modality))}")
             if not temperature > 0:
                 raise ValueError(f"{temperature:g} of {name} is not above 0")
         return value
@@ -111,6 +110,16 @@ class Contract(Config):
         if not value or len(set(value)) < len(value):
             raise ValueError("must name at least one modality, and each once")
         return value
+
+    @model_validator(mode="after")
+    def _knows_modalities(self) -> Contract:
+        known = (*MODALITIES, *self.encoding.added)
+        for name in (*self.modalities, *self.temperatures):
+            if name not in known:
+                raise ValueError(f"modality '{name}' is not one of {', '.join(known)}")
+        if self.encoding.added and self.format < FORMAT:
+            raise ValueError(f"encoding.added needs format {FORMAT}, not {self.format}")
+        return self
 
     @property
     def is_random(self) -> bool:
@@ -142,10 +151,15 @@ class Contract(Config):
             CheckpointError: when they were not.
         """
         if modality not in self.modalities:
+            near = did_you_mean(modality, self.modalities)
             raise CheckpointError(
-                f"{where}: trained for {', '.join(map(str, self.modalities))}; "
-                f"asked for {modality}"
+                f"{where}: trained for {', '.join(self.modalities)}; asked for {modality}"
+                f"{near if 'did you mean' in near else ''}"
             )
+
+    def slot_of(self, modality: Modality) -> int:
+        """See `sensors.slot_of`."""
+        return slot_of(modality, self.encoding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,13 +344,26 @@ def random_weights(contract: Contract, seed: int = 0) -> LoadedCheckpoint:
     space = LabelSpace.from_dict(contract.label_space)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(contract.model, space.num_classes, contract.ma_clip.output_dim)
-        ma_clip = ModalityAwareClip(contract.ma_clip)
+        model, ma_clip = build_networks(contract, space.num_classes)
         with torch.no_grad():
             for name, tensor in ma_clip.named_parameters():
-                if name.endswith("lora_up"):
+                if ".lora_" in name and "up" in name.rpartition(".lora_")[2]:
                     tensor.normal_(std=0.02)
     return LoadedCheckpoint("(random weights)", contract, space, model.eval(), ma_clip, hash="")
+
+
+def build_networks(contract: Contract, num_classes: int) -> tuple[RgbxNetwork, ModalityAwareClip]:
+    """Both networks of a contract with their initial weights.
+
+    Raises:
+        ConfigError: when the contract describes no network.
+    """
+    model = build_model(contract.model, num_classes, contract.ma_clip.output_dim)
+    ma_clip = ModalityAwareClip(contract.ma_clip)
+    for modality in contract.encoding.added:
+        model.add_modality()
+        ma_clip.add_modality(modality)
+    return model, ma_clip
 
 
 def parse_contract(data: Any, where: str) -> Contract:
@@ -382,8 +409,7 @@ def _networks(
 ) -> tuple[RgbxNetwork, ModalityAwareClip]:
     """Both networks of a contract; on the meta device they take no memory."""
     try:
-        model = build_model(contract.model, num_classes, contract.ma_clip.output_dim)
-        return model, ModalityAwareClip(contract.ma_clip)
+        return build_networks(contract, num_classes)
     except (ConfigError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(
             f"{where}: its contract describes no network ({shortened(str(error), 200)})"

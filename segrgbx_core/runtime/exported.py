@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from segrgbx_core.base.errors import CheckpointError, SegrgbxError, shortened
-from segrgbx_core.base.modality import MODALITIES, Modality
+from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array
 from segrgbx_core.labels.label_space import LabelSpace
 from segrgbx_core.model import ModelConfig, Scene, build_model
@@ -163,10 +163,12 @@ def read_exported(path: Path | str) -> ExportedModel:
         not isinstance(hashes, dict)
         or not isinstance(source, dict)
         or not all(isinstance(value, str) for value in hashes.values())
-        or merged not in ("", *(modality.value for modality in MODALITIES))
+        or not isinstance(merged, str)
     ):
         raise CheckpointError(f"{place} is damaged (files, merged_for or source); copy it anew")
     contract = parse_contract(data.get("contract"), place)
+    if merged and merged not in contract.modalities:
+        raise CheckpointError(f"{place} is damaged (merged_for); copy it anew")
     for name in (LOGITS, *([SCENE] if has_scene(contract) else [])):
         if not (folder / name).is_file():
             raise CheckpointError(f"{where}: has no {name}; copy the whole folder again")

@@ -16,7 +16,7 @@ from pydantic import create_model, model_validator
 
 from segrgbx_core.base.config import Config, from_mapping, option
 from segrgbx_core.base.errors import ConfigError, did_you_mean, shortened
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.sensors import SensorConfig
 from segrgbx_core.sensors.polarization import PolarizationLayout
@@ -361,8 +361,8 @@ def _fuse_type(pairs: tuple[str, ...], fused: tuple[str, ...]) -> type[FuseConfi
 
 @cache
 def _pair_type(name: str) -> type[PairConfig]:
-    """A pair named after a modality need not repeat it."""
-    if name not in {modality.value for modality in Modality}:
+    """A pair named after one of the paper's modalities need not repeat it."""
+    if name not in MODALITIES:
         return PairConfig
     doc = PairConfig.model_fields["modality"].description or ""
     field: Any = (Modality, option(Modality(name), doc=doc))

@@ -77,7 +77,8 @@ class PairConfig(Config):
     """One RGB-X pair: which sensor its X is and how its messages arrive."""
 
     modality: Modality = option(
-        doc="which sensor X is; a pair named after a modality need not say it"
+        doc="which sensor X is: event, thermal, depth, polarization, light_field, or one that was "
+        "added to the checkpoint; a pair named after one of the five need not say it"
     )
     rgb_transport: RgbTransport = option(
         RgbTransport.AUTO,
@@ -149,7 +150,8 @@ class PairConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> PairConfig:
-        if self.x_transport is XTransport.COMPRESSED_DEPTH and self.modality is not Modality.DEPTH:
+        of_depth = self.modality is Modality.DEPTH or self.modality.is_added
+        if self.x_transport is XTransport.COMPRESSED_DEPTH and not of_depth:
             raise ValueError(
                 f"x_transport 'compressedDepth' carries depth only, not {self.modality}"
             )
@@ -160,9 +162,8 @@ class PairConfig(Config):
             )
         if self.x_source is XSource.IMAGE and self.x_stream is Stream.EVENTS:
             raise ValueError("images of events are drawn pictures; set x_form: image")
-        if self.x_source is XSource.ANGLES and (
-            self.modality is not Modality.POLARIZATION or self.x_form is not XForm.RAW
-        ):
+        has_angles = self.modality is Modality.POLARIZATION or self.modality.is_added
+        if self.x_source is XSource.ANGLES and not (has_angles and self.x_form is XForm.RAW):
             raise ValueError("x_source 'angles' is for raw X of modality polarization")
         self._check_encoding()
         if abs(np.linalg.det(np.reshape(self.homography, (3, 3)))) < 1e-12:
@@ -207,8 +208,10 @@ class PairConfig(Config):
     @property
     def x_stream(self) -> Stream:
         """Where X comes from: images, or an event stream."""
-        is_stream = self.modality is Modality.EVENT and self.x_form is XForm.RAW
-        return Stream.EVENTS if is_stream else Stream.X
+        is_event = self.modality is Modality.EVENT
+        if self.modality.is_added:  # the checkpoint names its encoder, which may be that of events
+            is_event = self.x_source is XSource.EVENTS
+        return Stream.EVENTS if is_event and self.x_form is XForm.RAW else Stream.X
 
     @property
     def x_streams(self) -> dict[str, Stream]:

@@ -101,7 +101,7 @@ def _value(leaf: Leaf) -> dict[str, Any]:
         if kinds[0] != "string":  # numbers come in a fixed count, names do not
             described |= {"minItems": len(kinds), "maxItems": len(kinds)}
         return described
-    described["type"] = _KINDS[type(leaf.default)]
+    described["type"] = _KINDS.get(type(leaf.default), "string")
     if leaf.low is not None:
         described["minimum"] = leaf.low
     if leaf.high is not None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import NS_PER_MS, Array, Events, RgbxSample, XForm
-from segrgbx_core.sensors import EncodingConfig, x_content
+from segrgbx_core.sensors import PICTURE, EncodingConfig, encoder_of, x_content
 from segrgbx_core.sensors.content import EMPTY_SHARE, XContent, rgb_content
 from segrgbx_core.sensors.freeze import FROZEN, FreezeDetector
 from segrgbx_core.sync.aligner import (
@@ -41,13 +41,14 @@ __all__ = ["EmptyXError", "Pair", "PairPipeline", "Pipeline", "SampleReader", "S
 _GREY = ("mono8", "8UC1", "mono16", "16UC1")
 _RGB = ("rgb8", "bgr8", "rgba8", "bgra8")
 _BAYER = tuple(name for name in messages.COLOUR_ENCODINGS if name.startswith("bayer_"))
-# Which encodings of a raw X image make sense for a modality.
-_RAW = {
+# Which encodings of a raw X image make sense for an encoder.
+_RAW: dict[str, tuple[str, ...]] = {
     Modality.THERMAL: (*_GREY, "32FC1"),
     Modality.DEPTH: ("16UC1", "mono16", "32FC1"),
     Modality.POLARIZATION: (*_GREY, *_BAYER, "8UC4", "16UC4", "32FC2", *_RGB),
     Modality.LIGHT_FIELD: messages.COLOUR_ENCODINGS,
     Modality.EVENT: (),
+    PICTURE: (*_GREY, "32FC1", *_RGB),
 }
 _ANGLES_IN_ORDER = (Stream.I0, Stream.I45, Stream.I90, Stream.I135)
 _RGB_JUDGED_EVERY = 10
@@ -126,6 +127,7 @@ class SampleReader:
         self._options = config.pair(name)
         self._sync = config.sync
         self._encoding = encoding
+        self._encoder = encoder_of(self._options.modality, encoding)
         self._sensor = config.sensor
         self._rgb_topic = config.topic(name, Stream.RGB)
         self._x_topic = config.topic(name, next(iter(self._options.x_streams.values())))
@@ -176,7 +178,7 @@ class SampleReader:
             self.first_problem = self.first_problem or content.problem
         if not content.is_empty:
             self._last = sample
-        elif sample.modality is not Modality.EVENT:  # a still scene is no fault of the camera
+        elif not isinstance(sample.x, Events):  # a still scene is no fault of the camera
             if self._sync.on_missing_x is OnMissingX.RGB_ONLY:
                 self.is_black = True
                 return self._sample(pair, rgb, *black_x(rgb))
@@ -241,11 +243,12 @@ class SampleReader:
         return self._pixels(x), self._options.x_form
 
     def _pixels(self, message: Any) -> Array:
-        modality, encoding = self._options.modality, self._options.x_encoding
+        encoding = self._options.x_encoding
         if self._options.x_form is XForm.IMAGE:
             return messages.picture_array(message, encoding)
-        is_mosaic = modality is Modality.POLARIZATION
-        return messages.any_array(message, encoding, allowed=_RAW[modality], mosaic=is_mosaic)
+        is_mosaic = self._encoder == Modality.POLARIZATION
+        allowed = _RAW[self._encoder]
+        return messages.any_array(message, encoding, allowed=allowed, mosaic=is_mosaic)
 
 
 def black_x(rgb: Array) -> tuple[Array, XForm]:

@@ -15,7 +15,13 @@ from segrgbx_core.base.camera import Pinhole, depth_metres
 from segrgbx_core.base.errors import EncodingError
 from segrgbx_core.base.modality import Modality
 from segrgbx_core.base.samples import Array, Events, RgbxSample, XForm
-from segrgbx_core.sensors import EncodingConfig, SensorConfig, encode, resamples_linearly
+from segrgbx_core.sensors import (
+    EncodingConfig,
+    SensorConfig,
+    encode,
+    encoder_of,
+    resamples_linearly,
+)
 from segrgbx_ros.config.options import PairConfig, Registration
 from segrgbx_ros.messages import geometry
 
@@ -57,7 +63,8 @@ class Registrar:
             return sample
         infos = rgb_info, x_info
         height, width = sample.rgb.shape[:2]
-        is_raw_depth = sample.modality is Modality.DEPTH and sample.x_form is XForm.RAW
+        encoder = encoder_of(sample.modality, self._encoding)
+        is_raw_depth = encoder == Modality.DEPTH and sample.x_form is XForm.RAW
         if is_raw_depth and self._options.registration is Registration.CAMERA_INFO:
             return self._registered_depth(sample, infos)
         if isinstance(sample.x, Events):
@@ -70,7 +77,7 @@ class Registrar:
             depth = geometry.warp(sample.x, homography, height, width, linear=False)
             return replace(sample, x=depth)
         x_image = encode(sample, self._encoding, self._sensor)
-        picture = x_image if sample.modality is Modality.LIGHT_FIELD else sample.x
+        picture = x_image if encoder == Modality.LIGHT_FIELD else sample.x
         rows, columns = picture.shape[:2]
         homography = self._homography(sample, (rows, columns), infos)
         # A mosaic is drawn at half its size; a view of a light field is a picture of its own.

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import RgbxSample
 from segrgbx_core.model import ALL_PRESETS
 from segrgbx_core.model.ma_clip import CLIP_PRESETS
 from segrgbx_core.runtime.batch import InputConfig
-from segrgbx_core.runtime.checkpoint import default_contract
+from segrgbx_core.runtime.checkpoint import FORMAT, Contract, default_contract
+from segrgbx_core.sensors import AddedModality
 
 SIZE = (64, 96)
 
@@ -23,6 +24,21 @@ def small_contract(preset="tiny", **changes):
     size = InputConfig(height=SIZE[0], width=SIZE[1])
     model = config.model_copy(update={**update, **changes})
     return default_contract(preset, model=model, ma_clip=clip, input=size)
+
+
+LIDAR = AddedModality(high=50.0, unit="m", zero_is_missing=True, interpolates=False)
+
+
+def with_added(contract, **added):
+    """A contract with modalities beyond the five, in the order in which they are named."""
+    added = {
+        Modality(name): one.model_copy(update={"slot": slot})
+        for slot, (name, one) in enumerate(added.items(), len(MODALITIES))
+    }
+    encoding = contract.encoding.model_copy(update={"added": added})
+    modalities = (*contract.modalities, *added)
+    changes = {"encoding": encoding, "modalities": modalities, "format": FORMAT}
+    return Contract(**{**dict(contract), **changes})
 
 
 def sample(modality=Modality.THERMAL, height=72, width=100, seed=0):

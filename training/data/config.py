@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from segrgbx_core.base.config import Config, PathText, option
+from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.base.modality import Modality
+from segrgbx_core.sensors import EncodingConfig
 from training.data.datasets import Reader, open_reader, usual_modality
 
 
@@ -25,6 +28,20 @@ class DataConfig(Config):
     def open(self, split: str) -> Reader:
         """Opens one split; see `open_reader` for errors."""
         return open_reader(self.reader, self.root, split, self.modality, self.options)
+
+
+def require_paper_modalities(data: Sequence[DataConfig], encoding: EncodingConfig) -> None:
+    """Refuses added modalities where whole models are trained, which have the paper's five.
+
+    Raises:
+        ConfigError: naming the modality.
+    """
+    added = [*(one.modality for one in data if one.modality.is_added), *encoding.added]
+    if added:
+        raise ConfigError(
+            f"modality '{added[0]}' is none of the paper's five; train those, then add it to the "
+            "checkpoint with python -m training.add_modality"
+        )
 
 
 def fill_modalities(run: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from segrgbx_core.model.lora import adapter_tensors
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from segrgbx_core.model.tensor_files import SUFFIX, read_tensors, write_tensors
 from segrgbx_core.runtime.batch import InputConfig
-from segrgbx_core.sensors import SensorConfig, resamples_linearly
+from segrgbx_core.sensors import SensorConfig, resamples_linearly, slot_of
 from training.data.augment import Variant, Views, fitted, mirror, without
 from training.data.datasets import Reader, sensor_of
 from training.data.preparation import Preparation, prepare, read_ahead
@@ -84,7 +84,7 @@ def embed_frames(
         float32 (N, V, 2, E) on the CPU: RGB, then X.
     """
     device = next(ma_clip.parameters()).device
-    index = frames.reader.modality.index
+    index = slot_of(frames.reader.modality, frames.preparation.encoding)
     rows = []
     loader = DataLoader(frames, batch_size=batch_size, num_workers=workers)
     label = f"embedding {frames.reader.native}"

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segrgbx_core.base.errors import ConfigError
 from segrgbx_core.labels.label_space import LabelSpace
+from segrgbx_core.sensors import slot_of
 from training.data.augment import Views, at_progress, augment
 from training.data.datasets import Reader, spread
 from training.data.embeddings import ReuseConfig, embedding_of
@@ -190,7 +191,7 @@ class JointDataset(Dataset[dict[str, Tensor]]):
             "rgb": views.rgb,
             "x": views.x.contiguous(),
             "labels": views.labels.long(),
-            "modality": torch.tensor(views.modality.index),
+            "modality": torch.tensor(slot_of(views.modality, config.encoding)),
             "native": torch.tensor(self._native[position]),
         }
         if source.embeddings is not None:

@@ -143,10 +143,8 @@ def open_splits_of_run(
 def _modality(name: str) -> Modality:
     try:
         return Modality(name)
-    except ValueError:
-        raise ConfigError(
-            f"modality '{name}' is not one of {', '.join(map(str, Modality))}"
-        ) from None
+    except ValueError as error:
+        raise ConfigError(f"modality '{name}' {error}") from None
 
 
 def _split_of_entry(entry: DataConfig, split: str) -> str:

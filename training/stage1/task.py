@@ -18,6 +18,7 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.model.adapter_files import load_adapters, save_adapter
 from segrgbx_core.model.ma_clip import ModalityAwareClip
 from training.data.augment import AugmentConfig, Variant
+from training.data.config import require_paper_modalities
 from training.data.datasets import Reader, joined_space, samples_text, spread
 from training.data.embeddings import (
     WholeFrames,
@@ -134,6 +135,7 @@ class MaClipTask:
     """Data, adapters and scores of stage 1; see `training.engine.loop.Task`."""
 
     def __init__(self, config: MaClipRun) -> None:
+        require_paper_modalities(config.data, config.encoding)
         self.config = config
         self._commit = git_commit()  # now: the checkout may change while the run goes on
         captions = read_captions(config.captions)

@@ -20,6 +20,7 @@ from segrgbx_core.model import build_model
 from segrgbx_core.model.tensor_files import SUFFIX
 from segrgbx_core.runtime.checkpoint import Contract, save_checkpoint
 from training.data.augment import Variant
+from training.data.config import require_paper_modalities
 from training.data.datasets import Reader, joined_space, samples_text
 from training.data.embeddings import (
     WholeFrames,
@@ -238,6 +239,7 @@ def _counted(reader: Reader) -> str:
 def _check(config: SegmentationRun) -> None:
     """Refuses options that exclude each other; warns of those that do nothing."""
     require_stretch(config.input)
+    require_paper_modalities(config.data, config.encoding)
     if config.init and config.encoder_weights:
         raise ConfigError("init and encoder_weights: are both set; init brings the encoder too")
     if config.clip.stale.probability > 0 and not config.clip.full_frame:

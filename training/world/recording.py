@@ -47,7 +47,7 @@ from segrgbx_core.sensors import encode
 from segrgbx_core.sensors.event_words import encode_libcaer_cmp
 from training.world.config import TEST_SEEDS, Corruption, Light, WorldConfig
 from training.world.rays.cameras import Camera
-from training.world.records import Record, record_sample
+from training.world.records import LIDAR, NIR, Record, record_sample
 from training.world.render import parse_sensors, world_config
 from training.world.sensors.polarization import mosaic
 from training.world.world import World
@@ -252,6 +252,10 @@ def x_image(record: Record, modality: Modality) -> tuple[str, bytes]:
         return "mono16", _png(mosaic(record.polarization) << 4)
     if modality is Modality.LIGHT_FIELD and record.light_field is not None:
         return JPEG_FORM, _jpeg(record.light_field[0])
+    if modality is LIDAR and record.lidar is not None:
+        return "16UC1", _png(record.lidar)
+    if modality is NIR and record.nir is not None:
+        return "mono8", _png(record.nir)
     raise DataError(f"recording: the record holds no {modality}; render it with that sensor")
 
 

@@ -18,15 +18,35 @@ from segrgbx_core.base.errors import DataError
 from segrgbx_core.base.files import replacing
 from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Events, RgbxSample, XForm
-from segrgbx_core.sensors import PolarizationSensor, SensorConfig
+from segrgbx_core.sensors import AddedModality, PolarizationSensor, SensorConfig
 from segrgbx_core.sensors.polarization import PolarizationLayout
 
+LIDAR, NIR = Modality("lidar"), Modality("nir")
+ADDED = {
+    LIDAR: AddedModality(
+        high=60.0,
+        unit="m",
+        count=0.01,
+        zero_is_missing=True,
+        interpolates=False,
+        reveals=("person", "car", "pole"),  # what stands out from the ground, in any light
+    ),
+    NIR: AddedModality(
+        high=255.0,
+        slot=6,
+        reveals=("person", "vegetation"),  # bright by the camera's own lamp
+    ),
+}
+"""Sensors beyond the paper's five that the renderer has, as checkpoints describe them."""
+RENDERED = (*MODALITIES, *ADDED)
 X_ARRAYS = {
     Modality.EVENT: (),
     Modality.THERMAL: ("thermal",),
     Modality.DEPTH: ("depth", "depth_truth"),
     Modality.POLARIZATION: ("polarization",),
     Modality.LIGHT_FIELD: ("light_field",),
+    LIDAR: ("lidar",),
+    NIR: ("nir",),
 }
 ARRAYS = ("rgb", "labels", *(name for names in X_ARRAYS.values() for name in names))
 EVENT_ARRAYS = ("x", "y", "t_ns", "p")
@@ -56,6 +76,8 @@ class Record:
         events: events of the window that ends at `x_stamp_ns`.
         polarization: uint16 (h, w, 4), 12-bit images behind analysers at 0, 45, 90, 135 degrees.
         light_field: uint8 (V, h, w, 3), views row by row (one corner view when V is 1).
+        lidar: uint16 (rings, w), ranges in hundredths of a metre; 0 where nothing came back.
+        nir: uint8 (h, w), near infrared.
     """
 
     seed: int
@@ -71,6 +93,8 @@ class Record:
     events: Events | None = None
     polarization: NDArray[np.uint16] | None = None
     light_field: NDArray[np.uint8] | None = None
+    lidar: NDArray[np.uint16] | None = None
+    nir: NDArray[np.uint8] | None = None
 
 
 def save_record(path: Path, record: Record) -> None:
@@ -107,7 +131,7 @@ def load_record(path: Path | str, sensors: Collection[Modality] = MODALITIES) ->
     Raises:
         DataError: when the file is missing or is no record.
     """
-    wanted = ["rgb", "labels", *(name for sensor in sensors for name in X_ARRAYS[sensor])]
+    wanted = ["rgb", "labels", *(name for one in sensors for name in X_ARRAYS.get(one, ()))]
     try:
         with np.load(path, allow_pickle=False) as archive:
             metadata = json.loads(str(archive["facts"]))
@@ -127,9 +151,13 @@ def record_sample(record: Record, modality: Modality, place: str = "record") -> 
     Raises:
         DataError: when the record was rendered without that modality.
     """
-    x: Any = getattr(record, "events" if modality is Modality.EVENT else modality.value)
+    name = "events" if modality is Modality.EVENT else modality.value
+    x: Any = getattr(record, name) if modality in X_ARRAYS else None
     if x is None:
-        raise DataError(f"{place}: was rendered without {modality}; render it with --sensors all")
+        raise DataError(
+            f"{place}: was rendered without {modality}; render it with --sensors {modality}, one "
+            f"of {', '.join(RENDERED)}"
+        )
     if modality is Modality.LIGHT_FIELD and x.shape[0] == 1:
         x = x[0]
     return RgbxSample(

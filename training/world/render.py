@@ -30,7 +30,7 @@ from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.overrides import CommandParser, add_set_option, apply_overrides
 from training.world.config import WorldConfig
 from training.world.processes import processes
-from training.world.records import save_record
+from training.world.records import RENDERED, save_record
 from training.world.world import World
 
 _ADVICE = "choose another folder or remove it"
@@ -78,7 +78,7 @@ def _path(folder: Path, seed: int, frame: int) -> Path:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = CommandParser(description="Render synthetic scenes for all five X modalities.")
+    parser = CommandParser(description="Render synthetic scenes for the X modalities.")
     parser.add_argument("--out", type=user_path, required=True, help="folder of the records")
     parser.add_argument("--seeds", default="0:100", help="first:last+1, or a comma list")
     parser.add_argument("--frames-per-scene", type=int, default=2)
@@ -91,7 +91,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sensors",
         default="thermal",
-        help=f"comma list of {', '.join(MODALITIES)}; 'all'; 'one' draws one per scene; 'none'",
+        help=f"comma list of {', '.join(RENDERED)}; 'all' takes the paper's five; 'one' draws one "
+        "of these per scene; 'none'",
     )
     parser.add_argument("--size", type=image_size, default="320x240", help="WIDTHxHEIGHT of RGB")
     parser.add_argument("--workers", type=int, default=1, help="processes")
@@ -108,14 +109,14 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_sensors(text: str, seed: int = 0) -> tuple[Modality, ...]:
-    """Names as modalities; `all`, `none`, or `one` that depends on the seed."""
+    """Names as modalities; `all` of the paper's, `none`, or `one` that depends on the seed."""
     if text == "all":
         return MODALITIES
     if text == "none":
         return ()
     if text == "one":
         return (MODALITIES[seed % len(MODALITIES)],)
-    known = {modality.value: modality for modality in MODALITIES}
+    known = {modality.value: modality for modality in RENDERED}
     unknown = [name for name in text.split(",") if name not in known]
     if unknown:
         raise DataError(

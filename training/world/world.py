@@ -15,11 +15,11 @@ from segrgbx_core.base.samples import Events
 from training.world.config import Corruption, Family, Variation, WorldConfig, variation_rng
 from training.world.rays.cameras import Camera
 from training.world.rays.vectors import Floats
-from training.world.records import Record
+from training.world.records import LIDAR, NIR, Record
 from training.world.scenes.room import room_scene
 from training.world.scenes.scene import Scene
 from training.world.scenes.street import street_scene
-from training.world.sensors import depth, event, polarization, thermal
+from training.world.sensors import depth, event, lidar, nir, polarization, thermal
 from training.world.sensors.rgb import (
     PLAIN_READOUT,
     PLAIN_RESPONSE,
@@ -51,6 +51,8 @@ _STREAMS = {
     "event": 4,
     "polarization": 5,
     "light_field": 6,
+    "lidar": 7,
+    "nir": 8,
 }
 
 
@@ -218,6 +220,18 @@ class World:
             arrays["light_field"] = self._light_field(time_s, exposure)
         if Modality.EVENT in wanted:
             arrays["events"] = self._events(time_s, view)
+        if wanted & {LIDAR, NIR}:  # last, so that the others see what they see without these
+            arrays |= self._added(time_s, view or self.view(time_s, camera), wanted)
+        return arrays
+
+    def _added(self, time_s: float, view: View, wanted: frozenset[Modality]) -> dict[str, Any]:
+        arrays: dict[str, Any] = {}
+        stamp_ns, is_street = round(time_s * 1e9), not self.scene.is_indoor
+        if LIDAR in wanted:
+            arrays["lidar"] = lidar.measure(view, self._rng(stamp_ns, "lidar"), is_street)
+        if NIR in wanted:
+            rng = self._rng(stamp_ns, "nir")
+            arrays["nir"] = nir.photograph_nir(self.shader, view, rng, is_street)
         return arrays
 
     def _depth(

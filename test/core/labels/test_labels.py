@@ -161,7 +161,7 @@ def test_changed_content_is_noticed():
         (lambda d: d.pop("natives"), "entry 'natives' is missing"),
         (lambda d: d["natives"][0].pop("to_unified"), "entry 'to_unified' is missing"),
         (lambda d: d["palette"].__setitem__(0, [1, 2]), "expected what LabelSpace"),
-        (lambda d: d["natives"][0].update(modality="sonar"), "expected what LabelSpace"),
+        (lambda d: d["natives"][0].update(modality="no sonar"), "expected what LabelSpace"),
     ],
 )
 def test_foreign_dict_is_refused(change, message):

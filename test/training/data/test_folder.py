@@ -300,7 +300,11 @@ def row(number, **changes):
         ),
         ({"classes": row(1, name=" ")}, "value: 1", "is empty; give the class a name"),
         ({"modality": None}, "x:", "x needs a modality; add one of event, thermal"),
-        ({"modality": "termal"}, "termal", "modality: Input should be 'event', 'thermal'"),
+        (
+            {"modality": "termal"},
+            "termal",
+            "modality: 'termal' is none of the five (did you mean 'thermal'?)",
+        ),
         (
             {"rgb": "rgb/0001.png"},
             "rgb:",

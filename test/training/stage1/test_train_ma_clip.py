@@ -13,7 +13,7 @@ import yaml
 from stage2_case import write_run
 
 from segrgbx_core.base.errors import CheckpointError, ConfigError, DataError
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import Events
 from segrgbx_core.model.adapter_files import load_adapters
 from segrgbx_core.model.clip_weights import load_clip_weights
@@ -228,7 +228,7 @@ def test_mixed_batches_give_the_gradients_of_their_parts(run_file, tmp_path):
     # By hand: each pair alone through its own adapter, then one loss.
     rgb, x = [], []
     for i, index in enumerate(batch["modality"].tolist()):
-        modality = list(Modality)[index]
+        modality = list(MODALITIES)[index]
         rgb.append(task.pool(batch["rgb"][i : i + 1], modality))
         x.append(task.pool(batch["x"][i : i + 1], modality))
         objective._learn_all()

@@ -18,7 +18,7 @@ from pydantic import field_validator
 
 from segrgbx_core.base.config import Config, OptionPath, from_mapping, option, read_mapping
 from segrgbx_core.base.errors import ConfigError, DataError, did_you_mean
-from segrgbx_core.base.modality import Modality
+from segrgbx_core.base.modality import MODALITIES, Modality
 from segrgbx_core.base.samples import XForm
 from segrgbx_core.labels.label_space import UNIFIED, VOID, LabelSpace
 from segrgbx_core.labels.tables import (
@@ -29,7 +29,7 @@ from segrgbx_core.labels.tables import (
     NativeSpace,
     Rgb,
 )
-from segrgbx_core.sensors import SensorConfig
+from segrgbx_core.sensors import AddedModality, SensorConfig
 
 FILE_NAME = "dataset.yaml"
 SPLITS = ("train", "val", "test")
@@ -82,6 +82,9 @@ class DatasetFile(Config):
 
     name: str = option("", doc="name of the data set and of its label space; else the folder's")
     modality: Modality | None = option(None, doc="what X is; needed where there is an X")
+    picture: AddedModality | None = option(
+        None, doc="range and unit of X, for a modality that is none of the paper's five"
+    )
     rgb: str = option(doc="pattern of the RGB images, such as rgb/*.png")
     x: str = option("", doc="pattern of the X files; left out, X is missing")
     x_form: XForm = option(
@@ -203,7 +206,13 @@ def read_dataset_file(root: Path) -> OwnDataset:
     config = from_mapping(DatasetFile, data, lines.place)
     if config.x and config.modality is None:
         raise ConfigError(
-            f"{lines.place(('x',))}: x needs a modality; add one of {', '.join(Modality)}"
+            f"{lines.place(('x',))}: x needs a modality; add one of {', '.join(MODALITIES)}"
+        )
+    if config.modality and config.modality.is_added and config.picture is None:
+        hint = did_you_mean(config.modality, MODALITIES)
+        raise ConfigError(
+            f"{lines.place(('modality',))}: modality: '{config.modality}' is none of the five"
+            f"{hint}; one that is added to a checkpoint needs picture: with low, high and unit"
         )
     _check_classes(config.classes, lines)
     _check_values(config, lines)

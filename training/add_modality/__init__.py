@@ -1,0 +1,1 @@
+"""One more modality in a trained checkpoint: learned, stored apart, merged with others."""
