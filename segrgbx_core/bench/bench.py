@@ -311,6 +311,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     latency.add_argument("--repeats", type=int, default=30)
     latency.add_argument("--warm-up", type=int, default=5)
+    _add_compare(parser)
+    return parser
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
     side = parser.add_argument_group("compare", "uses the options of latency, too")
     side.add_argument("--only", action="append", choices=ALL_MODELS, help="not all models")
     side.add_argument(
@@ -328,7 +333,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     side.add_argument("--cuda-graph", action="store_true", help="in the fast style, on a GPU")
     side.add_argument("--chart", type=path_text, default="", help="image file for a bar chart")
-    return parser
 
 
 def _tower(args: argparse.Namespace) -> str:

@@ -28,6 +28,7 @@ from segrgbx_core.export.graphs import FRAME_OUTPUTS, LOGITS_OUTPUT, Tracer, mak
 from segrgbx_core.export.parity import (
     MIN_AGREEMENT,
     Answer,
+    Case,
     Parity,
     answer,
     compare,
@@ -140,23 +141,29 @@ def export_checkpoint(
         mark = contract_mark(contract, modality, source)
         _write_graphs(tracer, programs, draft, config, mark, progress)
         write_manifest(draft, contract, modality, source)
-        answers = []
-        for case in cases:
-            progress(f"answering in PyTorch: {case.name}")
-            answers.append(answer(eager, case))
+        answers = [_answered(eager, case, progress) for case in cases]
         results = _compared(answers, draft, config.min_agreement, progress)
         if config.aot:
             _write_packages(programs, draft, progress)
             write_manifest(draft, contract, modality, source)
-            progress("comparing the packages with PyTorch")
-            packaged = _opened(draft, Backend.AOT)
-            results["aot"] = [
-                compare(each, packaged, "aot", config.min_agreement) for each in answers
-            ]
+            results["aot"] = _compared_packages(answers, draft, config.min_agreement, progress)
         if folder.exists():
             shutil.rmtree(folder)
         shutil.move(draft, folder)
     return {form: [asdict(case) for case in cases] for form, cases in results.items()}
+
+
+def _answered(eager: EagerEngine, case: Case, progress: Progress) -> Answer:
+    progress(f"answering in PyTorch: {case.name}")
+    return answer(eager, case)
+
+
+def _compared_packages(
+    answers: Sequence[Answer], draft: Path, least: float, progress: Progress
+) -> list[Parity]:
+    progress("comparing the packages with PyTorch")
+    packaged = _opened(draft, Backend.AOT)
+    return [compare(each, packaged, "aot", least) for each in answers]
 
 
 def _write_graphs(

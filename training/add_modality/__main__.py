@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data",
         required=True,
         action="append",
+        dest="sources",
         metavar="READER=FOLDER",
         help=f"what to learn from; readers: {', '.join(READERS)}; several: once each",
     )
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     log_to_terminal()
     names = (args.name, args.encoder)
-    add_modality(add_run(args.checkpoint, names, args.data, args.out, args.set))
+    add_modality(add_run(args.checkpoint, names, args.sources, args.out, args.set))
     leave_processes()
     return 0
 

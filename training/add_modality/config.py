@@ -25,6 +25,23 @@ AUTO = "auto"
 CROP_SHARE = 0.75
 """Of the model's input, per side: crops of a third of its pixels less."""
 
+_LOSS = {"class_weights": "inverse_root", "max_class_weight": 2.5, "points": 5120}
+_OPTIMIZER = {
+    "learning_rate": 0.01,
+    "weight_decay": 0.0,
+    "decay": "cosine",
+    "clip_norm": 1.0,
+    "ema_decay": 0.98,
+}
+_RUN = {
+    "steps": 400,
+    "batch_size": 8,
+    "keep_frames": True,
+    "score_every": 100,
+    "save_every": 100,
+    "pictures": 4,
+}
+
 
 class AddRun(Config):
     """One modality that is learned beside a frozen checkpoint."""
@@ -90,23 +107,9 @@ def add_run(
             "drop_x": 0.05,
             "drop_rgb": 0.15,
         },
-        "loss": {"class_weights": "inverse_root", "max_class_weight": 2.5, "points": 5120},
-        "optimizer": {
-            "learning_rate": 0.01,
-            "weight_decay": 0.0,
-            "decay": "cosine",
-            "clip_norm": 1.0,
-            "ema_decay": 0.98,
-        },
-        "run": {
-            "out": out,
-            "steps": 400,
-            "batch_size": 8,
-            "keep_frames": True,
-            "score_every": 100,
-            "save_every": 100,
-            "pictures": 4,
-        },
+        "loss": dict(_LOSS),
+        "optimizer": dict(_OPTIMIZER),
+        "run": {"out": out, **_RUN},
     }
     if names[1]:
         tree["definition"]["encoder"] = names[1]

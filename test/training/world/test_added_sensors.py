@@ -47,7 +47,10 @@ def test_far_dark_walls_and_the_sky_send_nothing_back():
     assert not (ranges(small_scene([wall(70, dark)])) > 0).any()
     assert (ranges(small_scene([wall(20, dark)]))[25:35, 28:36] > 0).mean() > 0.9
     assert not ranges(small_scene([wall(500, bright)])).any()
-    assert not ranges(small_scene([])).any()
+    low = block((10, 11), (-40, 40), (-40, 1.5)), bright  # up to the camera's height
+    metres = ranges(small_scene([low]))
+    assert not metres[:25].any()
+    assert (metres[35:] > 0).mean() > 0.9
 
 
 def test_day_and_night_are_alike_to_a_lidar():
