@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -181,16 +180,15 @@ def compare(setting: CompareSetting, progress: Progress = lambda _: None) -> dic
     """
     chosen = _chosen(setting)
     batch = _batch(setting, choose_device(setting.config.device))
-    with ExitStack() as stack:
-        contenders = {}
-        for key in chosen:
-            progress(f"making {key}")
-            contenders[key] = stack.enter_context(_contender(key, setting, batch, progress))
-        with torch.inference_mode():
-            progress("warming up")
-            _take_turns(contenders, setting.warm_up)
-            progress(f"taking {setting.rounds} turns")
-            frames = _take_turns(contenders, setting.rounds)
+    contenders = {}
+    for key in chosen:
+        progress(f"making {key}")
+        contenders[key] = _contender(key, setting, batch, progress)
+    with torch.inference_mode():
+        progress("warming up")
+        _take_turns(contenders, setting.warm_up)
+        progress(f"taking {setting.rounds} turns")
+        frames = _take_turns(contenders, setting.rounds)
     models: dict[str, dict[str, Any]] = {
         key: {
             "title": contender.title,
@@ -293,43 +291,40 @@ def draw_chart(report: dict[str, Any], path: Path | str) -> None:
     figure.savefig(path, dpi=150)
 
 
-@contextmanager
-def _contender(
-    key: str, setting: CompareSetting, batch: Batch, progress: Progress
-) -> Iterator[Contender]:
+def _contender(key: str, setting: CompareSetting, batch: Batch, progress: Progress) -> Contender:
     if key in PEERS:
-        yield _peer(key, setting, batch)
-        return
+        return _peer(key, setting, batch)
     contract = _contract(key, setting)
     loaded = random_weights(contract)
-    is_exported = key in OPENVINO_MODELS
-    is_plain = not is_exported and "_fast" not in key and "_mixture" not in key
+    is_plain = key not in OPENVINO_MODELS and "_fast" not in key and "_mixture" not in key
     classes = loaded.label_space.num_classes
     parts = count_cost(contract.model, contract.ma_clip, classes, setting.size, not is_plain)
     cost = total_cost(parts)
     is_kept = key.startswith("segrgbx") and not is_plain and not key.endswith("every_frame")
     frames = setting.refresh_every if is_kept else 1
     clip = sum(part.gmacs for name, part in parts.items() if name.startswith("MA-CLIP"))
-    modality = setting.sample.modality
+    gmacs = cost.gmacs - clip * (1 - 1 / frames)
+    if is_plain:
+        if key == "segrgbx_merged":
+            loaded.ma_clip.merge(setting.sample.modality)
+        run = _plain(loaded, batch)
+    elif key in OPENVINO_MODELS:
+        engine = _in_openvino(loaded, setting, progress)
+        run = _fast(engine, _batch(setting, engine.device), setting.size)
+    else:
+        engine = make_engine(loaded, setting.config, setting.sample.modality)
+        run = _fast(engine, batch, setting.size)
+    return Contender({**MODELS, **OPENVINO_MODELS}[key], frames, run, cost.parameters_m, gmacs)
+
+
+def _in_openvino(loaded: LoadedCheckpoint, setting: CompareSetting, progress: Progress) -> Engine:
+    changed = {"backend": Backend.OPENVINO, "device": "auto", "cuda_graph": False}
+    config = setting.config.model_copy(update=changed)
     with tempfile.TemporaryDirectory(prefix="segrgbx-") as scratch:
-        if is_plain:
-            if key == "segrgbx_merged":
-                loaded.ma_clip.merge(modality)
-            run = _plain(loaded, batch)
-        elif is_exported:
-            folder = Path(scratch) / key
-            export_checkpoint(
-                loaded, folder, ExportConfig(modality=modality, fixed_size=True), progress
-            )
-            changed = {"backend": Backend.OPENVINO, "device": "auto", "cuda_graph": False}
-            config = setting.config.model_copy(update=changed)
-            batch = _batch(setting, torch.device("cpu"))
-            run = _fast(make_engine(read_exported(folder), config), batch, setting.size)
-        else:
-            run = _fast(make_engine(loaded, setting.config, modality), batch, setting.size)
-        gmacs = cost.gmacs - clip * (1 - 1 / frames)
-        title = {**MODELS, **OPENVINO_MODELS}[key]
-        yield Contender(title, frames, run, cost.parameters_m, gmacs)
+        folder = Path(scratch) / "exported"
+        how = ExportConfig(modality=setting.sample.modality, fixed_size=True)
+        export_checkpoint(loaded, folder, how, progress)
+        return make_engine(read_exported(folder), config)
 
 
 def _contract(key: str, setting: CompareSetting) -> Contract:

@@ -185,7 +185,7 @@ def load_peer(key: str, folder: Path, size: str, classes: int) -> PeerModel:
             what = "the checkout lacks it: is it the right branch of " + peer.source + "?"
             if not _is_own(error.name or "", peer.module):
                 what = "install it, or put a folder that has it on PYTHONPATH"
-            raise ConfigError(f"peers: {checkout} imports {error.name}; {what}") from error
+            raise ConfigError(f"peers: {checkout} needs {error.name}; {what}") from error
         except Exception as error:  # foreign code may raise anything
             raise ConfigError(
                 f"peers: {checkout}: {peer.title} of size {size} cannot be built: "

@@ -129,11 +129,11 @@ def test_what_only_training_imports_may_be_missing(checkouts):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("import nowhere_to_be_found", "imports nowhere_to_be_found; install it, or put a folder"),
-        ("from semseg.models.absent import A", "imports semseg.models.absent; the checkout lacks"),
+        ("import nowhere_to_be_found", "needs nowhere_to_be_found; install it, or put a folder"),
+        ("from semseg.models.absent import A", "needs semseg.models.absent; the checkout lacks"),
         (
             "from mmcv.cnn import norm; Made = norm()",
-            r"imports mmcv\.cnn\.norm; install it, or put a folder",
+            r"needs mmcv\.cnn\.norm; install it, or put a folder",
         ),
         ("raise ValueError('old torch')", "cannot be built: ValueError: old torch"),
     ],
