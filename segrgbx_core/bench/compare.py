@@ -64,8 +64,7 @@ RATIOS = {
     "ours_vs_cmx_openvino": ("segrgbx_openvino", "cmx_openvino"),
     "mixture_vs_cmx_openvino": ("segrgbx_mixture_openvino", "cmx_openvino"),
     "ours_vs_paper_style": ("segrgbx_fast", "segrgbx_paper_style"),
-    "paper_style_vs_ours": ("segrgbx_paper_style", "segrgbx_fast"),
-    "paper_style_vs_mixture": ("segrgbx_paper_style", "segrgbx_mixture"),
+    "mixture_vs_paper_style": ("segrgbx_mixture", "segrgbx_paper_style"),
     "ours_vs_plain_cmx": ("segrgbx_fast", "cmx"),
     "paper_style_vs_plain_cmx": ("segrgbx_paper_style", "cmx"),
 }
@@ -223,10 +222,13 @@ def _chosen(setting: CompareSetting) -> list[str]:
         raise ConfigError(f"preset '{setting.preset}': baselines come as tiny, b0, b1 and b2")
     if setting.peers is None and (asked := [key for key in setting.only if key in PEERS]):
         raise ConfigError(f"model {asked[0]}: needs --peers and the folder of its checkout")
-    if setting.only:
-        return [key for key in ALL_MODELS if key in setting.only]
     peers = found(setting.peers) if setting.peers else []
-    return [*MODELS, *(OPENVINO_MODELS if setting.openvino else ()), *peers]
+    chosen = [*MODELS, *(OPENVINO_MODELS if setting.openvino else ()), *peers]
+    if setting.only:
+        chosen = [key for key in ALL_MODELS if key in setting.only]
+    if setting.preset == "tiny" and (authors := [key for key in chosen if key in PEERS]):
+        raise ConfigError(f"preset 'tiny': {authors[0]} comes as b0, b1 and b2")
+    return chosen
 
 
 def table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -204,6 +204,11 @@ def test_peers_need_their_folder(capsys):
     assert "model cmx_authors: needs --peers" in capsys.readouterr().err
 
 
+def test_peers_have_no_tiny_size(checkouts, capsys):
+    assert main(["--peers", str(checkouts), "--preset", "tiny"]) == 2
+    assert "preset 'tiny': cmx_authors comes as b0, b1 and b2" in capsys.readouterr().err
+
+
 def test_nothing_of_the_authors_is_in_the_repository():
     root = Path(__file__).parents[3]
     assert not [peer.folder for peer in PEERS.values() if (root / peer.folder).exists()]
