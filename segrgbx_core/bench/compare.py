@@ -186,8 +186,7 @@ def compare(setting: CompareSetting, progress: Progress = lambda _: None) -> dic
     with torch.inference_mode():
         progress("warming up")
         _take_turns(contenders, setting.warm_up)
-        progress(f"taking {setting.rounds} turns")
-        frames = _take_turns(contenders, setting.rounds)
+        frames = _take_turns(contenders, setting.rounds, progress)
     models: dict[str, dict[str, Any]] = {
         key: {
             "title": contender.title,
@@ -413,11 +412,12 @@ def _batch(setting: CompareSetting, device: torch.device) -> Batch:
 
 
 def _take_turns(
-    contenders: dict[str, Contender], rounds: int
+    contenders: dict[str, Contender], rounds: int, progress: Progress = lambda _: None
 ) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU time in ms of every frame; whoever began a round begins the next one last."""
     frames: dict[str, list[tuple[float, float]]] = {key: [] for key in contenders}
     for turn in range(rounds):
+        progress(f"round {turn + 1} of {rounds}")
         for key in in_turn(list(contenders), turn):
             for is_new_scene in (True, False)[: contenders[key].frames]:
                 _, wall_ms, cpu_ms = timed(partial(contenders[key].run, is_new_scene))

@@ -48,7 +48,7 @@ def test_fast_and_plain_label_alike(monkeypatch):
     monkeypatch.setattr(
         module,
         "_take_turns",
-        lambda contenders, _: {
+        lambda contenders, *_: {
             key: answers.update({key: one.run(True)}) or [(1.0, 1.0)]
             for key, one in contenders.items()
         },
@@ -113,7 +113,7 @@ def test_an_exported_model_takes_part_and_labels_alike(monkeypatch):
     pytest.importorskip("onnxscript")
     answers = {}
 
-    def once(contenders, _):
+    def once(contenders, *_):
         answers.update({key: one.run(True)[0][0] for key, one in contenders.items()})
         return {key: [(2.0, 3.0), (1.0, 2.0)] for key in contenders}
 
