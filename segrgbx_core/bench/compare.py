@@ -65,6 +65,7 @@ RATIOS = {
     "mixture_vs_cmx_openvino": ("segrgbx_mixture_openvino", "cmx_openvino"),
     "ours_vs_paper_style": ("segrgbx_fast", "segrgbx_paper_style"),
     "mixture_vs_paper_style": ("segrgbx_mixture", "segrgbx_paper_style"),
+    "ours_openvino_vs_paper_style": ("segrgbx_openvino", "segrgbx_paper_style"),
     "ours_vs_plain_cmx": ("segrgbx_fast", "cmx"),
     "paper_style_vs_plain_cmx": ("segrgbx_paper_style", "cmx"),
 }
