@@ -102,7 +102,7 @@ PEERS = {
     "geminifusion_authors": Peer(
         "GeminiFusion, authors' code",
         "GeminiFusion",
-        "JiaDingCN/GeminiFusion (branch DELIVER)",
+        "JiaDingCN/GeminiFusion (branch DeLiVER)",
         "semseg.models",
         _geminifusion,
         _TOOLS,
