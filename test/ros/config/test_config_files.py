@@ -11,7 +11,7 @@ from segrgbx_core.base.modality import MODALITIES
 from segrgbx_ros.config.node import flatten, node_config, read_node_yaml
 
 CONFIG = Path(__file__).resolve().parents[3] / "config"
-NAMES = [str(modality) for modality in MODALITIES]
+NAMES = [*map(str, MODALITIES), "lidar"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,6 @@
-"""Five sensors at once, through real topics and through replay: every mask is equal, bit for bit.
+"""Five sensors and an added one, live and replayed at once: every mask is equal, bit for bit.
 
-One node serves five pairs with one model. Frames are hand-made: what counts is that both ways
+One node serves all pairs with one model. Frames are hand-made: what counts is that both ways
 decode, pair and encode alike. Event packets travel as they are; where `event_camera_msgs` is not
 installed, another message type lends its topic, and the bytes are read as the recording's are.
 """
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.ros
 
 from made_messages import event_packet  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from small_models import LIDAR, with_added  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
 from segrgbx_core.bags.bag_writer import BagWriter  # noqa: E402
@@ -26,13 +27,18 @@ from segrgbx_core.bags.message_types import EVENT_PACKET  # noqa: E402
 from segrgbx_core.base.images import encode_image  # noqa: E402
 from segrgbx_core.base.modality import MODALITIES  # noqa: E402
 from segrgbx_core.base.samples import Events  # noqa: E402
+from segrgbx_core.runtime.checkpoint import (  # noqa: E402
+    default_contract,
+    random_weights,
+    save_checkpoint,
+)
 from segrgbx_ros.replay.bags import Bag  # noqa: E402
 from segrgbx_ros.replay.replay import main  # noqa: E402
 from segrgbx_ros.tools import player  # noqa: E402
 from segrgbx_ros.tools.node_process import Listener, NodeProcess, own_domain  # noqa: E402
 from segrgbx_ros.tools.player import BagPlayer  # noqa: E402
 
-PAIRS = [str(modality) for modality in MODALITIES]
+PAIRS = [*map(str, MODALITIES), "lidar"]
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
 STEP = 100 * MS
@@ -44,10 +50,11 @@ HAS_PACKETS = importlib.util.find_spec("event_camera_msgs") is not None
 CONFIG = """
 /**:
   ros__parameters:
-    pairs: [event, thermal, depth, polarization, light_field]
+    pairs: [event, thermal, depth, polarization, light_field, lidar]
     thermal: {rgb_transport: compressed, x_transport: compressed}
     depth: {x_transport: compressedDepth}
     light_field: {label_space: urbanlf}
+    lidar: {modality: lidar}
     model: {checkpoint: CHECKPOINT, device: cpu, input_height: 64, input_width: 64}
     batch: {max_size: 1}
     drop: {policy: queue, queue_size: 100}
@@ -68,6 +75,19 @@ inputs.message_class = lambda config: CompressedImage
 EventStream.read_message = lambda self, raw: take(self, store.deserialize_cdr(raw, EVENT_PACKET))
 sys.exit(process.main(["segrgbx-node", *sys.argv[1:]]))
 """
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """Path of a tiny checkpoint with random weights that a LiDAR was added to."""
+    path = tmp_path_factory.mktemp("checkpoint") / "six.safetensors"
+    lidar = LIDAR.model_copy(
+        update={"count": 0.01, "curve": ((1, 0, 0.2), (0.3, 1, 0), (0, 0, 1))}
+    )
+    contract = with_added(default_contract("tiny"), lidar=lidar)
+    loaded = random_weights(contract)
+    save_checkpoint(path, loaded.model, loaded.ma_clip, contract)
+    return str(path)
 
 
 def picture(rng, height=HEIGHT, width=WIDTH):
@@ -103,6 +123,9 @@ def write_x(bag, rng, pair, stamp):
         data = struct.pack("<iff", 0, 0.0, 0.0) + encode_image(counts(rng, 500, 20000))
         message = bag.compressed(data, "16UC1; compressedDepth png", stamp, frame)
         topic += "/compressedDepth"
+    elif pair == "lidar":
+        ranges = counts(rng, 300, 6000) * (rng.random((40, 56)) > 0.2)
+        message = bag.image(ranges.astype(np.uint16), "16UC1", stamp, frame)
     elif pair == "polarization":
         mosaic = rng.integers(0, 65535, (40, 56), dtype=np.uint16)
         message = bag.image(mosaic, "mono16", stamp, frame)
@@ -177,10 +200,10 @@ def play_live(bag_path, config, log, monkeypatch):
     return masks, described
 
 
-def test_five_sensors_give_equal_labels_live_and_replayed(checkpoint, tmp_path, monkeypatch):
-    config = tmp_path / "five.yaml"
+def test_all_sensors_give_equal_labels_live_and_replayed(six, tmp_path, monkeypatch):
+    config = tmp_path / "six.yaml"
     message = EVENT_PACKET if HAS_PACKETS else "dvs_msgs/msg/EventArray"
-    config.write_text(CONFIG.replace("CHECKPOINT", checkpoint).replace("MESSAGE", message))
+    config.write_text(CONFIG.replace("CHECKPOINT", six).replace("MESSAGE", message))
     recording = write_recording(tmp_path / "bag")
     live, described = play_live(recording, config, tmp_path / "node.log", monkeypatch)
     out = ["--out", str(tmp_path / "out"), "--write-bag", str(tmp_path / "predicted")]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from segrgbx_core.base.errors import ConfigError
+from segrgbx_core.base.errors import CheckpointError, ConfigError
 from segrgbx_ros import load_model as loading
 from segrgbx_ros.config.node import node_config
 
@@ -50,6 +50,13 @@ def test_the_option_reaches_the_limit(monkeypatch):
 def test_no_model_is_an_error_that_says_what_to_do():
     with pytest.raises(ConfigError, match=r"model\.checkpoint: is empty; give the path"):
         loading.load_segmenter(node_config({}))
+
+
+@pytest.mark.parametrize("pairs", [["lidar"], ["thermal", "lidar"]])
+def test_a_pair_of_a_modality_that_the_checkpoint_lacks_is_refused_by_name(checkpoint, pairs):
+    options = {"pairs": pairs, "lidar.modality": "lidar", "model.checkpoint": checkpoint}
+    with pytest.raises(CheckpointError, match=r"trained for event, .*; asked for lidar"):
+        loading.load_segmenter(node_config({**options, "model.device": "cpu"}))
 
 
 def test_memory_facts_name_the_process():
