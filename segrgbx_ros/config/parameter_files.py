@@ -22,6 +22,8 @@ from segrgbx_core.base.yaml_text import MAX_BYTES, MAX_DEPTH
 
 PARAMETERS = "ros__parameters"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, as in rcl, where it is
+_LAUNCH_LIST = "tag:yaml.org,2002:python/tuple"
+"""How launch_ros marks the lists of its temporary files; rcl reads them as lists."""
 _TRUE = ("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON")
 _FALSE = ("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF")
 _NOTHING = ("", "~", "null", "Null", "NULL")
@@ -329,7 +331,8 @@ class _Parser:
             raise self._refused(event, f"ROS takes no aliases (*{shortened(event.anchor or '')})")
         tag = getattr(event, "tag", None)
         is_text = isinstance(event, yaml.ScalarEvent) and tag == "tag:yaml.org,2002:str"
-        if tag is not None and not is_text:
+        is_list = isinstance(event, yaml.SequenceStartEvent) and tag == _LAUNCH_LIST
+        if tag is not None and not is_text and not is_list:
             raise self._refused(
                 event, f"tag {shortened(str(tag))} means nothing to ROS; remove it"
             )

@@ -39,6 +39,7 @@ SCALARS = {
     "''": "", "'1'": "1", '"true"': "true", "!!str 1": "1", "a b # c": "a b", "&x 3": 3,
     "|\n      a\n      b": "a\nb\n", "[1, 2]": [1, 2], "[1e-3, 2.0]": [0.001, 2.0],
     "[yes, no]": [True, False], "['1', b]": ["1", "b"],
+    "!!python/tuple\n    - a\n    - b": ["a", "b"],
 }  # fmt: skip
 """What each text means, to rcl as well: the test below asks it."""
 
