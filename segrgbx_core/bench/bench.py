@@ -149,6 +149,8 @@ def _latency(args: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     show("\n" + ", ".join(f"{name} {_text(value)}" for name, value in setting.items()) + "\n")
+    passes = args.warm_up + args.repeats
+    sys.stderr.write(f"timing {passes} passes of {len(samples)} pairs\n")
     stages = measure(segmenter, samples, args.repeats, args.warm_up)
     columns = ("median_ms", "p95_ms", "min_ms")
     rows = [[stage, *(f"{times[c]:.2f}" for c in columns)] for stage, times in stages.items()]

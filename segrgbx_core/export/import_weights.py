@@ -225,7 +225,9 @@ def main(
         raise ConfigError(f"--modality: is missing; {args.name} needs the modality of its X")
     folder = transformers_folder(args.file)
     space = _classes(args.classes, args.file, folder, modalities)
+    _say(f"reading {args.file}")
     state = without_prefix(read_weights(args.file), "module.")
+    _say(f"building {args.name} from {len(state)} tensors")
     model, config = import_weights(state, args.name, space, args.file, sizes)
     if folder is not None:
         folder.check_segformer(config.backbone)
@@ -251,6 +253,7 @@ def main(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         ma_clip = ModalityAwareClip(CLIP_PRESETS["tiny"])  # every checkpoint has one; never run
+    _say(f"writing {args.out}")
     save_checkpoint(args.out, model, ma_clip, contract)
     count = sum(values.numel() for values in model.parameters()) / 1e6
     sys.stdout.write(
@@ -259,6 +262,10 @@ def main(
         f"{args.out}\n"
     )
     return 0
+
+
+def _say(step: str) -> None:
+    sys.stderr.write(f"{step}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

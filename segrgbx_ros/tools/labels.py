@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from segrgbx_core.base.config import read_mapping
 from segrgbx_core.base.errors import ConfigError, DataError, command
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         counts = np.zeros(256, np.int64)
         number = 0
-        for stem, labels in READERS[form](export, classes):
+        found = READERS[form](export, classes)
+        for stem, labels in tqdm(found, unit="image", desc="labels", leave=False):
             labels = np.where(labels == VOID, np.uint8(background), labels)
             _write(root, _image(root, stem, str(export)), labels, classes)
             counts += np.bincount(labels.ravel(), minlength=256)

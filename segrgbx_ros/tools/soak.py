@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from segrgbx_core.base.errors import command
 from segrgbx_core.base.files import path_text, write_text
@@ -162,11 +163,13 @@ def _run(
 ) -> list[tuple[float, float]]:
     """Memory over time as (s, MB)."""
     memory = []
-    began = time.monotonic()
-    while (passed := time.monotonic() - began) < minutes * 60:
-        node.check()
-        load.send(min(1.0, minutes * 60 - passed), rate_hz)
-        memory.append((time.monotonic() - began, node.memory_mb()))
+    began, total_s = time.monotonic(), minutes * 60
+    with tqdm(total=round(total_s), unit="s", desc="load") as bar:
+        while (passed := time.monotonic() - began) < total_s:
+            node.check()
+            load.send(min(1.0, total_s - passed), rate_hz)
+            memory.append((time.monotonic() - began, node.memory_mb()))
+            bar.update(min(round(total_s), round(memory[-1][0])) - bar.n)
     return memory
 
 

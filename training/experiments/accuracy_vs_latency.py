@@ -18,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from segrgbx_core.base.errors import ConfigError, DataError, SegrgbxError
 from segrgbx_core.base.samples import Array
@@ -249,7 +250,9 @@ class Comparison:
         return _Measured(variant, segmenter)
 
     def _take_turns(self, measured: Sequence[_Measured]) -> None:
-        for turn, (item, scene) in enumerate(self.frames_by_scene()):
+        names = ", ".join(one.variant.name for one in measured)
+        frames = tqdm(self.frames_by_scene(), unit="frame", desc=names, leave=False)
+        for turn, (item, scene) in enumerate(frames):
             for one in in_turn(measured, turn):
                 one.predict(item, scene)
             for one in measured:
