@@ -19,7 +19,8 @@ window; DeLiVER `Terrain` and UrbanLF `others`; MFNet `curve` (a kerb) and DeLiV
 MFNet `color_cone` and DeLiVER's static object. MFNet `unlabeled` covers most of each image and is
 scored, so it is a class of its own ("unlabeled background"), not void.
 
-Unified colours are unique; the data sets' own palettes clash with each other.
+Unified colours are at least 9.9 apart (CIEDE2000), from each other and from void's black; street
+classes have DeLiVER's, but for riders. The data sets' own palettes clash with each other.
 """
 
 from __future__ import annotations
@@ -153,52 +154,52 @@ _UNIFIED: tuple[tuple[str, Rgb], ...] = (
     ("bike", (0, 0, 230)),  # 22
     ("bus", (0, 60, 100)),  # 23
     ("truck", (0, 0, 70)),  # 24
-    ("rider", (156, 200, 26)),  # 25
+    ("rider", (255, 80, 0)),  # 25
     ("glass", (0, 128, 0)),  # 26
-    ("unlabeled background", (0, 0, 0)),  # 27
-    ("curve", (0, 0, 192)),  # 28
-    ("car stop", (128, 128, 0)),  # 29
-    ("color cone", (192, 128, 128)),  # 30
-    ("bump", (192, 64, 0)),  # 31
-    ("wall (indoor)", (128, 0, 0)),  # 32
-    ("floor", (32, 128, 0)),  # 33
-    ("cabinet", (160, 128, 0)),  # 34
-    ("bed", (0, 0, 128)),  # 35
-    ("chair", (128, 0, 128)),  # 36
-    ("sofa", (0, 128, 128)),  # 37
-    ("table", (128, 128, 128)),  # 38
-    ("door", (64, 0, 0)),  # 39
-    ("window", (192, 0, 0)),  # 40
-    ("bookshelf", (64, 128, 0)),  # 41
-    ("picture", (192, 128, 0)),  # 42
-    ("counter", (64, 0, 128)),  # 43
-    ("blinds", (192, 0, 128)),  # 44
-    ("desk", (64, 128, 128)),  # 45
-    ("shelves", (224, 128, 128)),  # 46
-    ("curtain", (0, 64, 0)),  # 47
-    ("dresser", (128, 64, 0)),  # 48
-    ("pillow", (0, 192, 0)),  # 49
-    ("mirror", (128, 192, 0)),  # 50
-    ("floor mat", (0, 64, 128)),  # 51
-    ("clothes", (160, 64, 128)),  # 52
-    ("ceiling", (0, 192, 128)),  # 53
-    ("books", (128, 192, 128)),  # 54
-    ("refrigerator", (64, 64, 0)),  # 55
-    ("television", (224, 64, 0)),  # 56
-    ("paper", (64, 192, 0)),  # 57
-    ("towel", (192, 192, 0)),  # 58
-    ("shower curtain", (64, 64, 128)),  # 59
-    ("box", (192, 64, 128)),  # 60
-    ("whiteboard", (64, 192, 128)),  # 61
-    ("night stand", (0, 0, 64)),  # 62
-    ("toilet", (128, 0, 64)),  # 63
-    ("sink", (0, 128, 64)),  # 64
-    ("lamp", (128, 128, 64)),  # 65
-    ("bathtub", (32, 0, 192)),  # 66
-    ("bag", (128, 0, 192)),  # 67
-    ("otherstructure", (0, 128, 192)),  # 68
-    ("otherfurniture", (128, 128, 192)),  # 69
-    ("otherprop", (64, 0, 64)),  # 70
+    ("unlabeled background", (48, 32, 0)),  # 27
+    ("curve", (48, 80, 255)),  # 28
+    ("car stop", (128, 112, 0)),  # 29
+    ("color cone", (240, 192, 240)),  # 30
+    ("bump", (240, 144, 80)),  # 31
+    ("wall (indoor)", (160, 0, 0)),  # 32
+    ("floor", (0, 96, 48)),  # 33
+    ("cabinet", (176, 160, 0)),  # 34
+    ("bed", (48, 112, 128)),  # 35
+    ("chair", (176, 112, 160)),  # 36
+    ("sofa", (0, 144, 144)),  # 37
+    ("table", (144, 176, 176)),  # 38
+    ("door", (112, 80, 64)),  # 39
+    ("window", (176, 80, 32)),  # 40
+    ("bookshelf", (0, 160, 96)),  # 41
+    ("picture", (208, 176, 144)),  # 42
+    ("counter", (112, 96, 112)),  # 43
+    ("blinds", (208, 0, 128)),  # 44
+    ("desk", (0, 192, 208)),  # 45
+    ("shelves", (255, 208, 208)),  # 46
+    ("curtain", (0, 48, 0)),  # 47
+    ("dresser", (128, 80, 0)),  # 48
+    ("pillow", (0, 192, 32)),  # 49
+    ("mirror", (192, 192, 160)),  # 50
+    ("floor mat", (0, 176, 240)),  # 51
+    ("clothes", (255, 128, 224)),  # 52
+    ("ceiling", (0, 255, 240)),  # 53
+    ("books", (208, 255, 208)),  # 54
+    ("refrigerator", (80, 80, 0)),  # 55
+    ("television", (255, 240, 224)),  # 56
+    ("paper", (0, 240, 144)),  # 57
+    ("towel", (255, 224, 144)),  # 58
+    ("shower curtain", (224, 224, 255)),  # 59
+    ("box", (255, 80, 144)),  # 60
+    ("whiteboard", (208, 224, 224)),  # 61
+    ("night stand", (0, 48, 48)),  # 62
+    ("toilet", (144, 0, 80)),  # 63
+    ("sink", (80, 128, 96)),  # 64
+    ("lamp", (112, 112, 96)),  # 65
+    ("bathtub", (176, 144, 255)),  # 66
+    ("bag", (160, 16, 255)),  # 67
+    ("otherstructure", (144, 224, 255)),  # 68
+    ("otherfurniture", (160, 192, 255)),  # 69
+    ("otherprop", (48, 32, 48)),  # 70
 )
 # fmt: on
 

@@ -3,6 +3,7 @@ import os
 import random
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -46,8 +47,57 @@ def test_fourteen_classes_are_shared_and_none_is_unused():
     assert np.count_nonzero(users > 1) == 14
 
 
-def test_unified_colours_are_unique():
-    assert len(set(UNIFIED_PALETTE)) == len(UNIFIED_NAMES) == 71
+def test_unified_colours_are_told_apart_by_eye():
+    """A difference of 2.3 is just noticeable side by side; void is black."""
+    names = (*UNIFIED_NAMES, "void")
+    lab = _lab((*UNIFIED_PALETTE, (0, 0, 0)))
+    apart = _ciede2000(lab[:, None], lab[None])
+    np.fill_diagonal(apart, np.inf)
+    first, second = np.unravel_index(np.argmin(apart), apart.shape)
+    assert apart.min() > 9.9, f"{names[first]} and {names[second]} look alike"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0000),
+        ((50, 2.5, 0), (61, -5, 29), 22.8977),
+        ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    ],
+)
+def test_colour_difference_is_the_published_one(first, second, expected):
+    """Rows of the test data of Sharma, Wu and Dalal (2005)."""
+    assert _ciede2000(np.array(first), np.array(second)) == pytest.approx(expected, abs=5e-5)
+
+
+def _lab(colours):
+    rgb = np.array([colours], np.float32) / 255
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)[0].astype(float)
+
+
+def _ciede2000(first, second):
+    """The CIE's colour difference of 2000, all weights 1, over Lab (..., 3)."""
+    (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(lab, -1, 0) for lab in (first, second))
+    chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    stretch = 1.5 - 0.5 * np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
+    c1, c2 = np.hypot(stretch * a1, b1), np.hypot(stretch * a2, b2)
+    h1, h2 = (np.degrees(np.arctan2(b, stretch * a)) for a, b in ((a1, b1), (a2, b2)))
+    grey = c1 * c2 == 0
+    turn = np.where(grey, 0, (h2 - h1 + 180) % 360 - 180)
+    hue = np.where(grey, h1 + h2, h1 + turn / 2) % 360
+    light, chroma = (l1 + l2) / 2, (c1 + c2) / 2
+    waves = 1 + sum(
+        weight * np.cos(np.radians(times * hue + shift))
+        for weight, times, shift in ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.20, 4, -63))
+    )
+    by_light = (l2 - l1) / (1 + 0.015 * (light - 50) ** 2 / np.sqrt(20 + (light - 50) ** 2))
+    by_chroma = (c2 - c1) / (1 + 0.045 * chroma)
+    by_hue = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2)) / (1 + 0.015 * chroma * waves)
+    rotation = -2 * np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
+    rotation = rotation * np.sin(np.radians(60 * np.exp(-(((hue - 275) / 25) ** 2))))
+    square = by_light**2 + by_chroma**2 + by_hue**2 + rotation * by_chroma * by_hue
+    return np.sqrt(np.maximum(square, 0))
 
 
 @pytest.mark.parametrize(
