@@ -24,6 +24,7 @@ from training.engine.batch_norm import BatchNormMode, set_training
 from training.engine.config import in_steps
 from training.engine.loop import Loop
 from training.stage1.config import read_ma_clip_run
+from training.stage1.task import MaClipTask
 from training.stage2 import task as stage2_task
 from training.stage2.objective import SegmentationObjective
 from training.stage2.task import SegmentationTask, train
@@ -363,6 +364,20 @@ def test_a_letterbox_is_refused(read, tmp_path):
     path.write_text(yaml.safe_dump({**plain, "input": {"resize_mode": "letterbox"}}))
     with pytest.raises(ConfigError, match=r"ma_clip.yaml: input.resize_mode: letterbox"):
         read_ma_clip_run(path)
+
+
+@pytest.mark.parametrize(
+    "change", ["data.0.modality=lidar", "encoding.added={lidar: {encoder: picture}}"]
+)
+def test_a_modality_beyond_the_five_is_refused(read, tmp_path, change):
+    message = r"modality 'lidar' is none of the paper's five; .* training\.add_modality"
+    with pytest.raises(ConfigError, match=message):
+        train(read(change))
+    path = tmp_path / "ma_clip.yaml"
+    plain = {"tower": "tiny", "data": RUN["data"], "captions": "c.jsonl", "run": {"out": "x"}}
+    path.write_text(yaml.safe_dump(plain))
+    with pytest.raises(ConfigError, match=message):
+        MaClipTask(read_ma_clip_run(path, [change]))
 
 
 @pytest.mark.parametrize("points", [0, 300])
