@@ -206,15 +206,15 @@ def contact_sheet(
         names, palette, ids = legend_classes
         strips.append(_canvas(10, width, theme.background))
         strips.append(legend(names, palette, ids, width, theme))
-    sheet = np.concatenate(strips)
-    edge = ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN))
-    return np.stack(
-        [
-            np.pad(sheet[..., channel], edge, constant_values=theme.background[channel])
-            for channel in range(3)
-        ],
-        axis=-1,
-    )
+    return framed(np.concatenate(strips), theme)
+
+
+def framed(picture: Picture, theme: Theme = DARK) -> Picture:
+    """The picture with a margin of the background's colour."""
+    height, width, _ = picture.shape
+    page = _canvas(height + 2 * _MARGIN, width + 2 * _MARGIN, theme.background)
+    _paste(page, picture, _MARGIN, _MARGIN)
+    return page
 
 
 def text_width(text: str, px: int) -> int:

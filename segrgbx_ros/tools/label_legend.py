@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     labels = labels_of(options)
     if options.out:
         names = dict(zip(labels.ids, labels.names, strict=True))
-        write_image(options.out, overlay.legend(names, labels.palette_array()))
+        write_image(options.out, overlay.framed(overlay.legend(names, labels.palette_array())))
     sys.stdout.write(legend_text(labels) + "\n")
     return 0
 
