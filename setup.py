@@ -27,7 +27,7 @@ def requirements() -> list[str]:
 
 
 def files(pattern: str) -> list[str]:
-    """Files that match a pattern, relative to this folder as setuptools wants them."""
+    """Files that match a pattern, relative to this folder, as setuptools requires."""
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.is_file())
 
 

@@ -54,7 +54,7 @@ class Modality(str):
 
     @property
     def index(self) -> int:  # type: ignore[override]  # hides str.index on purpose
-        """Position in `MODALITIES`; `sensors.slot_of` knows added ones, too.
+        """Position in `MODALITIES`; `sensors.slot_of` covers added ones, too.
 
         Raises:
             ValueError: for a modality that is none of the five.

@@ -8,7 +8,7 @@ MIB = 2**20
 
 
 def memory_mib(pid: int | str = "self", peak: bool = False) -> float:
-    """Resident memory of a process in MiB; NaN where the system does not tell.
+    """Resident memory of a process in MiB; NaN where the system does not report it.
 
     Args:
         pid: of the process.

@@ -129,7 +129,7 @@ def import_weights(
         )
     if last.shape[0] != label_space.num_classes:
         raise CheckpointError(
-            f"{where}: tells {last.shape[0]} classes apart and --classes names "
+            f"{where}: has {last.shape[0]} classes and --classes names "
             f"{label_space.num_classes}; name the data set that it was trained on"
         )
     if last.ndim != 4:

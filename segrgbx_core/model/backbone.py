@@ -222,7 +222,7 @@ class Attention(nn.Module):
 
 
 class MixFeedForward(nn.Module):
-    """Feed-forward layer whose 3x3 depthwise convolution tells tokens where they are."""
+    """Feed-forward layer whose 3x3 depthwise convolution encodes positions."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Modality-aligned embedding: prompts tell each stage about scene and modality (paper III-C).
+"""Modality-aligned embedding: prompts condition each stage on scene and modality (paper III-C).
 
 Dimensions: B pairs, 2B images (all RGB, then all X), E width of an MA-CLIP embedding, D token
 width of a stage, Kc control prompts, Kp aligned prompts, K = Kc + Kp.

@@ -123,7 +123,7 @@ class EagerEngine:
         # softmax and sums in float32.
         self.ma_clip.tower.to(DTYPES[precision])
         cast_products(self.model, DTYPES[precision])
-        # Once: state dicts take milliseconds, and every report of the node asks.
+        # Once: state dicts take milliseconds, and every report of the node needs it.
         self._weight_bytes = sum(
             tensor.numel() * tensor.element_size()
             for part in (self.model, self.ma_clip)

@@ -52,14 +52,14 @@ class DepthEncoding(Config):
     )
     min_m: float = option(
         1.0,
-        doc="nearest depth that is told apart (inverse, metric)",
+        doc="nearest depth that is resolved (inverse, metric)",
         unit="m",
         low=0.001,
         high=1000,
     )
     max_m: float = option(
         80.0,
-        doc="farthest depth that is told apart (inverse, metric)",
+        doc="farthest depth that is resolved (inverse, metric)",
         unit="m",
         low=0.001,
         high=10000,
@@ -181,8 +181,8 @@ def _cause(median_m: float, is_counts: bool, unit: float, near: float, far: floa
     if is_counts and near <= median_m / unit <= far:
         return "metres in 16UC1? set sensor.depth.unit_16u: 1.0"
     if median_m < near:
-        return f"the checkpoint tells nothing apart nearer than {near:g} m"
-    return f"the checkpoint tells nothing apart beyond {far:g} m; check sensor.depth.unit_16u"
+        return f"the checkpoint resolves no depth nearer than {near:g} m"
+    return f"the checkpoint resolves no depth beyond {far:g} m; check sensor.depth.unit_16u"
 
 
 def _grade(depth_m: NDArray[np.float32], encoding: DepthEncoding) -> NDArray[np.float32]:

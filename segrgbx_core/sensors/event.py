@@ -92,7 +92,7 @@ class EventSensor(Config):
     """Facts about the event driver."""
 
     message_type: EventMessage = option(
-        EventMessage.PACKET, doc="type that the driver publishes; a recording tells by itself"
+        EventMessage.PACKET, doc="type that the driver publishes; recordings name theirs"
     )
     time_source: TimeSource = option(
         TimeSource.SENSOR_ALIGNED,

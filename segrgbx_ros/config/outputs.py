@@ -36,7 +36,7 @@ class LabelConfig(Config):
     """Which labels are published."""
 
     space: str = option(
-        "unified", doc="label space: unified, or a data set's own that the checkpoint knows"
+        "unified", doc="label space: unified, or that of one of the checkpoint's data sets"
     )
     file: PathText = option(
         "",

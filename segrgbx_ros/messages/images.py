@@ -319,7 +319,7 @@ def _planes(message: Any, name: str, height: int, width: int) -> Array:
             f"step {step} is less than a row of {width} px '{name}' ({width} bytes)"
         )
     available = len(message.data)
-    # Drivers disagree whether step counts luma alone or two bytes a pixel; the data tell.
+    # Drivers disagree whether step counts luma alone or two bytes a pixel; the size settles it.
     if step == 2 * width and available < step * (rows - 1) + width:
         step = width
     needed = step * (rows - 1) + width

@@ -2,7 +2,7 @@
 
 `label_map_text` is what the topic `label_map` says, `parse_label_map` reads it back.
 
-`label.file` gathers classes of a label space into fewer ones, such as what a costmap tells apart:
+`label.file` gathers classes of a label space into fewer ones, such as a costmap needs:
 
     classes:
       - {name: drivable, rgb: [128, 64, 128], members: [road, lane marking]}

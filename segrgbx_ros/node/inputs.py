@@ -217,7 +217,7 @@ class Inputs:
             option = f"{pair}.{'rgb' if stream is Stream.RGB else 'x'}_transport"
             if stream is Stream.EVENTS:
                 option = "sensor.event.message_type"
-            return f"it carries {types}, this node asks for {wanted}; set {option} or remap"
+            return f"it carries {types}, this node requests {wanted}; set {option} or remap"
         if choice.is_open:
             others = " or ".join(
                 f"'{one}'" for one in choice.topics.values() if one != health.topic
@@ -350,7 +350,7 @@ class Inputs:
         self._drop(*key)
         self._listen(*key, subscription.msg_type)
         self._node.get_logger().info(
-            f"topic '{topic}': a publisher is best effort, so this node asks for that too"
+            f"topic '{topic}': a publisher is best effort, so this node requests that too"
         )
 
     def _incompatible(self, topic: str, requested: QoSProfile, event: Any) -> None:

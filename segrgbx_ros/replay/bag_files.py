@@ -140,7 +140,7 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 def unpacked_message(raw: bytes) -> bytes:
     """CDR bytes of a message, which a recorder may have compressed one by one.
 
-    CDR begins with a zero byte, so the magic number of zstd tells.
+    CDR begins with a zero byte, so the magic number of zstd is unambiguous.
 
     Raises:
         DataError: when the bytes are no zstd data, or unpack to more than `MAX_BYTES`.
@@ -181,7 +181,7 @@ def _sentence(error: Exception, place: str) -> str:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a storage file, as far as its first and last bytes tell."""
+    """What is wrong with a storage file, as far as its first and last bytes show."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -45,7 +45,7 @@ class NodeProcess:
         parameters: win over the file, by dotted name.
         domain_id: ROS domain of its own.
         environment: more variables, such as a Fast DDS profile.
-        program: what Python runs, the node unless told otherwise.
+        program: what Python runs, by default the node.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ CODE_BASES = (
 
 
 def code_base_of(state: State, where: str) -> CodeBase:
-    """The code that wrote a trained SegFormer, told by its head.
+    """The code that wrote a trained SegFormer, recognised by its head.
 
     Args:
         state: the file's tensors, without `module.`.

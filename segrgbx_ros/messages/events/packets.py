@@ -78,7 +78,7 @@ class EventPacketDecoder:
         """The events of an EventPacket of rclpy or rosbags.
 
         Returns:
-            None for a packet that tells nothing: no events and no time.
+            None for a packet without events and time.
 
         Raises:
             EncodingError: for an unknown encoding, a damaged payload or an impossible sensor size.

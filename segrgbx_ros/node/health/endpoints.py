@@ -1,4 +1,4 @@
-"""Who else is on a topic: what they offer, what they ask for, and why both do not match."""
+"""Who else is on a topic: what they offer and request, and why both do not match."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED = 3
 
 
 def publisher_mismatches(publishers: Iterable[Any], requested: QoSProfile) -> list[str]:
-    """Clauses that name both sides where publishers offer less than we ask for.
+    """Clauses that name both sides where publishers offer less than we request.
 
     Args:
         publishers: as `get_publishers_info_by_topic` lists them.
@@ -32,28 +32,28 @@ def publisher_mismatches(publishers: Iterable[Any], requested: QoSProfile) -> li
         groups.setdefault(_differences(one.qos_profile, requested), []).append(full_name(one))
     return [
         f"{_listed('publisher', names)} {'offer' if names[1:] else 'offers'} {offers}, this node "
-        f"asks for {asks}"
+        f"requests {asks}"
         for (offers, asks), names in groups.items()
         if offers
     ]
 
 
 def subscriber_mismatches(subscribers: Iterable[Any], offered: QoSProfile) -> list[str]:
-    """Clauses that name both sides where subscribers ask for more than we offer.
+    """Clauses that name both sides where subscribers request more than we offer.
 
     Args:
         subscribers: as `get_subscriptions_info_by_topic` lists them.
         offered: what our publisher offers.
 
     Returns:
-        one for all that ask for the same.
+        one for all that request the same.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for one in subscribers:
         groups.setdefault(_differences(offered, one.qos_profile), []).append(full_name(one))
     return [
-        f"{_listed('subscriber', names)} {'ask' if names[1:] else 'asks'} for {asks}, this node "
-        f"offers {offers}"
+        f"{_listed('subscriber', names)} {'request' if names[1:] else 'requests'} {asks}, "
+        f"this node offers {offers}"
         for (offers, asks), names in groups.items()
         if offers
     ]

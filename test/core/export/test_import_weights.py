@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_named(names):
     space, state = classes_of(str(names), Modality.THERMAL), floats("cmx")
     with pytest.raises(ConfigError, match=r"'cmx_b9' is not known \(did you mean 'cmx_b"):
         import_weights(state, "cmx_b9", space)
-    with pytest.raises(CheckpointError, match="tells 3 classes apart and --classes names 9"):
+    with pytest.raises(CheckpointError, match="has 3 classes and --classes names 9"):
         import_weights(state, "cmx_tiny", classes_of("mfnet", Modality.THERMAL), "a.pth", SMALL)
     with pytest.raises(CheckpointError, match=r"a.pth: 'backbone.* gives shape"):
         import_weights(state, "cmx_b0", space, "a.pth")

@@ -71,7 +71,7 @@ def test_good_depth_has_shares_and_range():
         (ROOM_MM // 1000, "median 0.003 m: metres in 16UC1? set sensor.depth.unit_16u: 1.0"),
         (
             ROOM_MM.astype(np.float32) / 10000,
-            "m: the checkpoint tells nothing apart nearer than 1 m",
+            "m: the checkpoint resolves no depth nearer than 1 m",
         ),
         (full(65535, np.uint16), "every measured pixel is 65535, the largest count: saturated?"),
     ],

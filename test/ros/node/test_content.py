@@ -37,7 +37,7 @@ def plane(value, dtype=np.float32):
         ("depth", plane(0, np.uint16), "16UC1", "every pixel is 0"),
         ("depth", depth_plane() * 1000, "32FC1", "millimetres? 32FC1 holds metres"),
         ("depth", depth_plane().astype(np.uint16), "16UC1", "metres in 16UC1? set sensor.depth"),
-        ("depth", depth_plane() / 4, "32FC1", "tells nothing apart nearer than"),
+        ("depth", depth_plane() / 4, "32FC1", "resolves no depth nearer than"),
         ("thermal", plane(29315, np.uint16), "16UC1", "flat"),
         ("thermal", plane(np.nan), "32FC1", "every pixel is NaN or infinite"),
         ("polarization", plane(0, np.uint8), "mono8", "no light, the median is 0"),

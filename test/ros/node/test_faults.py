@@ -305,12 +305,12 @@ def test_quality_of_service_that_does_not_match_names_both_sides(drive):
     other = one.rig.tester.create_publisher(Image, "thermal/x/image", BEST_EFFORT)
     one.until_says(
         "thermal input",
-        f"publisher '{one.rig.namespace}/tester' offers BEST_EFFORT, this node asks for RELIABLE",
+        f"publisher '{one.rig.namespace}/tester' offers BEST_EFFORT, this node requests RELIABLE",
     )
     one.rig.tester.destroy_publisher(other)
     late = one.rig.tester.create_subscription(Image, "thermal/mask", print, LATCHED)
     name = f"{one.rig.namespace}/thermal/mask output"
-    one.until_says(name, "/tester' asks for TRANSIENT_LOCAL, this node offers VOLATILE")
+    one.until_says(name, "/tester' requests TRANSIENT_LOCAL, this node offers VOLATILE")
     one.rig.tester.destroy_subscription(late)
     one.recovers()
 

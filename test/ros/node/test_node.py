@@ -274,11 +274,11 @@ def test_rgb_goes_alone_where_the_policy_says_so(rig):
 def test_incompatible_qos_names_topic_and_policy(rig):
     one = rig(**{"qos.input_reliability": "reliable"})
     one.tester.create_publisher(Image, "thermal/x/image", BEST_EFFORT)
-    one.until(lambda: one.says("thermal input", "asks for RELIABLE", 2))
+    one.until(lambda: one.says("thermal input", "requests RELIABLE", 2))
     assert f"'{one.namespace}/thermal/x/image'" in one.report()["thermal input"][1]
     one.hear("thermal/mask", qos=LATCHED)
     name = f"{one.namespace}/thermal/mask output"
-    one.until(lambda: one.says(name, "asks for TRANSIENT_LOCAL", 2))
+    one.until(lambda: one.says(name, "requests TRANSIENT_LOCAL", 2))
 
 
 def test_an_exception_in_the_model_is_survived(rig, monkeypatch):

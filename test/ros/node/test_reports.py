@@ -247,7 +247,7 @@ def test_publishers_of_another_type_are_named(rig):
     camera = rclpy.create_node("camera", context=context, namespace=one.namespace)
     try:
         camera.create_publisher(CompressedImage, "thermal/rgb/image", 10)
-        types = "it carries sensor_msgs/msg/CompressedImage, this node asks for sensor_msgs/msg/Im"
+        types = "it carries sensor_msgs/msg/CompressedImage, this node requests sensor_msgs/msg/Im"
         one.until(lambda: one.says("thermal input", types, ERROR))
         said = one.report()["thermal input"][1]
         assert "set thermal.rgb_transport" in said
@@ -295,7 +295,7 @@ def test_subscribers_that_do_not_fit_are_one_clause():
     ]
     (clause,) = endpoints.subscriber_mismatches(ones, RELIABLE)
     assert clause == (
-        "subscribers '/rviz0', '/rviz1', '/rviz2' and 17 more ask for TRANSIENT_LOCAL, this node "
+        "subscribers '/rviz0', '/rviz1', '/rviz2' and 17 more request TRANSIENT_LOCAL, this node "
         "offers VOLATILE"
     )
     best_effort = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)

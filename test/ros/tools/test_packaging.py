@@ -115,7 +115,7 @@ def test_a_workspace_installs_what_launch_and_run_look_for(kind, tmp_path):
 
 
 def has_colcon() -> bool:
-    """Whether the real one can be asked; it wants a setuptools older than 80."""
+    """Whether colcon is installed; it needs a setuptools older than 80."""
     return importlib.util.find_spec("colcon_core") is not None
 
 
