@@ -73,7 +73,7 @@ def make_cases(
     """
     height, width = size
     shapes = [(1, height, width), (2, max(64, height // 2) + 1, max(64, width // 2) + 33)]
-    shapes += [(3, 64, 96)]
+    shapes += [(max(3, len(modalities) - 2), 64, 96)]  # up to the last that was added
     if fixed_size:
         shapes = [(batch, height, width) for batch, _, _ in shapes]
     return [

@@ -2,11 +2,12 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from small_models import SIZE, sample, small_contract
+from small_models import LIDAR, SIZE, sample, small_contract, with_added
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -158,6 +159,22 @@ def test_exported_models_answer_padded_inputs_as_pytorch_does(tmp_path, fixed):
     options = export.ExportConfig(fixed_size=fixed, simplify=False)
     export.export_checkpoint(checkpoint, tmp_path / "model", options)
     samples = [sample(), sample(Modality.DEPTH, 40, 60)]
+    ours = Segmenter(twin, InferenceConfig(device="cpu")).predict(samples)
+    config = InferenceConfig(device="cpu", backend=Backend.ONNX)
+    theirs = Segmenter.from_checkpoint(tmp_path / "model", config).predict(samples)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.labels == other.labels).mean() > 0.999
+
+
+def test_exported_models_serve_what_was_added_to_a_checkpoint(tmp_path):
+    checkpoint = random_weights(with_added(small_contract(), lidar=LIDAR, nir=LIDAR))
+    twin = copy.deepcopy(checkpoint)
+    options = export.ExportConfig(simplify=False)
+    report = export.export_checkpoint(checkpoint, tmp_path / "model", options)
+    mentioned = " ".join(case["case"] for case in report["onnx"])
+    assert all(name in mentioned for name in (*MODALITIES, "lidar", "nir"))
+    ranges = np.random.default_rng(0).uniform(1, 50, (72, 100)).astype(np.float32)
+    samples = [replace(sample(), x=ranges, modality=Modality(name)) for name in ("lidar", "nir")]
     ours = Segmenter(twin, InferenceConfig(device="cpu")).predict(samples)
     config = InferenceConfig(device="cpu", backend=Backend.ONNX)
     theirs = Segmenter.from_checkpoint(tmp_path / "model", config).predict(samples)
