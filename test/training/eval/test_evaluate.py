@@ -183,7 +183,10 @@ def test_command_line_of_one_data_set(tmp_path, checkpoint, urbanlf, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--root", "x", "--reader", "mfnet", "--modality", "radar"], "has no radar; its X is thermal"),
+        (
+            ["--root", "x", "--reader", "mfnet", "--modality", "radar"],
+            "has no radar; its X is thermal",
+        ),
         (["--root", "x", "--reader", "mfnt"], "did you mean 'mfnet'"),
         (["--root", "x", "--reader", "nyu", "--split", "vall"], "split 'vall' does not exist"),
         ([], "name the data set's folder with --root"),
