@@ -30,7 +30,7 @@ $(READY): setup.py requirements.txt constraints.txt
 	sed '$(if $(TORCH_INDEX),/^torch/d)' constraints.txt > $(VENV)/constraints.txt
 	grep '^torch' requirements.txt > $(VENV)/torch.txt
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) --requirement $(VENV)/torch.txt)
-	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt --editable ".[ros,train,synth,openvino,dev]"
+	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt --editable ".[ros,train,synth,openvino,viewer,dev]"
 	touch $@
 
 constraints: $(READY)  ## keep the installed versions, which have passed, in constraints.txt
