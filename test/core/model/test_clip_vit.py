@@ -92,6 +92,7 @@ def test_dropped_branches_are_timms():
         assert ours.eval()(branch) is branch
 
 
+@pytest.mark.ros  # one process: an xdist worker that has run hundreds of tests ends here
 def test_a_checkpoint_runs_without_timm_and_torchs_compiler(tmp_path):
     """Both cost a node seconds at start and hundreds of megabytes."""
     random_checkpoint(tmp_path / "tiny.safetensors", input=InputConfig(height=64, width=64))
